@@ -1,0 +1,253 @@
+"""The one verb: `compress(model, method)` puts a method into a running, unmodified model."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.cache import Switch, base_state, check_cache, layer_state, new_columns, past_columns
+from foveate.errors import HandleError, LayerError, SignalError, UnsupportedError
+from foveate.families import Family, ImageTokens, family_of
+from foveate.method import Method
+from foveate.prefill import Prefill, causal_mask
+from foveate.report import Report
+
+__all__ = ["Handle", "compress"]
+
+_SWITCHES: weakref.WeakKeyDictionary[nn.Module, Switch] = weakref.WeakKeyDictionary()
+"""One switch per decoder, so that a cache can be decoded under a later handle on the same model."""
+
+
+def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False) -> Handle:
+    """Compress the visual tokens of every prefill from now on, until the handle is removed.
+
+    The model itself is not changed: nothing is copied, no attention kernel is replaced, and text-only calls run as ever.
+    Each prefill makes its own choice; what it removed is remembered by that generation's cache alone.
+
+    Args:
+        model: a loaded transformers model of a known family (see `foveate.families`).
+        method: a method, or several as a schedule; each acts before its own `layer` on what the ones before it left.
+        trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
+            layers have one length. Without it those layers go on seeing every visual token while decoding.
+        clamp: let an int `keep` above the number of tokens mean all of them, for every method.
+
+    Returns:
+        a handle with `report` and `remove()`; also a context manager.
+
+    Raises:
+        UnsupportedModelError: no family covers this model.
+        HandleError: the model already has a handle.
+        LayerError: the model has no such layer, or the layers of a schedule do not increase.
+        SignalError: the model cannot give a signal that a method needs at its layer.
+        UnsupportedError: the model's generation settings ask for chunked prefill.
+    """
+    schedule = [method] if isinstance(method, Method) else list(method)
+    family = family_of(model)
+    _check_schedule(schedule, family, model)
+    _check_generation(getattr(model, "generation_config", None), {})
+    switch = _SWITCHES.setdefault(family.decoder(model), Switch())
+    if switch.on:
+        raise HandleError(f"this {type(model).__name__} already has a foveate handle; call its remove() first, or pass a list of methods")
+    cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
+    return Handle(model, family, cuts, trim_early_layers, switch)
+
+
+class Handle:
+    """Compression that is in place on one model. Made by `compress`."""
+
+    def __init__(self, model: nn.Module, family: Family, cuts: dict[int, Method], trim: bool, switch: Switch) -> None:
+        self._model, self._family, self._cuts, self._trim, self._switch = model, family, cuts, trim, switch
+        self._report = Report()
+        self._pending: tuple[list[list[ImageTokens]], Tensor] | None = None
+        self._prefill: Prefill | None = None
+        self._masks: dict[int, Any] = {}
+        self._hooks = self._attach()
+        self._own_generate = model.__dict__.get("generate")
+        if hasattr(model, "generate"):
+            model.generate = self._guard(model.generate)  # type: ignore[assignment,arg-type]
+        switch.on = True
+
+    @property
+    def report(self) -> Report:
+        """What the last prefill did; empty before the first one and after a prefill of text alone."""
+        return self._report
+
+    @property
+    def active(self) -> bool:
+        """Whether the handle is still in place."""
+        return bool(self._hooks)
+
+    def remove(self) -> None:
+        """Leave the model as it was; safe to call twice. Caches compressed so far need a new handle to be decoded on."""
+        if not self._hooks:
+            return
+        self._forget()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._switch.on = False
+        self._model.__dict__.pop("generate", None)
+        if self._own_generate is not None:
+            self._model.generate = self._own_generate
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        methods = ", ".join(repr(method) for method in self._cuts.values())
+        return f"<foveate handle on {type(self._model).__name__}: {methods}{'' if self.active else ' (removed)'}>"
+
+    def _attach(self) -> list[Any]:
+        model, family = self._model, self._family
+        backbone, decoder, layers = family.backbone(model), family.decoder(model), family.layers(model)
+        hooks = [
+            model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            backbone.register_forward_pre_hook(self._before_backbone, with_kwargs=True),
+            backbone.register_forward_hook(self._after_backbone, always_call=True),
+            decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
+            decoder.register_forward_hook(self._after_decoder, with_kwargs=True),
+        ]
+        for index, layer in enumerate(layers):
+            hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
+            following = self._cuts.get(index + 1)
+            if following is not None and "attention_output" in following.needs:
+                hooks.append(family.attention(layer).register_forward_hook(functools.partial(self._after_attention, index)))
+        return hooks
+
+    def _guard(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(generate)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            _check_generation(kwargs.get("generation_config"), kwargs)
+            return generate(*args, **kwargs)
+
+        return guarded
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs.get("labels") is not None and self._find_images(args, kwargs):
+            raise UnsupportedError(
+                "labels cannot be used while visual tokens are compressed, because the logits are fewer than the labels; "
+                "call the model without labels and compute the loss from the logits, whose input columns are handle.report.columns"
+            )
+
+    def _before_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._forget()
+        self._pending = self._find_images(args, kwargs)
+
+    def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._prefill is not None:
+            self._prefill.close()
+        self._pending, self._prefill, self._masks = None, None, {}
+
+    def _find_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[list[ImageTokens]], Tensor] | None:
+        input_ids = args[0] if args else kwargs.get("input_ids")
+        if input_ids is None:
+            raise UnsupportedError("inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle")
+        if input_ids.shape[1] == 1:
+            return None  # a decoding step; looking at its token would stall an accelerator for nothing
+        input_ids = input_ids.cpu()
+        images = self._family.images(self._model, input_ids, kwargs)
+        return (images, input_ids) if any(images) else None
+
+    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        embeddings, cache, mask = kwargs.get("inputs_embeds"), kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        if embeddings is None:
+            return None
+        pending, self._pending = self._pending, None
+        resumed = base_state(cache) is not None
+        if (pending or resumed) and mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise UnsupportedError("a ready-made 4-D attention mask cannot be compressed; pass the 2-D attention_mask of the processor")
+        if pending:
+            check_cache(cache)
+            images, input_ids = pending
+            self._prefill = Prefill(
+                self._model, self._family, self._cuts, images, input_ids, embeddings, mask, cache, trim=self._trim, switch=self._switch
+            )
+        elif embeddings.shape[1] > 1 and not resumed:
+            self._report = Report()
+        if resumed:
+            kwargs = {**kwargs, **self._resume(module, cache, embeddings, mask, kwargs.get("position_ids"))}
+        return args, kwargs
+
+    def _resume(self, decoder: nn.Module, cache: Any, embeddings: Tensor, mask: Tensor | None, given: Tensor | None) -> dict[str, Any]:
+        """Masks and positions for new tokens after a cut prefill, at any number of turns."""
+        last, first = base_state(cache), layer_state(cache, 0)
+        assert last is not None
+        (batch, queries), device = embeddings.shape[:2], embeddings.device
+        past = cache.get_seq_length()
+        since = new_columns(mask, last.logical, past + queries, batch, device)
+        order = (since.long().cumsum(1)[:, -queries:] - 1).clamp(min=0)
+        positions = last.next_position.to(device)[:, None] + order
+        new = since[:, -queries:]
+        changed: dict[str, Any] = {"position_ids": positions if given is None or given.ndim == 2 else positions.expand(*given.shape[:-2], -1, -1)}
+        if first is not None:
+            gone = torch.zeros(batch, first.removed, dtype=torch.bool, device=device)
+            changed["attention_mask"] = torch.cat([gone, past_columns(first, mask, past, batch, device), new], dim=1)
+        masks: dict[int, Any] = {}
+        for index in range(len(cache.layers)):
+            state = layer_state(cache, index)
+            if state is None or (first is not None and state.segment == first.segment):
+                continue
+            if state.segment not in masks:
+                columns = torch.cat([past_columns(state, mask, past, batch, device), new], dim=1)
+                masks[state.segment] = causal_mask(decoder.config, embeddings, columns, columns.shape[1] - queries)
+            self._masks[index] = masks[state.segment]
+        return changed
+
+    def _before_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._prefill is None and not self._masks:
+            return None
+        if index in self._masks:
+            kwargs["attention_mask"] = self._masks[index]
+        if self._prefill is not None:
+            args = (self._prefill.enter(index, args[0], kwargs), *args[1:])
+        return args, kwargs
+
+    def _after_attention(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
+        if self._prefill is not None:
+            self._prefill.observe(index, output[0])
+
+    def _after_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if self._prefill is not None:
+            self._report = self._prefill.finish(getattr(output, "past_key_values", None))
+        self._masks = {}
+
+
+def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -> None:
+    if not schedule or not all(isinstance(method, Method) for method in schedule):
+        raise TypeError(f"compress() takes a Method or a non-empty list of them, such as TokenCarve(keep=128); got {schedule!r}")
+    layers = len(family.layers(model))
+    for earlier, later in zip(schedule, schedule[1:], strict=False):
+        if later.layer <= earlier.layer:
+            raise LayerError(f"the layers of a schedule must increase; {later!r} follows {earlier!r}")
+    for method in schedule:
+        if method.layer >= layers:
+            raise LayerError(f"layer={method.layer} of {method!r}: this model has decoder layers 0..{layers - 1}")
+        unknown = method.needs - family.signals
+        if unknown:
+            raise SignalError(f"{method!r} needs {', '.join(sorted(unknown))}, which family {family.name!r} cannot give; it gives {', '.join(sorted(family.signals))}")
+        if method.layer == 0 and method.needs:
+            raise SignalError(f"{method!r} needs {', '.join(sorted(method.needs))} of the layer before its own, but layer=0 has none before it; use layer >= 1")
+
+
+def _check_generation(config: Any, options: dict[str, Any]) -> None:
+    def asked(name: str) -> Any:
+        return options[name] if name in options else getattr(config, name, None)
+
+    if asked("prefill_chunk_size") is not None:
+        raise UnsupportedError(f"prefill_chunk_size={asked('prefill_chunk_size')} splits the prompt, and compression needs it whole; set it to None")
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if asked(name) is not None:
+            raise UnsupportedError(f"assisted decoding ({name}) is not supported: its first forward ends in guesses, not in the prompt; leave {name} out")

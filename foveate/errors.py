@@ -1,0 +1,57 @@
+"""Every error that foveate raises on purpose.
+
+Each class also derives from the built-in that a caller would expect (`ValueError`, `RuntimeError`, ...), so existing `except` clauses keep working.
+"""
+
+__all__ = [
+    "BudgetError",
+    "CacheError",
+    "FoveateError",
+    "HandleError",
+    "InputError",
+    "LayerError",
+    "SignalError",
+    "UnknownNameError",
+    "UnsupportedError",
+    "UnsupportedModelError",
+]
+
+
+class FoveateError(Exception):
+    """Base class: `except FoveateError` catches whatever foveate refuses."""
+
+
+class BudgetError(FoveateError, ValueError):
+    """A token budget (`keep`) that cannot be met: zero, negative, NaN, a share above 1, or more tokens than there are."""
+
+
+class LayerError(FoveateError, ValueError):
+    """A decoder layer that the model does not have, or layers of a schedule that do not increase."""
+
+
+class SignalError(FoveateError, ValueError):
+    """A method needs a signal that is not there: at this layer, for this model, or in a view made by hand."""
+
+
+class UnsupportedModelError(FoveateError, ValueError):
+    """The model belongs to no known family, or to a variant that its family cannot handle yet."""
+
+
+class UnsupportedError(FoveateError, NotImplementedError):
+    """A way of calling the model (chunked prefill, assisted decoding, a static cache, ...) that compression does not support."""
+
+
+class InputError(FoveateError, ValueError):
+    """Inputs of a forward pass that cannot be right, such as placeholders that do not make whole images."""
+
+
+class CacheError(FoveateError, RuntimeError):
+    """A compressed key/value cache is used in a way that would give wrong answers."""
+
+
+class HandleError(FoveateError, RuntimeError):
+    """A second handle on one model."""
+
+
+class UnknownNameError(FoveateError, LookupError):
+    """A method name that does not exist; the message lists the names that do."""

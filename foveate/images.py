@@ -1,0 +1,202 @@
+"""Reading picture files that may be anything: `load_image` gives a plain RGB picture and says what it had to do for that."""
+
+from __future__ import annotations
+
+import math
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from foveate.errors import InputError
+
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "load_image"]
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
+
+MAX_ASPECT = 100
+"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that resizes its short side to 336 makes gigabytes of it."""
+
+# Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
+
+_UPRIGHT = 1
+_pillow_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """A decoded picture.
+
+    Attributes:
+        image: upright RGB picture.
+        path: the file it comes from.
+        notes: what was done to it that its owner may want to know, one sentence each.
+    """
+
+    image: Image.Image
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+    """Read a picture file as upright 8-bit RGB.
+
+    Transparency is laid on white, 16-bit values are scaled, the EXIF orientation is applied, and of an animation or a multi-page file the
+    first picture is taken; the notes say so.
+
+    Args:
+        path: a regular file in one of `FORMATS`.
+        max_pixels: width times height above which the file is refused before it is decoded.
+        max_aspect: longest over shortest side above which it is refused.
+
+    Raises:
+        InputError: if the file is missing, no regular file, empty, no picture, damaged, without pixels, or beyond a limit. The message
+            names the file, the value, the limit and the way out.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _without_pillow_limit():
+        picture = _open(path)
+        with picture:
+            _check_size(path, picture.size, max_pixels, max_aspect)
+            first, notes = _first_frame(path, picture)
+    upright = _upright(first, notes)
+    return LoadedImage(_to_rgb(upright, notes), path, tuple(notes))
+
+
+def _check_file(path: Path) -> None:
+    if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
+        raise InputError(f"{path} is an address, not a file; download the picture first and pass its path")
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"no such picture file: {path}") from None
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        raise InputError(f"cannot look at {str(path)!r}: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a folder; pass one picture file inside it")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not a regular file (a pipe or device); save the picture to a file first")
+    if status.st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)")
+
+
+@contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Pillow's own limit is a global that warns at one size and raises at another; ours is checked before anything is decoded."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _open(path: Path) -> Image.Image:
+    Image.init()
+    built_in = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
+    try:
+        return Image.open(path, formats=built_in)
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: permission denied") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}") from error
+    except Exception as error:  # a hostile header can make any decoder raise anything, from struct.error to OverflowError
+        raise InputError(f"{path} has a damaged header: {error}") from error
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int, max_aspect: float) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise InputError(f"{path} is {width} x {height} pixels; there is nothing to see in it")
+    if width * height > max_pixels:
+        shrink = math.sqrt(max_pixels / (width * height))
+        raise InputError(
+            f"{path} is {width} x {height}, {width * height / 1e6:.1f} megapixels; the limit is {max_pixels / 1e6:g}: scale it to at most "
+            f"{int(width * shrink)} x {int(height * shrink)}, or raise the limit (max_pixels, on the command line --max-megapixels)"
+        )
+    if max(size) > max_aspect * min(size):
+        raise InputError(
+            f"{path} is {width} x {height}: one side is {max(size) / min(size):.0f} times the other, the limit is {max_aspect:g}; "
+            f"a model would blow its short side up to hundreds of pixels, so crop it first"
+        )
+
+
+def _first_frame(path: Path, picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The decoded first picture of the file, which may hold several."""
+    notes: list[str] = []
+    try:
+        # a phone's MPO holds previews and depth maps beside the photograph: nothing worth a note
+        if getattr(picture, "is_animated", False) and picture.format != "MPO":
+            kind = "pages" if picture.format == "TIFF" else "frames"
+            notes.append(f"{path.name} has several {kind}; only the first is used")
+            picture.seek(0)
+        picture.load()
+        return picture.copy(), notes
+    except Exception as error:  # see _open: decoders raise anything on damaged data
+        raise InputError(f"{path} is truncated or damaged and cannot be decoded ({error}); save or download it again") from error
+
+
+def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
+    try:
+        orientation = image.getexif().get(0x0112, _UPRIGHT)
+        turned = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged metadata says nothing about the pixels, which are fine
+        notes.append(f"its EXIF metadata is damaged and was ignored ({error})")
+        return image
+    if orientation != _UPRIGHT and turned is not None:
+        notes.append("turned upright as its EXIF orientation says")
+    return turned if turned is not None else image
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return _bare(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _deep_gray(image, notes).convert("RGB")
+    if image.has_transparency_data or image.mode in ("La", "RGBa"):
+        return _on_white(image, notes)
+    if image.mode == "CMYK":
+        notes.append("converted from CMYK without its colour profile: colours are approximate")
+    return _bare(image.convert("RGB"))
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Without metadata, so that nobody applies an orientation or a transparency a second time."""
+    image.info = {}
+    return image
+
+
+def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
+    layered = image.convert("RGBA")
+    if layered.getchannel("A").getextrema() == (255, 255):
+        return _bare(layered.convert("RGB"))
+    notes.append("its transparent parts were laid on white")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+
+
+def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Gray with more than 8 bits as 8 bits. Pillow's own conversion cuts every value above 255 off, which makes the picture white."""
+    if image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        low, high = (float(value) for value in image.convert("F").getextrema())  # type: ignore[arg-type]
+        if not (math.isfinite(low) and math.isfinite(high)):
+            low, high = 0.0, 1.0
+        elif image.mode == "F" and low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+        elif low >= 0 and high <= 255:
+            low, high = 0.0, 255.0
+        elif image.mode == "I" and low >= 0 and high <= 65535:
+            low, high = 0.0, 65535.0
+        else:
+            notes.append(f"its values {low:g}..{high:g} were stretched to 0..255")
+    scale = 255.0 / (high - low) if high > low else 0.0
+    # point() on mode F takes exactly this form, scale * value + offset; the half makes the cut-off in convert("L") a rounding
+    return image.convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")

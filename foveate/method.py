@@ -1,0 +1,127 @@
+"""The base class of every method, and the registry by which the command line finds them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foveate.errors import BudgetError, LayerError, UnknownNameError
+from foveate.plan import Plan
+from foveate.view import View
+
+__all__ = ["Method", "find_method", "methods"]
+
+_METHODS: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Decides which visual tokens stay. A method knows tensors, never a model; its fields are its whole configuration.
+
+    A subclass overrides `score` (a ranking is enough) or `plan` (anything that a `Plan` can say).
+
+    Args:
+        keep: visual tokens that remain per image (int; for a video per frame, times frames), or the share of the tokens
+            in view that remains (float in (0, 1]; rounded half up, at least one token).
+        layer: decoder layer before which tokens leave; 0 is the language model's input.
+        clamp: let an int `keep` above the number of tokens mean all of them, instead of an error.
+
+    Raises:
+        BudgetError: `keep` is zero, negative, NaN or a share above 1.
+        LayerError: `layer` is negative or not an integer.
+    """
+
+    keep: int | float
+    layer: int = 2
+    clamp: bool = False
+
+    name: ClassVar[str] = ""
+    """How the command line calls it; derived from the class name."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower().replace("-", "")
+        if cls.__module__.startswith("foveate."):
+            _METHODS[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        keep = self.keep
+        if isinstance(keep, bool) or not isinstance(keep, int | float):
+            raise BudgetError(f"keep={keep!r} must be an int (tokens per image) or a float in (0, 1] (share of the tokens)")
+        if isinstance(keep, int) and keep < 1:
+            raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
+        if isinstance(keep, float) and not (0 < keep <= 1):
+            raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the signals that the method reads from its view (see `foveate.view.SIGNALS`)."""
+        return frozenset()
+
+    def budget(self, tokens: int, frames: int = 1) -> int:
+        """How many of `tokens` visual tokens (of a video of `frames` frames) remain.
+
+        Raises:
+            BudgetError: an int `keep` asks for more tokens than there are and `clamp` is false.
+        """
+        if isinstance(self.keep, float):
+            return max(1, math.floor(self.keep * tokens + 0.5))
+        asked = self.keep * frames
+        if asked > tokens and not self.clamp:
+            per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
+            raise BudgetError(
+                f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
+                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all when there are fewer"
+            )
+        return min(asked, tokens)
+
+    def score(self, view: View) -> Tensor:
+        """Importance of each token, shape (n,): the `keep` highest stay; ties go to the lower index."""
+        raise NotImplementedError(f"{type(self).__name__} must override score(view) or plan(view)")
+
+    def plan(self, view: View) -> Plan:
+        """Decide for one image. The default keeps the tokens with the highest `score`."""
+        budget = self.budget(len(view), view.grid[0])
+        return Plan.keep(ranking(self.score(view))[:budget], len(view))
+
+    def plans(self, views: Sequence[View]) -> list[Plan]:
+        """Decide for several images at once; override it where a batch is faster. The default asks `plan` for each."""
+        return [self.plan(view) for view in views]
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the docstring, for lists."""
+        return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def ranking(score: Tensor) -> Tensor:
+    """Indices (n,) by descending score; ties in ascending order of index."""
+    return torch.sort(score, descending=True, stable=True).indices
+
+
+def methods() -> dict[str, type[Method]]:
+    """The methods that come with foveate, by name."""
+    return dict(sorted(_METHODS.items()))
+
+
+def find_method(name: str) -> type[Method]:
+    """The method class called `name` (case, dashes and underscores do not matter).
+
+    Raises:
+        UnknownNameError: with the nearest names.
+    """
+    wanted = re.sub(r"[-_ ]", "", name).lower()
+    if wanted in _METHODS:
+        return _METHODS[wanted]
+    near = difflib.get_close_matches(wanted, _METHODS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UnknownNameError(f"unknown method {name!r}: {hint}known methods are {', '.join(methods())}")

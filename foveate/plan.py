@@ -1,0 +1,150 @@
+"""What happens to the visual tokens of one image: `Plan`, one integer map from which everything else follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["DROPPED", "Plan"]
+
+DROPPED = -1
+"""Value of `Plan.target` for a token that leaves without a trace."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Where each of the n visual tokens of one image goes.
+
+    Args:
+        target: integer tensor of shape (n,). `target[i] == i`: token i stays. `target[i] == j`: it is merged into the
+            staying token j. `target[i] == -1`: it is dropped. It is moved to the CPU, once: all that follows from a plan
+            (lengths, positions, pictures) is needed there.
+
+    Raises:
+        ValueError: if `target` is not a one-dimensional integer map, points outside 0..n-1, points at a token that does
+            not stay itself, or keeps nothing.
+    """
+
+    target: Tensor
+
+    def __post_init__(self) -> None:
+        target = torch.as_tensor(self.target)
+        if target.ndim != 1 or target.is_floating_point() or target.dtype == torch.bool or target.numel() == 0:
+            raise ValueError(f"Plan.target must be a non-empty integer tensor of shape (n,), not {tuple(target.shape)} {target.dtype}")
+        target = target.detach().cpu().long()
+        object.__setattr__(self, "target", target)
+        if int(target.min()) < DROPPED or int(target.max()) >= target.numel():
+            raise ValueError(f"Plan.target must lie in -1..{target.numel() - 1}; found {int(target.min())}..{int(target.max())}")
+        if self.kept.numel() == 0:
+            raise ValueError("Plan.target keeps no token; at least one must stay (target[i] == i)")
+        present = target[target != DROPPED]
+        if bool((target[present] != present).any()):
+            bad = int(present[target[present] != present][0])
+            raise ValueError(f"Plan.target merges into token {bad}, which does not stay itself; merge into a kept token")
+
+    @classmethod
+    def identity(cls, tokens: int) -> Plan:
+        """The plan that keeps all of `tokens` tokens."""
+        return cls(torch.arange(tokens))
+
+    @classmethod
+    def keep(cls, kept: Tensor | Sequence[int], tokens: int) -> Plan:
+        """The plan that keeps the tokens `kept` (k,) of `tokens` and drops the rest."""
+        kept = torch.as_tensor(kept, dtype=torch.long).cpu()
+        target = torch.full((tokens,), DROPPED)
+        target[kept] = kept
+        return cls(target)
+
+    def __len__(self) -> int:
+        """Tokens before the plan."""
+        return self.target.numel()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and len(self) == len(other) and torch.equal(self.target, other.target)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self)} -> {self.tokens_after}: {self.merged.numel()} merged, {self.dropped.numel()} dropped)"
+
+    @cached_property
+    def _stays(self) -> Tensor:
+        return self.target == torch.arange(len(self))
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Indices of the tokens that stay, ascending, shape (k,)."""
+        return self._stays.nonzero().squeeze(1)
+
+    @cached_property
+    def merged(self) -> Tensor:
+        """Indices of the tokens that are merged into another one, ascending."""
+        return (~self._stays & (self.target != DROPPED)).nonzero().squeeze(1)
+
+    @cached_property
+    def dropped(self) -> Tensor:
+        """Indices of the tokens that leave without a trace, ascending."""
+        return (self.target == DROPPED).nonzero().squeeze(1)
+
+    @property
+    def tokens_after(self) -> int:
+        """How many tokens stay."""
+        return self.kept.numel()
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every token stays as it is."""
+        return self.tokens_after == len(self)
+
+    def merge(self, states: Tensor) -> Tensor:
+        """Apply the plan: each kept row becomes the plain mean of itself and the rows merged into it.
+
+        Args:
+            states: (n, d), any floating dtype. Means are taken in at least float32. Rows without a merge are returned
+                bit for bit.
+
+        Returns:
+            (k, d) in the dtype of `states`, in ascending order of the kept indices.
+
+        Raises:
+            ValueError: if `states` does not have n rows.
+        """
+        if states.ndim != 2 or states.shape[0] != len(self):
+            raise ValueError(f"this plan is for {len(self)} tokens; states has shape {tuple(states.shape)}, expected ({len(self)}, d)")
+        device = states.device
+        out = states[self.kept.to(device)]
+        if self.merged.numel() == 0:
+            return out
+        rows = torch.searchsorted(self.kept, self.target[self.merged])
+        uniques = torch.unique(rows, return_inverse=True, return_counts=True)
+        merged, touched, slot, sources = (x.to(device) for x in (self.merged, *uniques))
+        exact = torch.promote_types(states.dtype, torch.float32)
+        total = out[touched].to(exact).index_add(0, slot, states[merged].to(exact))
+        return out.index_copy(0, touched, (total / (sources + 1).unsqueeze(1)).to(states.dtype))
+
+    def then(self, later: Plan) -> Plan:
+        """The plan that equals this one followed by `later`, which speaks of the tokens that this one keeps.
+
+        Raises:
+            ValueError: if `later` is not for as many tokens as this plan keeps.
+        """
+        if len(later) != self.tokens_after:
+            raise ValueError(f"the later plan is for {len(later)} tokens, but this one keeps {self.tokens_after}")
+        target, kept, after = self.target, self.kept, later.target
+        slot = torch.searchsorted(kept, target.clamp(min=0)).clamp(max=kept.numel() - 1)
+        moved = after[slot]
+        composed = torch.where(moved == DROPPED, moved, kept[moved.clamp(min=0)])
+        return Plan(torch.where(target == DROPPED, target, composed))
+
+    def to_list(self) -> list[int]:
+        """The map as plain integers, for JSON."""
+        return self.target.tolist()
+
+    @classmethod
+    def from_list(cls, target: Iterable[int]) -> Plan:
+        """The inverse of `to_list`."""
+        return cls(torch.tensor(list(target), dtype=torch.long))

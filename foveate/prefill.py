@@ -1,0 +1,298 @@
+"""One forward pass in which visual tokens leave: `Prefill` lives from the decoder's entry to its exit."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask
+
+from foveate.cache import CutState, Switch, cut_layer, layer_state, new_columns, past_columns, physical_length, trim_layer
+from foveate.families import Family, ImageTokens
+from foveate.method import Method
+from foveate.plan import Plan
+from foveate.report import ImageReport, Report, Stage
+from foveate.signals import AttentionProbe
+from foveate.view import View
+
+__all__ = ["Prefill", "causal_mask"]
+
+
+class _Sizes:
+    """Stands in for a cache where transformers asks one for the sizes of a mask."""
+
+    is_compileable = False
+
+    def __init__(self, past: int) -> None:
+        self.past = past
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.past
+
+    get_seq_length = get_query_offset
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.past + query_length, 0
+
+
+def causal_mask(config: Any, states: Tensor, columns: Tensor | None, past: int) -> Any:
+    """The mask that the decoder's own attention kernel wants, for `past` earlier keys and causal `states` (b, q, d).
+
+    Args:
+        columns: (b, past + q) bool, false where a key is padding; `None` when none is.
+    """
+    return create_causal_mask(config=config, inputs_embeds=states, attention_mask=columns, past_key_values=_Sizes(past))
+
+
+@dataclass
+class _Image:
+    """One image on its way through the cuts. `slots` are its tokens' places in the row's present sequence."""
+
+    row: int
+    position: int
+    grid: tuple[int, int, int]
+    fingerprint: int
+    slots: Tensor
+    plan: Plan
+    stages: tuple[Stage, ...] = ()
+
+    def view(self, states: Tensor, signals: Mapping[str, Tensor]) -> View:
+        slots = self.slots.to(states.device)
+        index = None if self.plan.is_identity else self.plan.kept.to(states.device)
+        own = {name: value[self.row].index_select(0, slots) for name, value in signals.items()}
+        return View(states=states[self.row].index_select(0, slots), grid=self.grid, index=index, fingerprint=self.fingerprint, **own)
+
+    def advance(self, plan: Plan, slots: Tensor, method: Method) -> None:
+        self.plan, self.slots = self.plan.then(plan), slots
+        self.stages = (*self.stages, Stage(repr(method), method.layer, plan))
+
+    def report(self) -> ImageReport:
+        return ImageReport(self.row, self.position, self.grid, self.plan, self.stages)
+
+
+class Prefill:
+    """Runs the cuts of one forward pass.
+
+    Args:
+        model: the model that was given to `compress`.
+        family: its family.
+        cuts: the method at each decoder layer where tokens leave.
+        images: where the images lie, per row.
+        input_ids: (b, s) on the CPU.
+        embeddings: (b, s, d), what enters the decoder.
+        mask: the incoming 2-D mask over all logical columns, or `None`.
+        cache: the cache that the decoder was given, or `None`.
+        trim: take the tokens from the earlier layers' caches too.
+        switch: shared with the caches that are cut.
+
+    Raises:
+        BudgetError: before any layer has run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        cuts: Mapping[int, Method],
+        images: Sequence[Sequence[ImageTokens]],
+        input_ids: Tensor,
+        embeddings: Tensor,
+        mask: Tensor | None,
+        cache: Any,
+        *,
+        trim: bool,
+        switch: Switch,
+    ) -> None:
+        self.family, self.cuts, self.trim, self.switch = family, cuts, trim, switch
+        self.config, self.layers = family.decoder(model).config, family.layers(model)
+        self.batch, self.tokens = embeddings.shape[:2]
+        self.past = cache.get_seq_length() if cache is not None else 0
+        self.mask = mask
+        self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
+        self.columns = torch.arange(self.tokens).expand(self.batch, -1)
+        self.images = _images(images, input_ids, self.valid)
+        self.twins = _twins(input_ids, embeddings, self.valid)
+        self.segments: list[tuple[int, Tensor]] = [(0, self.valid)]
+        self.short: dict[str, Any] = {}
+        self.masks: dict[int | None, Any] = {}
+        self.next_position = torch.zeros(self.batch, dtype=torch.long)
+        self.signals: dict[str, Tensor] = {}
+        self.probe: AttentionProbe | None = None
+        self.seconds = 0.0
+        for image in self.images:
+            count = len(image.plan)
+            for method in cuts.values():
+                count = method.budget(count, image.grid[0])
+
+    def enter(self, index: int, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """Hook before decoder layer `index`: cut if a method says so, and shorten whatever else the layer is given."""
+        kwargs.update(self.short)
+        if index in self.cuts:
+            states = self._cut(index, self.cuts[index], states, kwargs)
+            kwargs.update(self.short)
+        if self.short:
+            kwargs["attention_mask"] = self._mask(index, states, kwargs.get("past_key_values"))
+        if self._wanted(index, "last_attention"):
+            last = (self.valid * torch.arange(1, self.valid.shape[1] + 1)).argmax(1, keepdim=True)
+            self.probe = AttentionProbe(self.family.attention(self.layers[index]), last.to(states.device))
+        return states
+
+    def observe(self, index: int, output: Tensor) -> None:
+        """Hook behind the self-attention of layer `index`, for the method of the next layer."""
+        if self._wanted(index, "attention_output"):
+            self.signals["attention_output"] = output
+
+    def finish(self, cache: Any) -> Report:
+        """After the decoder's last layer: make the cache keep its logical length, and say what was done."""
+        layers = cache.layers if cache is not None else []
+        bytes_before = bytes_after = 0
+        for index, layer in enumerate(layers):
+            segment, valid = self.segments[-1] if self.trim else [part for part in self.segments if part[0] <= index][-1]
+            if valid is not self.segments[0][1]:
+                cut_layer(layer, self._state(cache, index, 0 if self.trim else segment, valid))
+            per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
+            bytes_before += per_token * int(self.segments[0][1].sum())
+            bytes_after += per_token * int(valid.sum())
+        columns = tuple(tuple(row) for row in self.columns.tolist())
+        return Report(tuple(image.report() for image in self.images), bytes_before, bytes_after, self.seconds, columns)
+
+    def close(self) -> None:
+        """Leave nothing in the model, after success and failure alike."""
+        if self.probe is not None:
+            self.probe.detach()
+
+    def _wanted(self, index: int, signal: str) -> bool:
+        following = self.cuts.get(index + 1)
+        return following is not None and signal in following.needs
+
+    def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        if not self.short:
+            self._note_positions(kwargs.get("position_ids"))
+        before = states.shape[1]
+        plans = self._decide(method, states)
+        gather, places = self._route(plans)
+        where = gather.to(states.device)
+        short = _take(states, where)
+        for image, plan in zip(self.images, plans, strict=True):
+            slots = places[image.row, image.slots[plan.kept]]
+            if plan.merged.numel():
+                old = states[image.row].index_select(0, image.slots.to(states.device))
+                short[image.row, slots.to(states.device)] = plan.merge(old)
+            image.advance(plan, slots, method)
+        cache = kwargs.get("past_key_values")
+        if cache is not None and self.trim:
+            for layer in cache.layers[:index]:
+                trim_layer(layer, where, before)
+        self.segments.append((index, self.valid))
+        self.masks = {}
+        self.short = {"position_embeddings": tuple(_take(part, where) for part in kwargs["position_embeddings"])}
+        # Gaps in the positions would look like packed sequences to the attention kernels; cos and sin carry the real ones.
+        start = _physical(cache, index)
+        self.short["position_ids"] = torch.arange(start, start + short.shape[1], device=states.device).expand(self.batch, -1)
+        return short
+
+    def _decide(self, method: Method, states: Tensor) -> list[Plan]:
+        start = _now(states.device)
+        if self.probe is not None and self.probe.attention is not None:
+            self.signals["last_attention"] = self.probe.attention[:, 0, -states.shape[1] :]
+            self.seconds += self.probe.seconds
+        owners = [image for image in self.images if self.twins[image.row] == image.row]
+        with torch.no_grad():
+            signals = {name: self.signals[name].to(states.device) for name in method.needs}
+            plans = method.plans([image.view(states, signals) for image in owners])
+        decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
+        self.signals, self.probe = {}, None
+        self.seconds += _now(states.device) - start
+        return [decided[self.twins[image.row], image.position] for image in self.images]
+
+    def _route(self, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
+        """Where the next sequence comes from (b, k), and where each present place goes (b, n); shorter rows are padded on the left."""
+        going = self.valid.clone()
+        for image, plan in zip(self.images, plans, strict=True):
+            going[image.row, image.slots[plan.merged]] = False
+            going[image.row, image.slots[plan.dropped]] = False
+        counts = going.sum(1, keepdim=True)
+        width = int(counts.max())
+        self.valid = torch.arange(width) >= width - counts
+        gather = torch.zeros(self.batch, width, dtype=torch.long)
+        gather[self.valid] = going.nonzero()[:, 1]
+        self.columns = self.columns.gather(1, gather).masked_fill(~self.valid, -1)
+        return gather, going.long().cumsum(1) - 1 + width - counts
+
+    def _mask(self, index: int, states: Tensor, cache: Any) -> Any:
+        """The mask of layer `index`; layers whose caches hold the same earlier tokens share it."""
+        state = layer_state(cache, index)
+        key = None if state is None else state.segment
+        if key not in self.masks:
+            columns = self._key_columns(state, states.device if self.past else torch.device("cpu"))
+            hidden = None if bool(columns.all()) else columns.to(states.device)
+            self.masks[key] = causal_mask(self.config, states, hidden, columns.shape[1] - states.shape[1])
+        return self.masks[key]
+
+    def _key_columns(self, state: CutState | None, device: torch.device) -> Tensor:
+        past = past_columns(state, self.mask, self.past, self.batch, device)
+        return torch.cat([past, self.valid.to(device)], dim=1)
+
+    def _state(self, cache: Any, index: int, segment: int, valid: Tensor) -> CutState:
+        device = cache.layers[index].keys.device
+        past = past_columns(layer_state(cache, index), self.mask, self.past, self.batch, device)
+        columns = torch.cat([past, valid.to(device)], dim=1)
+        return CutState(columns, self.next_position.to(device), self.past + self.tokens, segment, self.switch)
+
+    def _note_positions(self, position_ids: Tensor | None) -> None:
+        """Remember the position that follows each row's last real token."""
+        last = (self.valid * torch.arange(1, self.tokens + 1)).argmax(1)
+        if position_ids is None:
+            self.next_position = last + 1 + self.past
+            return
+        flat = position_ids.reshape(-1, *position_ids.shape[-2:]).cpu()
+        rows = flat.expand(-1, self.batch, -1).gather(2, last[None, :, None].expand(flat.shape[0], -1, 1))
+        self.next_position = rows.amax((0, 2)) + 1
+
+
+def _images(images: Sequence[Sequence[ImageTokens]], input_ids: Tensor, valid: Tensor) -> list[_Image]:
+    found = []
+    for row, (tokens, ids) in enumerate(zip(images, input_ids, strict=True)):
+        prompt = ids[valid[row]].numpy().tobytes()
+        for position, image in enumerate(tokens):
+            fingerprint = zlib.crc32(prompt, position)
+            found.append(_Image(row, position, image.grid, fingerprint, image.columns, Plan.identity(image.columns.numel())))
+    return found
+
+
+def _twins(input_ids: Tensor, embeddings: Tensor, valid: Tensor) -> list[int]:
+    """For each row the first row that is the same sample: beams and returned sequences of one sample share one plan."""
+    twins: list[int] = []
+    for row in range(len(input_ids)):
+        same = (
+            other
+            for other in sorted(set(twins))
+            if torch.equal(valid[row], valid[other])
+            and torch.equal(input_ids[row][valid[row]], input_ids[other][valid[other]])
+            and torch.equal(embeddings[row], embeddings[other])
+        )
+        twins.append(next(same, row))
+    return twins
+
+
+def _take(tensor: Tensor, where: Tensor) -> Tensor:
+    """Rows `where` (b, k) of a tensor (..., 1 or b, n, d), along its second-last dimension."""
+    if where.shape[0] == 1:
+        return tensor.index_select(-2, where[0])
+    whole = tensor.expand(*tensor.shape[:-3], where.shape[0], -1, -1)
+    return whole.gather(-2, where[..., None].expand(*whole.shape[:-2], -1, whole.shape[-1]))
+
+
+def _physical(cache: Any, index: int) -> int:
+    return physical_length(cache.layers[index]) if cache is not None and index < len(cache.layers) else 0
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
