@@ -17,7 +17,18 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from foveate.errors import CacheError, UnsupportedError
 
-__all__ = ["CutState", "Switch", "base_state", "check_cache", "cut_layer", "layer_state", "new_columns", "past_columns", "physical_length", "trim_layer"]
+__all__ = [
+    "CutState",
+    "Switch",
+    "base_state",
+    "check_cache",
+    "cut_layer",
+    "layer_state",
+    "new_columns",
+    "past_columns",
+    "physical_length",
+    "trim_layer",
+]
 
 
 class Switch:
@@ -96,6 +107,8 @@ class CutLayer(DynamicLayer):
     def reset(self) -> None:
         """Empty the layer; it is an ordinary one again."""
         super().reset()
+        self.keys = self.values = None  # older transformers only zero them, and what is gone cannot be counted as zeros
+        self.is_initialized = False
         self.__class__ = DynamicLayer  # type: ignore[assignment]
         del self.foveate
 
@@ -130,7 +143,12 @@ def check_cache(cache: Any) -> None:
         return
     layers = getattr(cache, "layers", None)
     plain = layers is not None and all(type(layer) in (DynamicLayer, CutLayer) for layer in layers)
-    if not isinstance(cache, Cache) or not plain or getattr(cache, "offloading", False) or (not layers and not isinstance(cache, DynamicCache)):
+    if (
+        not isinstance(cache, Cache)
+        or not plain
+        or getattr(cache, "offloading", False)
+        or (not layers and not isinstance(cache, DynamicCache))
+    ):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers or ()}))
         raise UnsupportedError(
             f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''}; use the default DynamicCache "

@@ -1,6 +1,7 @@
 """Every error that foveate raises on purpose.
 
-Each class also derives from the built-in that a caller would expect (`ValueError`, `RuntimeError`, ...), so existing `except` clauses keep working.
+Each class also derives from the built-in that a caller would expect (`ValueError`, `RuntimeError`, ...), so existing
+`except` clauses keep working.
 """
 
 __all__ = [

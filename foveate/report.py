@@ -113,10 +113,11 @@ class Report:
         lines = [f"visual tokens   {self.tokens_before} -> {self.tokens_after} in {len(self.images)} image(s)"]
         if self.cache_bytes_before:
             saved = 1 - self.cache_bytes_after / self.cache_bytes_before
-            lines.append(f"key/value cache {self.cache_bytes_before / 2**20:.2f} -> {self.cache_bytes_after / 2**20:.2f} MiB ({saved:.1%} smaller)")
+            lines.append(
+                f"key/value cache {self.cache_bytes_before / 2**20:.2f} -> {self.cache_bytes_after / 2**20:.2f} MiB ({saved:.1%} smaller)"
+            )
         lines.append(f"method time     {self.method_seconds * 1e3:.1f} ms")
-        for image in self.images:
-            lines.append(f"  row {image.row}, image {image.position}: grid {'x'.join(map(str, image.grid))}, {image.plan!r}")
+        lines += [f"  row {i.row}, image {i.position}: grid {'x'.join(map(str, i.grid))}, {i.plan!r}" for i in self.images]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,4 +162,3 @@ class Report:
     def load(cls, path: str | Path) -> Report:
         """Read what `save` wrote."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
-

@@ -65,5 +65,8 @@ class View:
         """
         value = getattr(self, name)
         if value is None:
-            raise SignalError(f"this view has no {name} ({SIGNALS[name]}); name it in the method's `needs`, or pass {name}=... when you build the view by hand")
+            raise SignalError(
+                f"this view has no {name} ({SIGNALS[name]}); name it in the method's `needs`, "
+                f"or pass {name}=... when you build the view by hand"
+            )
         return value

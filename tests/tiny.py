@@ -123,7 +123,7 @@ def reference_logits(
     Layers from `layer` on never see a removed token; tokens after the prefill see none in any layer when `trim`. A
     merged state stands at its target's place. Positions are the original ones. `targets[row]` are maps per image.
     """
-    (rows, length), device = ids.shape, ids.device
+    rows, length = ids.shape
     removed = torch.zeros(rows, length, dtype=torch.bool)
     merges: list[tuple[int, Tensor, Tensor]] = []
     for row in range(rows):
@@ -158,8 +158,7 @@ def reference_logits(
         return hook
 
     hooks = [
-        module.register_forward_pre_hook(before(index), with_kwargs=True)
-        for index, module in enumerate(model.model.language_model.layers)
+        module.register_forward_pre_hook(before(index), with_kwargs=True) for index, module in enumerate(model.model.language_model.layers)
     ]
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     try:

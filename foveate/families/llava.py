@@ -31,9 +31,9 @@ class Llava(Family):
 
     def images(self, model: nn.Module, input_ids: Tensor, inputs: Mapping[str, Any]) -> list[list[ImageTokens]]:
         """See `Family.images`; every image has the same grid, which follows from the configuration."""
-        config = model.config
+        config: Any = model.config
         grid = image_grid(config)
-        visual = input_ids == config.image_token_id  # type: ignore[union-attr]
+        visual: Tensor = input_ids == config.image_token_id
         return [split_evenly(row.nonzero().squeeze(1), grid) for row in visual]
 
 

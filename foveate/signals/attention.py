@@ -30,7 +30,7 @@ class AttentionProbe:
         rows: (b, r) query rows wanted per batch row, counted within that call's queries.
 
     Attributes:
-        attention: (b, r, keys) float32, softmax over the full row and mean over heads; `None` until the module has run.
+        attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
         seconds: time that computing the rows took.
     """
 
@@ -38,12 +38,12 @@ class AttentionProbe:
         self.rows = rows
         self.attention: Tensor | None = None
         self.seconds = 0.0
-        self._module = module
-        self._original = module.config
-        config = copy.copy(module.config)
+        self._module: Any = module
+        self._original = self._module.config
+        config: Any = copy.copy(self._original)
         config._attn_implementation_internal = _NAME
         config.foveate_probe = self
-        module.config = config
+        self._module.config = config
 
     def detach(self) -> None:
         """Give the module its own configuration back; safe to call twice."""
@@ -81,13 +81,14 @@ def attention_rows(
         sliding_window: how many keys back a query sees; used only where the mask is not (…, q, k), which has it in itself.
 
     Returns:
-        (b, r, k) float32.
+        (b, r, k) in at least float32.
     """
     batch, heads, queries, width = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
-    picked = query.float().gather(2, rows[:, None, :, None].expand(-1, heads, -1, width)) if rows.shape[1] > 1 else _one_row(query, rows)
-    grouped = picked.view(batch, key_heads, (heads // key_heads) * rows.shape[1], width)
-    logits = (grouped @ key.float().transpose(2, 3)).view(batch, heads, rows.shape[1], keys)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    picked = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    grouped = picked.to(exact).view(batch, key_heads, (heads // key_heads) * rows.shape[1], width)
+    logits = (grouped @ key.to(exact).transpose(2, 3)).view(batch, heads, rows.shape[1], keys)
     logits = logits * (width**-0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
@@ -98,11 +99,6 @@ def attention_rows(
     else:
         logits = logits.masked_fill(~_visible(rows, queries, keys, mask, sliding_window)[:, None], float("-inf"))
     return logits.softmax(-1).mean(1)
-
-
-def _one_row(query: Tensor, rows: Tensor) -> Tensor:
-    index = torch.arange(query.shape[0], device=query.device)
-    return query[index, :, rows[:, 0]].float().unsqueeze(2)
 
 
 def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, window: int | None) -> Tensor:
@@ -117,7 +113,7 @@ def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, wind
 
 
 def _probe_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
     probe: AttentionProbe = module.config.foveate_probe
     probe.detach()

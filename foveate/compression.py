@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -154,14 +155,18 @@ class Handle:
     def _find_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[list[ImageTokens]], Tensor] | None:
         input_ids = args[0] if args else kwargs.get("input_ids")
         if input_ids is None:
-            raise UnsupportedError("inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle")
+            raise UnsupportedError(
+                "inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle"
+            )
         if input_ids.shape[1] == 1:
             return None  # a decoding step; looking at its token would stall an accelerator for nothing
         input_ids = input_ids.cpu()
         images = self._family.images(self._model, input_ids, kwargs)
         return (images, input_ids) if any(images) else None
 
-    def _before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _before_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         embeddings, cache, mask = kwargs.get("inputs_embeds"), kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if embeddings is None:
             return None
@@ -191,7 +196,9 @@ class Handle:
         order = (since.long().cumsum(1)[:, -queries:] - 1).clamp(min=0)
         positions = last.next_position.to(device)[:, None] + order
         new = since[:, -queries:]
-        changed: dict[str, Any] = {"position_ids": positions if given is None or given.ndim == 2 else positions.expand(*given.shape[:-2], -1, -1)}
+        changed: dict[str, Any] = {
+            "position_ids": positions if given is None or given.ndim == 2 else positions.expand(*given.shape[:-2], -1, -1)
+        }
         if first is not None:
             gone = torch.zeros(batch, first.removed, dtype=torch.bool, device=device)
             changed["attention_mask"] = torch.cat([gone, past_columns(first, mask, past, batch, device), new], dim=1)
@@ -206,7 +213,9 @@ class Handle:
             self._masks[index] = masks[state.segment]
         return changed
 
-    def _before_layer(self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _before_layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._prefill is None and not self._masks:
             return None
         if index in self._masks:
@@ -229,25 +238,29 @@ def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -
     if not schedule or not all(isinstance(method, Method) for method in schedule):
         raise TypeError(f"compress() takes a Method or a non-empty list of them, such as TokenCarve(keep=128); got {schedule!r}")
     layers = len(family.layers(model))
-    for earlier, later in zip(schedule, schedule[1:], strict=False):
+    for earlier, later in itertools.pairwise(schedule):
         if later.layer <= earlier.layer:
             raise LayerError(f"the layers of a schedule must increase; {later!r} follows {earlier!r}")
     for method in schedule:
         if method.layer >= layers:
             raise LayerError(f"layer={method.layer} of {method!r}: this model has decoder layers 0..{layers - 1}")
-        unknown = method.needs - family.signals
-        if unknown:
-            raise SignalError(f"{method!r} needs {', '.join(sorted(unknown))}, which family {family.name!r} cannot give; it gives {', '.join(sorted(family.signals))}")
+        needs = ", ".join(sorted(method.needs))
+        if method.needs - family.signals:
+            given = ", ".join(sorted(family.signals))
+            raise SignalError(f"{method!r} needs {needs}; family {family.name!r} gives only {given}")
         if method.layer == 0 and method.needs:
-            raise SignalError(f"{method!r} needs {', '.join(sorted(method.needs))} of the layer before its own, but layer=0 has none before it; use layer >= 1")
+            raise SignalError(f"{method!r} needs {needs} of the layer before its own, and layer=0 has none before it; use layer >= 1")
 
 
 def _check_generation(config: Any, options: dict[str, Any]) -> None:
     def asked(name: str) -> Any:
         return options[name] if name in options else getattr(config, name, None)
 
-    if asked("prefill_chunk_size") is not None:
-        raise UnsupportedError(f"prefill_chunk_size={asked('prefill_chunk_size')} splits the prompt, and compression needs it whole; set it to None")
+    chunk = asked("prefill_chunk_size")
+    if chunk is not None:
+        raise UnsupportedError(f"prefill_chunk_size={chunk} splits the prompt, and compression needs it whole; set it to None")
     for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
         if asked(name) is not None:
-            raise UnsupportedError(f"assisted decoding ({name}) is not supported: its first forward ends in guesses, not in the prompt; leave {name} out")
+            raise UnsupportedError(
+                f"assisted decoding ({name}) is not supported: its first forward ends in guesses, not in the prompt; leave {name} out"
+            )

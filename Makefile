@@ -1,0 +1,54 @@
+# Everything a newcomer needs: `make demo` and `make test` set themselves up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OLDEST := .venv-oldest
+OUT ?= out
+
+.PHONY: demo test test-oldest lint format bench clean
+
+demo: $(READY)
+	mkdir -p $(OUT)
+	$(BIN)/foveate demo scene $(OUT)/scene.png
+	$(BIN)/python examples/demo.py $(OUT)/scene.png --picture $(OUT)/kept.png
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# The same tests on the oldest transformers that is supported.
+test-oldest: $(READY)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	grep -v '^transformers==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
+	$(OLDEST)/bin/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Rewrites benchmarks/results; the README's tables come from there.
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/information.py
+	$(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf $(VENV) $(OLDEST) $(OUT)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and by its exact version: other requests may bring gigabytes of CUDA to a machine without a GPU.
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,415 @@
+"""How the handle behaves: what it leaves alone, what it survives, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny import IMAGE, TOKENS, Fixed, alone, batch, keep_target, pixels, prompt, tiny_llava
+from transformers import StaticCache, TextStreamer
+
+import foveate
+from foveate import FastV, Pool, Random, Report, TokenCarve
+from foveate.errors import (
+    BudgetError,
+    CacheError,
+    HandleError,
+    InputError,
+    LayerError,
+    SignalError,
+    UnsupportedError,
+    UnsupportedModelError,
+)
+
+METHODS = [TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)]
+SPARSE = keep_target([1, 4, 5, 9, 12])
+
+
+def generate(model: Any, inputs: dict[str, Any], steps: int = 6, **options: Any) -> Any:
+    options = {"do_sample": False, "output_logits": True, **options}
+    return model.generate(**inputs, max_new_tokens=steps, return_dict_in_generate=True, **options)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_every_method_keeps_its_budget_and_batches_equal_one_by_one(method: foveate.Method) -> None:
+    # Selections flip on near-ties between batch sizes, so they are compared in float64.
+    model = tiny_llava(dtype=torch.float64)
+    rows = [prompt(3, "image", 5), prompt(2, "image", 9, "image", 2, seed=1), prompt(4, "image", 3, seed=2)]
+    for padding in ("left", "right"):
+        inputs = batch(rows, padding=padding)
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+        with foveate.compress(model, method) as handle:
+            together = generate(model, inputs)
+            images = handle.report.images
+            assert [image.tokens_after for image in images] == [6] * 4
+            single = []
+            for row in range(3):
+                out = generate(model, alone(inputs, row))
+                single += handle.report.images
+                torch.testing.assert_close(torch.stack(together.logits, 1)[row], torch.stack(out.logits, 1)[0], atol=1e-8, rtol=1e-8)
+            assert [image.plan.to_list() for image in images] == [image.plan.to_list() for image in single]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [TokenCarve(keep=1.0), FastV(keep=TOKENS), Random(keep=99, clamp=True), Pool(keep=1.0), Fixed(targets=(keep_target(range(TOKENS)),))],
+    ids=repr,
+)
+@pytest.mark.parametrize("trim", [True, False])
+def test_keeping_all_changes_nothing(method: foveate.Method, trim: bool) -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    full = generate(model, inputs)
+    with foveate.compress(model, method, trim_early_layers=trim) as handle:
+        same = generate(model, inputs)
+        assert handle.report.tokens_after == 2 * TOKENS
+    torch.testing.assert_close(torch.stack(same.logits), torch.stack(full.logits), atol=1e-5, rtol=1e-5)
+    assert torch.equal(same.sequences, full.sequences)
+
+
+def test_removal_restores_the_model() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+
+    def fingerprint() -> list[Any]:
+        modules = [(n, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(m.__dict__)) for n, m in model.named_modules()]
+        return [modules, [id(getattr(m, "config", None)) for m in model.modules()]]
+
+    expected, before = model(**inputs).logits, fingerprint()
+    handle = foveate.compress(model, TokenCarve(keep=4, source="attention_output"))
+    assert model(**inputs).logits.shape[1] == 12
+    handle.remove()
+    handle.remove()
+    assert fingerprint() == before
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_an_exception_in_the_middle_leaves_no_trace() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, TokenCarve(keep=4)) as handle:
+        expected = model(**inputs).logits
+        for layer in (1, 2, 3):
+            hook = model.model.language_model.layers[layer].mlp.register_forward_pre_hook(lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                model(**inputs)
+            hook.remove()
+            config = model.model.language_model.config
+            assert all(part.self_attn.config is config for part in model.model.language_model.layers)
+            text = model(**batch([prompt(6)]))
+            assert text.logits.shape[1] == 6
+            assert not handle.report.images
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_text_alone_is_untouched() -> None:
+    model, inputs = tiny_llava(), batch([prompt(6), prompt(4, seed=1)])
+    full = generate(model, inputs)
+    with foveate.compress(model, TokenCarve(keep=4)) as handle:
+        same = generate(model, inputs)
+        assert handle.report == Report()
+    assert torch.equal(torch.stack(same.logits), torch.stack(full.logits))
+
+
+def test_two_generations_step_by_step_side_by_side() -> None:
+    model = tiny_llava()
+    inputs = [batch([prompt(3, "image", 5)]), batch([prompt(2, "image", 9, seed=1)], seed=1)]
+    with foveate.compress(model, FastV(keep=4)), torch.no_grad():
+        expected = [torch.stack(generate(model, i).logits, 1) for i in inputs]
+        outs = [model(**i) for i in inputs]
+        logits = [[out.logits[:, -1]] for out in outs]
+        for _ in range(5):
+            for index, out in enumerate(outs):
+                last = logits[index][-1].clone()
+                last[:, IMAGE] = -math.inf
+                outs[index] = model(input_ids=last.argmax(-1, keepdim=True), past_key_values=out.past_key_values)
+                logits[index].append(outs[index].logits[:, -1])
+    for index in range(2):
+        torch.testing.assert_close(torch.stack(logits[index], 1), expected[index], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_without_a_cache_every_step_is_a_fresh_prefill(trim: bool) -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    with foveate.compress(model, Fixed(targets=(SPARSE, keep_target([3]))), trim_early_layers=trim) as handle:
+        out = generate(model, inputs, use_cache=False)
+        assert handle.report.cache_bytes_before == handle.report.cache_bytes_after == 0
+        assert [image.tokens_after for image in handle.report.images] == [5, 1]
+        step = generate(
+            model,
+            {
+                **inputs,
+                "input_ids": out.sequences[:, :-1],
+                "attention_mask": torch.cat([inputs["attention_mask"], torch.ones(2, 5, dtype=torch.long)], 1),
+            },
+            steps=1,
+        )
+    torch.testing.assert_close(step.logits[0], out.logits[-1], atol=1e-5, rtol=1e-5)
+
+
+def test_sampling_depends_on_the_seed_alone() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, Random(keep=4)):
+        draws = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            draws.append(model.generate(**inputs, max_new_tokens=12, do_sample=True).tolist())
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_returned_sequences_of_one_sample_share_their_plan() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    with foveate.compress(model, TokenCarve(keep=4)) as handle:
+        model.generate(**inputs, max_new_tokens=2, do_sample=True, num_return_sequences=3)
+        plans = [image.plan for image in handle.report.images]
+    assert plans[:3] == plans[:1] * 3
+    assert plans[3:] == plans[3:4] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs_and_stays_near_float32(dtype: torch.dtype) -> None:
+    inputs = batch([prompt(3, "image", 5)])
+    plan = Fixed(targets=(SPARSE,))
+    logits = []
+    for kind in (torch.float32, dtype):
+        model = tiny_llava(dtype=kind)
+        with foveate.compress(model, plan), torch.no_grad():
+            logits.append(model(**inputs | {"pixel_values": inputs["pixel_values"].to(kind)}).logits.float())
+        for method in METHODS:
+            with foveate.compress(model, method) as handle:
+                model(**inputs | {"pixel_values": inputs["pixel_values"].to(kind)})
+                assert handle.report.tokens_after == 6
+    assert (logits[0] - logits[1]).abs().max() < 0.25
+
+
+def test_hidden_states_and_streamers_come_through() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)) as handle:
+        out = model(**inputs, output_hidden_states=True)
+        assert [state.shape[1] for state in out.hidden_states] == [24, 24, 24, 12, 12]
+        assert handle.report.columns[0] == tuple(c for c in range(24) if not 3 <= c < 19 or c - 3 in handle.report.images[0].plan.kept)
+        seen: list[int] = []
+
+        class Streamer(TextStreamer):
+            def __init__(self) -> None: ...
+
+            def put(self, value: torch.Tensor) -> None:
+                seen.extend(value.flatten().tolist())
+
+            def end(self) -> None: ...
+
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, streamer=Streamer())
+        assert seen == ids[0].tolist()
+
+
+def test_key_value_bytes_are_those_of_the_cache() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    for trim in (True, False):
+        with torch.no_grad():
+            full = model(**inputs).past_key_values
+        with foveate.compress(model, FastV(keep=4), trim_early_layers=trim) as handle, torch.no_grad():
+            short = model(**inputs).past_key_values
+        for cache, said in ((full, handle.report.cache_bytes_before), (short, handle.report.cache_bytes_after)):
+            assert said == sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
+
+
+def test_the_papers_layout_saves_what_the_reference_says() -> None:
+    model = tiny_llava(layers=32, side=24)
+    ids = [[5] * 36 + [IMAGE] * 576 + [6] * 40]
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(1, 652, dtype=torch.long), "pixel_values": pixels(1, side=24)}
+    for trim, saved in ((True, 0.687), (False, 0.644)):
+        with foveate.compress(model, TokenCarve(keep=128), trim_early_layers=trim) as handle, torch.no_grad():
+            model(**inputs)
+        assert 1 - handle.report.cache_bytes_after / handle.report.cache_bytes_before == pytest.approx(saved, abs=5e-4)
+
+
+def test_attention_implementation_may_change_under_the_handle() -> None:
+    model, inputs = tiny_llava(attention="eager"), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)) as handle, torch.no_grad():
+        one = model(**inputs).logits
+        kept = handle.report.images[0].plan
+        model.set_attn_implementation("sdpa")
+        two = model(**inputs).logits
+        assert handle.report.images[0].plan == kept
+        assert all(layer.self_attn.config._attn_implementation == "sdpa" for layer in model.model.language_model.layers)
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_rows_equal_eager_attention() -> None:
+    model = tiny_llava(attention="eager")
+    seen: list[torch.Tensor] = []
+
+    class Spy(FastV):
+        def plans(self, views):  # noqa: ANN001, ANN202
+            seen.extend(view.last_attention for view in views)
+            return super().plans(views)
+
+    rows = [prompt(3, "image", 5), prompt(2, "image", 9, seed=1)]
+    for padding in ("left", "right"):
+        inputs = batch(rows, padding=padding)
+        with torch.no_grad():
+            maps = model(**inputs, output_attentions=True).attentions[1]
+        seen.clear()
+        with foveate.compress(model, Spy(keep=4)), torch.no_grad():
+            model(**inputs)
+        for row in range(2):
+            last = int(inputs["attention_mask"][row].nonzero().max())
+            visual = (inputs["input_ids"][row] == IMAGE).nonzero().squeeze(1)
+            torch.testing.assert_close(seen[row], maps[row, :, last, visual].mean(0), atol=1e-7, rtol=1e-5)
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, -3, math.nan, 1.5, 0.0, -0.1, math.inf, True, "128", None])
+def test_impossible_budgets_are_refused_at_once(keep: Any) -> None:
+    with pytest.raises(BudgetError, match="keep="):
+        foveate.compress(tiny_llava(), TokenCarve(keep=keep))
+
+
+def test_more_tokens_than_there_are_is_refused_before_any_layer_runs() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    ran: list[int] = []
+    hook = model.model.language_model.layers[0].register_forward_hook(lambda *_: ran.append(1))
+    for method in METHODS:
+        wanted = type(method)(keep=17)
+        with foveate.compress(model, wanted), pytest.raises(BudgetError, match=r"17.*16.*clamp=True"):
+            model(**inputs)
+    hook.remove()
+    assert not ran
+    for options in ({"method": FastV(keep=17, clamp=True)}, {"method": FastV(keep=17), "clamp": True}):
+        with foveate.compress(model, **options) as handle:
+            model(**inputs)
+            assert handle.report.tokens_after == 16
+
+
+def test_a_later_method_of_a_schedule_cannot_ask_for_more_than_the_first_left() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, [FastV(keep=4, layer=1), FastV(keep=8, layer=3)]), pytest.raises(BudgetError, match=r"keep=8.*4"):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("layer", [4, 99])
+def test_a_layer_that_the_model_has_not(layer: int) -> None:
+    with pytest.raises(LayerError, match=rf"layer={layer}.*0\.\.3"):
+        foveate.compress(tiny_llava(), Random(keep=4, layer=layer))
+
+
+@pytest.mark.parametrize("layer", [-1, 1.5, "2"])
+def test_a_layer_that_no_model_has(layer: Any) -> None:
+    with pytest.raises(LayerError, match="layer="):
+        Random(keep=4, layer=layer)
+
+
+def test_schedules_must_go_up() -> None:
+    with pytest.raises(LayerError, match="increase"):
+        foveate.compress(tiny_llava(), [FastV(keep=8, layer=2), FastV(keep=4, layer=2)])
+    for nothing in ([], [1], None):
+        with pytest.raises(TypeError):
+            foveate.compress(tiny_llava(), nothing)
+
+
+def test_attention_is_not_to_be_had_at_the_input() -> None:
+    for method in (FastV(keep=4, layer=0), TokenCarve(keep=4, layer=0)):
+        with pytest.raises(SignalError, match="layer=0"):
+            foveate.compress(tiny_llava(), method)
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, TokenCarve(keep=4, layer=0, attention_weight=0)) as handle:
+        model(**inputs)
+        assert handle.report.tokens_after == 4
+
+
+def test_unknown_families_are_named_with_the_way_out() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, vocab_size=9))
+    with pytest.raises(UnsupportedModelError, match=r"llama.*llava.*adding_a_family"):
+        foveate.compress(model, FastV(keep=4))
+
+
+def test_two_handles_on_one_model() -> None:
+    model = tiny_llava()
+    with foveate.compress(model, FastV(keep=4)):
+        with pytest.raises(HandleError, match="remove"):
+            foveate.compress(model, Random(keep=4))
+    foveate.compress(model, Random(keep=4)).remove()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prefill_chunk_size": 8}, {"prompt_lookup_num_tokens": 3}, {"assistant_model": object()}],
+    ids=lambda options: next(iter(options)),
+)
+def test_ways_of_generating_that_would_go_wrong(options: dict[str, Any]) -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)), pytest.raises(UnsupportedError, match=next(iter(options))):
+        model.generate(**inputs, max_new_tokens=2, **options)
+
+
+def test_chunked_prefill_in_the_models_own_settings() -> None:
+    model = tiny_llava()
+    model.generation_config.prefill_chunk_size = 8
+    with pytest.raises(UnsupportedError, match="prefill_chunk_size=8"):
+        foveate.compress(model, FastV(keep=4))
+    assert "generate" not in model.__dict__
+
+
+def test_labels_embeddings_masks_and_caches_that_cannot_be_compressed() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)):
+        with pytest.raises(UnsupportedError, match="labels"):
+            model(**inputs, labels=inputs["input_ids"])
+        text = batch([prompt(6)])
+        assert model(**text, labels=text["input_ids"]).loss.isfinite()
+        with pytest.raises(UnsupportedError, match="inputs_embeds"):
+            model(inputs_embeds=torch.zeros(1, 4, 32))
+        with pytest.raises(UnsupportedError, match="4-D"):
+            model(**inputs | {"attention_mask": torch.zeros(1, 1, 24, 24)})
+        with pytest.raises(UnsupportedError, match="StaticCache"):
+            model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
+        with pytest.raises(InputError, match=r"24 image placeholders.*16"):
+            model(input_ids=torch.tensor([[IMAGE] * 24]), attention_mask=torch.ones(1, 24))
+        assert model(**inputs).logits.shape[1] == 12
+
+
+def test_a_compressed_cache_after_removal_says_so_and_goes_on_under_a_new_handle() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    step = torch.tensor([[5], [6]])
+    with foveate.compress(model, FastV(keep=4)), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+        expected = model(input_ids=step, attention_mask=mask, past_key_values=copy.deepcopy(cache)).logits
+    with pytest.raises(CacheError, match="compress"), torch.no_grad():
+        model(input_ids=step, attention_mask=mask, past_key_values=copy.deepcopy(cache))
+    with foveate.compress(model, Random(keep=2)), torch.no_grad():
+        assert torch.equal(model(input_ids=step, attention_mask=mask, past_key_values=cache).logits, expected)
+
+
+def test_a_cache_can_be_cropped_behind_the_cut_only_and_reset() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        expected = model(input_ids=torch.tensor([[5]]), past_key_values=copy.deepcopy(cache)).logits
+        model(input_ids=torch.tensor([[8, 9]]), past_key_values=cache)
+        cache.crop(-2)
+        torch.testing.assert_close(model(input_ids=torch.tensor([[5]]), past_key_values=cache).logits, expected)
+        with pytest.raises(CacheError, match="compressed together"):
+            cache.crop(-3)
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        torch.testing.assert_close(model(**inputs, past_key_values=cache).logits, model(**inputs).logits)
+
+
+def test_rows_of_a_compressed_cache_can_be_selected_and_repeated() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    mask = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with foveate.compress(model, Fixed(targets=(SPARSE, keep_target([3])))), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        expected = model(input_ids=torch.tensor([[5], [6]]), attention_mask=mask, past_key_values=copy.deepcopy(cache)).logits
+        swapped = copy.deepcopy(cache)
+        swapped.batch_select_indices(torch.tensor([1, 0]))
+        got = model(input_ids=torch.tensor([[6], [5]]), attention_mask=mask[[1, 0]], past_key_values=swapped).logits
+        torch.testing.assert_close(got, expected[[1, 0]])
+        cache.batch_repeat_interleave(2)
+        got = model(input_ids=torch.tensor([[5], [5], [6], [6]]), attention_mask=mask.repeat_interleave(2, 0), past_key_values=cache).logits
+        torch.testing.assert_close(got, expected.repeat_interleave(2, 0))
