@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.cache import Switch, base_state, check_cache, layer_state, new_columns, past_columns
-from foveate.errors import HandleError, LayerError, SignalError, UnsupportedError
+from foveate.errors import HandleError, LayerError, SignalError, UnsupportedError, UnsupportedModelError
 from foveate.families import Family, ImageTokens, family_of
 from foveate.method import Method
 from foveate.prefill import Prefill, causal_mask
@@ -43,7 +43,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         a handle with `report` and `remove()`; also a context manager.
 
     Raises:
-        UnsupportedModelError: no family covers this model.
+        UnsupportedModelError: no family covers this model, or its decoder has layers that do not see everything.
         HandleError: the model already has a handle.
         LayerError: the model has no such layer, or the layers of a schedule do not increase.
         SignalError: the model cannot give a signal that a method needs at its layer.
@@ -51,6 +51,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     """
     schedule = [method] if isinstance(method, Method) else list(method)
     family = family_of(model)
+    _check_decoder(family.decoder(model).config)
     _check_schedule(schedule, family, model)
     _check_generation(getattr(model, "generation_config", None), {})
     switch = _SWITCHES.setdefault(family.decoder(model), Switch())
@@ -232,6 +233,14 @@ class Handle:
         if self._prefill is not None:
             self._report = self._prefill.finish(getattr(output, "past_key_values", None))
         self._masks = {}
+
+
+def _check_decoder(config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if kinds or window is not None:
+        what = f"layers of type {', '.join(sorted(kinds))}" if kinds else f"sliding_window={window}"
+        raise UnsupportedModelError(f"the decoder ({config.model_type}) has {what}; only full attention in every layer is supported so far")
 
 
 def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -> None:

@@ -20,7 +20,7 @@ MAX_PIXELS = 64_000_000
 """Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
 
 MAX_ASPECT = 100
-"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that resizes its short side to 336 makes gigabytes of it."""
+"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that makes its short side 336 needs gigabytes for it."""
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
@@ -187,9 +187,7 @@ def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
         low, high = 0.0, 65535.0
     else:
         low, high = (float(value) for value in image.convert("F").getextrema())  # type: ignore[arg-type]
-        if not (math.isfinite(low) and math.isfinite(high)):
-            low, high = 0.0, 1.0
-        elif image.mode == "F" and low >= 0 and high <= 1:
+        if not (math.isfinite(low) and math.isfinite(high)) or (image.mode == "F" and low >= 0 and high <= 1):
             low, high = 0.0, 1.0
         elif low >= 0 and high <= 255:
             low, high = 0.0, 255.0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import IMAGE, TOKENS, Fixed, alone, batch, keep_target, pixels, prompt, tiny_llava
-from transformers import StaticCache, TextStreamer
+from transformers import MistralConfig, StaticCache, TextStreamer
 
 import foveate
 from foveate import FastV, Pool, Random, Report, TokenCarve
@@ -164,6 +164,17 @@ def test_returned_sequences_of_one_sample_share_their_plan() -> None:
         plans = [image.plan for image in handle.report.images]
     assert plans[:3] == plans[:1] * 3
     assert plans[3:] == plans[3:4] * 3
+
+
+def test_the_same_question_about_two_pictures_gets_two_plans() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)] * 2)
+    with foveate.compress(model, TokenCarve(keep=4)) as handle, torch.no_grad():
+        model(**inputs)
+        one, two = (image.plan for image in handle.report.images)
+        for row, plan in enumerate((one, two)):
+            model(**alone(inputs, row))
+            assert handle.report.images[0].plan == plan
+    assert one != two
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -327,6 +338,16 @@ def test_unknown_families_are_named_with_the_way_out() -> None:
         foveate.compress(model, FastV(keep=4))
 
 
+def test_decoders_and_towers_that_are_not_supported_say_why() -> None:
+    windowed = tiny_llava(decoder=MistralConfig, sliding_window=8)
+    with pytest.raises(UnsupportedModelError, match="sliding_window=8"):
+        foveate.compress(windowed, FastV(keep=4))
+    pixtral = tiny_llava()
+    pixtral.config.vision_config.model_type = "pixtral"
+    with pytest.raises(UnsupportedModelError, match=r"pixtral.*clip_vision_model"):
+        foveate.compress(pixtral, FastV(keep=4))
+
+
 def test_two_handles_on_one_model() -> None:
     model = tiny_llava()
     with foveate.compress(model, FastV(keep=4)):
@@ -409,6 +430,10 @@ def test_rows_of_a_compressed_cache_can_be_selected_and_repeated() -> None:
         swapped = copy.deepcopy(cache)
         swapped.batch_select_indices(torch.tensor([1, 0]))
         got = model(input_ids=torch.tensor([[6], [5]]), attention_mask=mask[[1, 0]], past_key_values=swapped).logits
+        torch.testing.assert_close(got, expected[[1, 0]])
+        reordered = copy.deepcopy(cache)
+        reordered.reorder_cache(torch.tensor([1, 0]))
+        got = model(input_ids=torch.tensor([[6], [5]]), attention_mask=mask[[1, 0]], past_key_values=reordered).logits
         torch.testing.assert_close(got, expected[[1, 0]])
         cache.batch_repeat_interleave(2)
         got = model(input_ids=torch.tensor([[5], [5], [6], [6]]), attention_mask=mask.repeat_interleave(2, 0), past_key_values=cache).logits

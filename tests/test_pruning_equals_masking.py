@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import TOKENS, Fixed, batch, keep_target, prompt, reference_logits, tiny_llava
 from torch import Tensor
+from transformers import MistralConfig
 
 import foveate
 from foveate.compression import Handle
@@ -67,6 +68,15 @@ def test_attention_kernels_and_head_groups_agree(attention: str, key_heads: int)
         out = model.generate(**inputs, max_new_tokens=8, do_sample=False, output_logits=True, return_dict_in_generate=True)
     mask = with_new_tokens(inputs, out.sequences)
     expected = truth(model, inputs, out.sequences, mask, plans_per_row(handle, 2), 2, True)
+    torch.testing.assert_close(torch.stack(out.logits, 1), expected[:, inputs["input_ids"].shape[1] - 1 : -1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_mistral_decoder_without_a_window() -> None:
+    model = tiny_llava(decoder=MistralConfig, sliding_window=None)
+    inputs = batch(PROMPTS["different lengths"])
+    with foveate.compress(model, Fixed(targets=(MERGING, ONE))) as handle:
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False, output_logits=True, return_dict_in_generate=True)
+    expected = truth(model, inputs, out.sequences, with_new_tokens(inputs, out.sequences), plans_per_row(handle, 2), 2, True)
     torch.testing.assert_close(torch.stack(out.logits, 1), expected[:, inputs["input_ids"].shape[1] - 1 : -1], atol=1e-4, rtol=1e-4)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
 from foveate import Method, Plan, View
 
@@ -16,7 +17,15 @@ TOKENS = 16
 
 
 def tiny_llava(
-    *, seed: int = 0, layers: int = 4, attention: str = "sdpa", dtype: torch.dtype = torch.float32, side: int = 4, key_heads: int = 2
+    *,
+    seed: int = 0,
+    layers: int = 4,
+    attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
+    side: int = 4,
+    key_heads: int = 2,
+    decoder: type[LlamaConfig] | type[MistralConfig] = LlamaConfig,
+    **decoder_options: Any,
 ) -> LlavaForConditionalGeneration:
     """A random LLaVA with `side` x `side` visual tokens, whose attention is far from uniform."""
     torch.manual_seed(seed)
@@ -24,7 +33,7 @@ def tiny_llava(
         vision_config=CLIPVisionConfig(
             hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=7 * side, patch_size=7
         ),
-        text_config=LlamaConfig(
+        text_config=decoder(
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=layers,
@@ -35,6 +44,7 @@ def tiny_llava(
             pad_token_id=PAD,
             bos_token_id=1,
             eos_token_id=None,
+            **decoder_options,
         ),
         image_token_id=IMAGE,
         image_seq_length=side * side,

@@ -1,0 +1,1 @@
+"""Speed, memory and quality, measured so that the figures can be trusted: interleaved, as ratios, with their spread."""
