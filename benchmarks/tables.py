@@ -1,0 +1,115 @@
+"""Puts the figures of benchmarks/results into README.md and docs/benchmarks.md, between their markers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from common import load
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/benchmarks.md")
+
+
+def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
+    """A share as percent."""
+    return f"{value * 100:{'+' if sign else ''}.{digits}f} %"
+
+
+def speed_rows(measurements: list[Mapping[str, Any]]) -> list[str]:
+    """One model's table."""
+    full = measurements[0]
+    lines = [
+        "| | visual tokens | prefill, of full | faster | over the ideal | method, of full prefill | decode, of full | key/value cache |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for m in measurements:
+        ratio, ideal, method = m["prefill_ratio"], m["over_ideal"], m["method_share"]
+        name = m["name"].split("(")[0]
+        lines.append(
+            f"| {name} | {m['tokens']} | {percent(ratio['median'], 1)} ({ratio['low'] * 100:.1f} to {ratio['high'] * 100:.1f}) "
+            f"| {1 / ratio['median']:.2f}x | {percent(ideal['median'], 1, sign=True) if ideal else ''} "
+            f"| {percent(method['median'], 2) if method else ''} | {percent(m['decode_ratio']['median'])} "
+            f"| {percent(m['cache_bytes'] / full['cache_bytes'] - 1, 1, sign=True) if m is not full else f'{m["cache_bytes"] / 2**20:.1f} MiB'} |"
+        )
+    return lines
+
+
+def speed() -> str:
+    """Both models' tables, with what they were measured on."""
+    data = load("speed")
+    env, settings = data["environment"], data["settings"]
+    parts = []
+    for title, measurements in data["models"].items():
+        parts.append("\n".join([f"**{title}**", "", *speed_rows(measurements)]))
+    note = (
+        f"{settings['text_before']} + 576 + {settings['text_after']} tokens; medians (quartiles) of ratios formed within "
+        f"{settings['rounds']} interleaved rounds, vision tower excluded; {env['processor']}, {env['threads']} threads, torch {env['torch']}, "
+        f"transformers {env['transformers']}, {env['date']}."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def accuracy() -> str:
+    """Share of held-out questions answered right, with 95 % intervals."""
+    data = load("accuracy")
+    budgets = data["budgets"]
+    lines = ["| | " + " | ".join(f"{keep} of 576" for keep in budgets) + " |", "|---" * (len(budgets) + 1) + "|"]
+    for name, cells in data["methods"].items():
+        shown = [cells[str(keep)] if str(keep) in cells else cells["all"] for keep in budgets]
+        lines.append(f"| {name} | " + " | ".join(interval(cell["overall"]) for cell in shown) + " |")
+    full, blind = data["full"]["overall"], data["no_image"]["overall"]
+    note = (
+        f"All 576 tokens: {interval(full)}; no image in the prompt: {interval(blind)}. {full['n']} questions on "
+        f"{data['scenes']} held-out scenes, exact match, cut before layer {data['layer']}."
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
+def families() -> str:
+    """The same by question family, at one budget."""
+    data = load("accuracy")
+    keep = str(data["by_family_at"])
+    columns = {"all 576": data["full"], **{name: cells[keep] for name, cells in data["methods"].items()}, "no image": data["no_image"]}
+    names = [name for name in data["full"] if name != "overall"]
+    lines = ["| question | n | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for family in names:
+        cells = " | ".join(percent(result[family]["share"]) for result in columns.values())
+        lines.append(f"| {family} | {data['full'][family]['n']} | {cells} |")
+    return "\n".join(lines) + f"\n\nAt {keep} of 576 visual tokens."
+
+
+def interval(cell: Mapping[str, float]) -> str:
+    """A share with its 95 % interval."""
+    return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"
+
+
+SECTIONS: dict[str, Callable[[], str]] = {"speed": speed, "accuracy": accuracy, "families": families}
+
+
+def fill(text: str) -> str:
+    """Replace what stands between `<!-- figures: NAME -->` and `<!-- end -->`."""
+
+    def section(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{SECTIONS[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- figures: (\w+) -->)\n.*?(<!-- end -->)", section, text, flags=re.DOTALL)
+
+
+def main(check: bool = False) -> None:
+    """Rewrite the pages, or with --check only say whether they are up to date (exit code 1 if not)."""
+    for page in PAGES:
+        path = ROOT / page
+        old = path.read_text(encoding="utf-8")
+        new = fill(old)
+        if check and new != old:
+            typer.echo(f"{page} does not show the figures of benchmarks/results; run: python benchmarks/tables.py", err=True)
+            raise typer.Exit(1)
+        path.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
