@@ -28,7 +28,8 @@ def contenders() -> list[Method]:
 
 def table(title: str, measurements: Sequence[Measurement]) -> Table:
     """One model's figures for the terminal."""
-    view = Table("variant", "visual tokens", "prefill", "of full", "over ideal", "method, of full prefill", "decode, of full", "KV MiB", title=title)
+    heads = ("variant", "visual tokens", "prefill", "of full", "over ideal", "method, of full prefill", "decode, of full", "KV MiB")
+    view = Table(*heads, title=title)
     for m in measurements:
         view.add_row(
             m.name.split("(")[0],

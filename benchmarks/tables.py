@@ -29,11 +29,12 @@ def speed_rows(measurements: list[Mapping[str, Any]]) -> list[str]:
     for m in measurements:
         ratio, ideal, method = m["prefill_ratio"], m["over_ideal"], m["method_share"]
         name = m["name"].split("(")[0]
+        saved = f"{m['cache_bytes'] / 2**20:.1f} MiB" if m is full else percent(m["cache_bytes"] / full["cache_bytes"] - 1, 1, sign=True)
         lines.append(
             f"| {name} | {m['tokens']} | {percent(ratio['median'], 1)} ({ratio['low'] * 100:.1f} to {ratio['high'] * 100:.1f}) "
             f"| {1 / ratio['median']:.2f}x | {percent(ideal['median'], 1, sign=True) if ideal else ''} "
             f"| {percent(method['median'], 2) if method else ''} | {percent(m['decode_ratio']['median'])} "
-            f"| {percent(m['cache_bytes'] / full['cache_bytes'] - 1, 1, sign=True) if m is not full else f'{m["cache_bytes"] / 2**20:.1f} MiB'} |"
+            f"| {saved} |"
         )
     return lines
 
@@ -47,8 +48,8 @@ def speed() -> str:
         parts.append("\n".join([f"**{title}**", "", *speed_rows(measurements)]))
     note = (
         f"{settings['text_before']} + 576 + {settings['text_after']} tokens; medians (quartiles) of ratios formed within "
-        f"{settings['rounds']} interleaved rounds, vision tower excluded; {env['processor']}, {env['threads']} threads, torch {env['torch']}, "
-        f"transformers {env['transformers']}, {env['date']}."
+        f"{settings['rounds']} interleaved rounds, vision tower excluded; {env['processor']}, {env['threads']} threads, "
+        f"torch {env['torch']}, transformers {env['transformers']}, {env['date']}."
     )
     return "\n\n".join([*parts, note])
 

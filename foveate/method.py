@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class Method:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.name = cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower().replace("-", "")
+        cls.name = cls.__dict__.get("name") or cls.__name__.lower()
         if cls.__module__.startswith("foveate."):
             _METHODS[cls.name] = cls
 
@@ -110,6 +111,7 @@ def ranking(score: Tensor) -> Tensor:
 
 def methods() -> dict[str, type[Method]]:
     """The methods that come with foveate, by name."""
+    import_module("foveate.methods")  # fills the registry; a plain import would be circular
     return dict(sorted(_METHODS.items()))
 
 
@@ -119,9 +121,9 @@ def find_method(name: str) -> type[Method]:
     Raises:
         UnknownNameError: with the nearest names.
     """
-    wanted = re.sub(r"[-_ ]", "", name).lower()
-    if wanted in _METHODS:
-        return _METHODS[wanted]
-    near = difflib.get_close_matches(wanted, _METHODS, n=1)
+    known, wanted = methods(), re.sub(r"[-_ ]", "", name).lower()
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownNameError(f"unknown method {name!r}: {hint}known methods are {', '.join(methods())}")
+    raise UnknownNameError(f"unknown method {name!r}: {hint}known methods are {', '.join(known)}")
