@@ -129,7 +129,8 @@ class Handle:
     def _guard(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(generate)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            _check_generation(kwargs.get("generation_config"), kwargs)
+            given = args[1] if len(args) > 1 else kwargs.get("generation_config")
+            _check_generation(given or getattr(self._model, "generation_config", None), kwargs)
             return generate(*args, **kwargs)
 
         return guarded

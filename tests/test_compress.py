@@ -373,6 +373,11 @@ def test_chunked_prefill_in_the_models_own_settings() -> None:
     with pytest.raises(UnsupportedError, match="prefill_chunk_size=8"):
         foveate.compress(model, FastV(keep=4))
     assert "generate" not in model.__dict__
+    model.generation_config.prefill_chunk_size = None
+    with foveate.compress(model, FastV(keep=4)):
+        model.generation_config.prefill_chunk_size = 8
+        with pytest.raises(UnsupportedError, match="prefill_chunk_size=8"):
+            model.generate(**batch([prompt(3, "image", 5)]), max_new_tokens=1)
 
 
 def test_labels_embeddings_masks_and_caches_that_cannot_be_compressed() -> None:

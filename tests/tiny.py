@@ -137,9 +137,9 @@ def reference_logits(
     removed = torch.zeros(rows, length, dtype=torch.bool)
     merges: list[tuple[int, Tensor, Tensor]] = []
     for row in range(rows):
-        visual = (ids[row, :prefill] == IMAGE).nonzero().squeeze(1)
-        for image, target in enumerate(targets[row]):
-            columns = visual[image * TOKENS : (image + 1) * TOKENS]
+        visual = (ids[row, :prefill] == model.config.image_token_id).nonzero().squeeze(1)
+        for target in targets[row]:
+            columns, visual = visual[: len(target)], visual[len(target) :]
             plan = Plan(target)
             removed[row, columns[plan.merged]] = True
             removed[row, columns[plan.dropped]] = True

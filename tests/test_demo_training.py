@@ -1,0 +1,130 @@
+"""The recipe of the embedded model, on a tiny one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+pytest.importorskip("sklearn")
+
+from foveate.demo.architecture import build, configuration
+from foveate.demo.decoder import LENGTH, DecoderPhase, Speaker, draw_lesson
+from foveate.demo.labels import GRID, IGNORED
+from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
+from foveate.demo.optimise import Optimiser
+from foveate.demo.scenes import scene
+from foveate.demo.tower import draw_windows, normalise, to_patches, tower_states
+from foveate.demo.train import Recipe, train
+
+TINY = Recipe(steps=(3, 3), batch=4, hidden=64, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
+
+
+@pytest.fixture
+def tiny() -> LlavaForConditionalGeneration:
+    return build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=64, tower_layers=2, layers=5), 0).eval()
+
+
+def test_the_tower_on_all_patches_is_the_stock_tower(tiny: LlavaForConditionalGeneration) -> None:
+    example = scene(3)
+    inputs = build_processor()(images=example.image, text=prompt("is there a star?"), return_tensors="pt")
+    stock = tiny.model.vision_tower(inputs["pixel_values"]).last_hidden_state[:, 1:]
+    pixels = torch.frombuffer(bytearray(example.image.tobytes()), dtype=torch.uint8).view(1, 336, 336, 3).numpy()
+    patches = normalise(to_patches(pixels), torch.float32)
+    ours = tower_states(tiny.model.vision_tower, patches, torch.arange(GRID * GRID)[None])
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_packed_question_is_answered_exactly_as_alone(tiny: LlavaForConditionalGeneration) -> None:
+    lesson = draw_lesson((1,), "train", 1, GRID)
+    patches = normalise(lesson.patches, torch.float32)
+    seen = tower_states(tiny.model.vision_tower, patches, lesson.positions)
+    packed, _ = Speaker(tiny)(seen, lesson)
+    weight = tiny.model.vision_tower.embeddings.patch_embedding.weight
+    pixels = patches.view(1, GRID, GRID, 3, 14, 14).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 336, 336)
+    assert weight.shape[-1] == 14
+    before = torch.tensor(build_processor().tokenizer(prompt("?")).input_ids)
+    before = before[: (before == vocabulary()[IMAGE]).nonzero()[0, 0]]
+    for slot in range(3):
+        length = int((lesson.tokens[0, slot] != 0).sum())
+        image = torch.full((GRID * GRID,), vocabulary()[IMAGE])
+        ids = torch.cat([before, image, lesson.tokens[0, slot, :length]])[None]
+        alone = tiny(input_ids=ids, pixel_values=pixels).logits[0, len(before) + GRID * GRID :]
+        rows = lesson.rows[0, slot][lesson.wanted[0, slot] != IGNORED]
+        torch.testing.assert_close(packed[0, slot, : len(rows)], alone[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_every_question_fits_and_its_answer_is_what_is_wanted() -> None:
+    lesson = draw_lesson((2,), "train", 6, 10)
+    asked = lesson.families >= 0
+    assert asked.any(1).all() and lesson.tokens.shape[-1] == LENGTH
+    first = lesson.tokens.gather(2, lesson.rows[..., 1:2])[..., 0]
+    several = asked & (lesson.wanted[..., 2] != IGNORED)
+    assert (first == lesson.wanted[..., 0])[several].all()
+    assert (lesson.wanted[~asked] == IGNORED).all()
+
+
+def test_the_relevant_patches_of_a_sign_are_split_over_its_characters() -> None:
+    lesson = draw_lesson((4,), "train", 8, 10)
+    spelled = (lesson.wanted[..., 2] != IGNORED).nonzero()
+    assert len(spelled)
+    for image, slot in spelled.tolist():
+        rows = lesson.relevant[image, slot]
+        assert (rows <= lesson.whole[image, slot]).all() and not (rows[0] & rows[1]).any()
+
+
+def test_drawing_depends_on_nothing_but_its_seed() -> None:
+    one, again = draw_windows((1, 2), "train", 2, 8), draw_windows((1, 2), "train", 2, 8)
+    assert torch.equal(one.patches, again.patches) and torch.equal(one.labels, again.labels)
+
+
+@pytest.mark.parametrize("killed_at", [2, 5])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+    whole = torch.load(train(tmp_path / "whole", TINY).parent / "decoder.pt", weights_only=True)
+    step, calls = Optimiser.step, []
+
+    def dying(self: Optimiser, loss: torch.Tensor, rate: float) -> None:
+        calls.append(rate)
+        if len(calls) > killed_at:
+            raise KeyboardInterrupt
+        step(self, loss, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimiser, "step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", TINY)
+    resumed = torch.load(train(tmp_path / "killed", TINY).parent / "decoder.pt", weights_only=True)
+    assert resumed["step"] == whole["step"] == 3
+    for name, weight in whole["masters"].items():
+        assert torch.equal(weight, resumed["masters"][name]), name
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps({"seed": 9}))
+    with pytest.raises(ValueError, match="another recipe"):
+        train(tmp_path, TINY)
+    with pytest.raises(ValueError, match="either hours or steps"):
+        train(tmp_path, Recipe())
+
+
+def test_the_written_model_loads_as_any_other(tmp_path: Path) -> None:
+    folder = train(tmp_path, TINY)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    inputs = processor(images=scene(0).image, text=prompt("is there a star?"), return_tensors="pt")
+    assert isinstance(model, LlavaForConditionalGeneration)
+    assert model.config.image_token_id == processor.image_token_id
+    assert model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_the_second_phase_leaves_the_tower_alone(tiny: LlavaForConditionalGeneration) -> None:
+    before = tiny.model.vision_tower.embeddings.patch_embedding.weight.clone()
+    phase = DecoderPhase(tiny, seed=0, batch=2, dtype=torch.float32)
+    draw, arguments = phase.order(0, 0, 0.0)
+    loss, _ = phase.loss(draw(*arguments), 0.0)
+    phase.optimiser.step(loss, 1.0)
+    assert torch.equal(before, tiny.model.vision_tower.embeddings.patch_embedding.weight)
