@@ -11,6 +11,7 @@ __all__ = [
     "HandleError",
     "InputError",
     "LayerError",
+    "OptionError",
     "SignalError",
     "UnknownNameError",
     "UnsupportedError",
@@ -24,6 +25,10 @@ class FoveateError(Exception):
 
 class BudgetError(FoveateError, ValueError):
     """A token budget (`keep`) that cannot be met: zero, negative, NaN, a share above 1, or more tokens than there are."""
+
+
+class OptionError(FoveateError, ValueError):
+    """An option of a method outside its range."""
 
 
 class LayerError(FoveateError, ValueError):

@@ -23,6 +23,8 @@ class Plan:
         target: integer tensor of shape (n,). `target[i] == i`: token i stays. `target[i] == j`: it is merged into the
             staying token j. `target[i] == -1`: it is dropped. It is moved to the CPU, once: all that follows from a plan
             (lengths, positions, pictures) is needed there.
+        order: the merged tokens (m,) in the order in which a mean adds them, where a result should depend on it to the last
+            bit. `None`: ascending. It is no part of equality, and `then` and `to_list` do not carry it.
 
     Raises:
         ValueError: if `target` is not a one-dimensional integer map, points outside 0..n-1, points at a token that does
@@ -30,6 +32,7 @@ class Plan:
     """
 
     target: Tensor
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         target = torch.as_tensor(self.target)
@@ -45,6 +48,11 @@ class Plan:
         if bool((target[present] != present).any()):
             bad = int(present[target[present] != present][0])
             raise ValueError(f"Plan.target merges into token {bad}, which does not stay itself; merge into a kept token")
+        if self.order is not None:
+            order = self.order.detach().cpu().long()
+            object.__setattr__(self, "order", order)
+            if not torch.equal(order.sort().values, self.merged):
+                raise ValueError(f"Plan.order must name each of the {self.merged.numel()} merged tokens once")
 
     @classmethod
     def identity(cls, tokens: int) -> Plan:
@@ -119,9 +127,10 @@ class Plan:
         out = states[self.kept.to(device)]
         if self.merged.numel() == 0:
             return out
-        rows = torch.searchsorted(self.kept, self.target[self.merged])
+        order = self.merged if self.order is None else self.order
+        rows = torch.searchsorted(self.kept, self.target[order])
         uniques = torch.unique(rows, return_inverse=True, return_counts=True)
-        merged, touched, slot, sources = (x.to(device) for x in (self.merged, *uniques))
+        merged, touched, slot, sources = (x.to(device) for x in (order, *uniques))
         exact = torch.promote_types(states.dtype, torch.float32)
         total = out[touched].to(exact).index_add(0, slot, states[merged].to(exact))
         return out.index_copy(0, touched, (total / (sources + 1).unsqueeze(1)).to(states.dtype))

@@ -1,0 +1,20 @@
+"""The check that every method which ranks by attention makes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from foveate.errors import InputError
+
+__all__ = ["check_attention"]
+
+
+def check_attention(attention: Tensor) -> Tensor:
+    """The attention itself, any shape.
+
+    Raises:
+        InputError: it holds NaN, which would rank first without a word.
+    """
+    if bool(attention.isnan().any()):
+        raise InputError("last_attention holds NaN, so it has no order; check the attention mask and the model's dtype")
+    return attention

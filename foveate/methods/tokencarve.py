@@ -1,0 +1,142 @@
+"""TokenCarve: rank by attention and information, drop the worst, merge the alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from foveate.errors import OptionError
+from foveate.method import Method, ranking
+from foveate.methods._attention import check_attention
+from foveate.methods.information import information_contribution
+from foveate.plan import DROPPED, Plan
+from foveate.view import View
+
+__all__ = ["TokenCarve"]
+
+
+@dataclass(frozen=True)
+class TokenCarve(Method):
+    """Drops tokens that rank low in attention and information together, then merges the most alike of the rest.
+
+    Paper: "TokenCarve: Information-Preserving Visual Token Compression", https://arxiv.org/abs/2503.10501. The defaults
+    are the paper's and its code's. Stage one keeps the floor(stage_one * keep) best tokens by the weighted sum of their
+    two ranks. Stage two merges the surplus: tokens of the worse half go to their most similar token of the better half
+    (cosine), the most similar first, until `keep` remain; a merged token is the plain mean. Ties: lower index first.
+
+    Args:
+        keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
+        layer: decoder layer before which tokens leave; both signals belong to the layer before.
+        clamp: as in `Method`.
+        attention_weight: weight of the attention rank in [0, 1]; the information rank has the rest. At 1 information is
+            never computed, at 0 attention is never asked for.
+        stage_one: tokens after stage one as a multiple of `keep`, in [1, 2]; 1 leaves nothing to merge.
+        source: where information is measured: "hidden", the hidden states that enter the layer (as in the paper's code),
+            or "attention_output", the output of the layer before's self-attention (as in the paper's text). Similarity
+            is always that of the hidden states, because they are what a merge averages.
+        information: "exact", or "fast" where a float64 eigendecomposition is too slow; see `information_contribution`.
+
+    Raises:
+        OptionError: an option is outside its range.
+    """
+
+    attention_weight: float = 0.5
+    stage_one: float = 1.5
+    source: Literal["hidden", "attention_output"] = "hidden"
+    information: Literal["exact", "fast"] = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_range("attention_weight", self.attention_weight, 0, 1, "0 ranks by information alone, 1 by attention alone")
+        _check_range("stage_one", self.stage_one, 1, 2, "1 only drops; above 2 the better half cannot take up the rest")
+        _check_choice("source", self.source, ("hidden", "attention_output"))
+        _check_choice("information", self.information, ("exact", "fast"))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Attention unless its weight is 0; the attention output if it is the source and information has any weight."""
+        attention = {"last_attention"} if self.attention_weight > 0 else set()
+        output = {"attention_output"} if self.source == "attention_output" and self.attention_weight < 1 else set()
+        return frozenset(attention | output)
+
+    def plan(self, view: View) -> Plan:
+        """Decide for one image."""
+        return self.plans([view])[0]
+
+    @torch.no_grad()
+    def plans(self, views: Sequence[View]) -> list[Plan]:
+        """Decide for several images; those of equal shape and budget share one eigendecomposition."""
+        plans: dict[int, Plan] = {}
+        groups: dict[tuple[int, torch.Size, torch.dtype, torch.device], list[int]] = {}
+        for i, view in enumerate(views):
+            budget = self.budget(len(view), view.grid[0])
+            if budget == len(view):
+                plans[i] = Plan.identity(len(view))
+            else:
+                groups.setdefault((budget, view.states.shape, view.states.dtype, view.states.device), []).append(i)
+        for (budget, _, _, _), members in groups.items():
+            target, order = self._targets([views[i] for i in members], budget)
+            # One copy for the whole group: a plan checks itself, and each check on a GPU would wait for it.
+            plans.update(zip(members, map(Plan, target.cpu(), order.cpu()), strict=True))
+        return [plans[i] for i in range(len(views))]
+
+    def _targets(self, views: list[View], keep: int) -> tuple[Tensor, Tensor]:
+        """Plan targets (b, n) of images of equal shape, and their merged tokens (b, m), the most alike first."""
+        order = ranking(self._score(views))
+        survivors = min(math.floor(_fraction(self.stage_one) * keep), order.shape[1])
+        better, worse = (x.sort().values for x in order[:, :survivors].tensor_split([survivors // 2], dim=1))
+        target = torch.full_like(order, DROPPED).scatter(1, better, better).scatter(1, worse, worse)
+        merged = survivors - keep
+        if merged == 0:
+            return target, order[:, :0]
+        similarity = torch.stack([_cosine(v.states[w], v.states[b]) for v, b, w in zip(views, better, worse, strict=True)])
+        # Both sets ascend by index, and argmax and a stable sort take the first of equals: the lower index.
+        nearest = better.gather(1, similarity.argmax(-1))
+        most_alike = ranking(similarity.amax(-1))[:, :merged]
+        sources = worse.gather(1, most_alike)
+        return target.scatter(1, sources, nearest.gather(1, most_alike)), sources
+
+    def _score(self, views: list[View]) -> Tensor:
+        """Fused rank points (b, n), higher is better; integers, so that ties are ties."""
+        weight = _fraction(self.attention_weight)
+        points: list[Tensor] = []
+        if weight > 0:
+            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]))
+            points.append(weight.numerator * _points(attention))
+        if weight < 1:
+            states = torch.stack([view.states if self.source == "hidden" else view.signal(self.source) for view in views])
+            points.append((weight.denominator - weight.numerator) * _points(information_contribution(states, self.information)))
+        return torch.stack(points).sum(0)
+
+
+def _points(values: Tensor) -> Tensor:
+    """Rank points (b, n) of values (b, n): n for the best, 1 for the worst; of equals the lower index is the better."""
+    order = ranking(values)
+    return torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], 0, -1, device=order.device).expand_as(order))
+
+
+def _cosine(rows: Tensor, others: Tensor) -> Tensor:
+    """Cosine similarities (len(rows), len(others)) in float64, rounded below its noise so that equal rows tie."""
+    rows, others = (torch.nn.functional.normalize(x.double(), dim=1) for x in (rows, others))
+    return (rows @ others.mT * 2**40).round()
+
+
+def _fraction(value: float) -> Fraction:
+    """The decimal that was meant: 0.7 is 7/10, although the nearest binary number is not."""
+    return Fraction(value).limit_denominator(1_000_000)
+
+
+def _check_range(name: str, value: float, low: int, high: int, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise OptionError(f"{name}={value!r} must be a number in [{low}, {high}]; {hint}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name}={value!r} is not known; choose {' or '.join(map(repr, choices))}")

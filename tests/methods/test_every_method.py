@@ -1,0 +1,149 @@
+"""What holds for every method, whatever the budget, the shape and the dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from methods_reference import decaying
+
+import foveate.methods
+from foveate.method import Method, find_method, methods
+from foveate.methods import FastV, Pool, Random, TokenCarve
+from foveate.plan import Plan
+from foveate.view import SIGNALS, View
+
+# One row per method or option that makes a difference: a method joins the whole matrix with one line.
+MAKERS: dict[str, Callable[[int | float], Method]] = {
+    "fastv": FastV,
+    "pool": Pool,
+    "random": Random,
+    "tokencarve": TokenCarve,
+    "tokencarve-fast": lambda keep: TokenCarve(keep, information="fast"),
+    "tokencarve-attention-output": lambda keep: TokenCarve(keep, source="attention_output"),
+    "tokencarve-information": lambda keep: TokenCarve(keep, attention_weight=0),
+    "tokencarve-drop": lambda keep: TokenCarve(keep, stage_one=1),
+    "tokencarve-merge": lambda keep: TokenCarve(keep, attention_weight=0.7, stage_one=2),
+}
+GRIDS = [(1, 1, 1), (1, 1, 2), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+every_method = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+
+
+def view_of(grid: tuple[int, int, int], d: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> View:
+    n = grid[0] * grid[1] * grid[2]
+    attention = torch.rand(n, generator=torch.Generator().manual_seed(seed)) / n
+    return View(decaying(n, d, seed).to(dtype), grid, attention.to(dtype), decaying(n, d, seed + 1).to(dtype), fingerprint=seed)
+
+
+def check(plan: Plan, keep: int, tokens: int) -> None:
+    assert len(plan) == tokens
+    assert plan.tokens_after == keep
+    assert plan.kept.tolist() == sorted(set(plan.kept.tolist()))
+    assert plan.tokens_after + plan.merged.numel() + plan.dropped.numel() == tokens
+    assert Plan.from_list(plan.to_list()) == plan
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [3, 80])
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_budget_is_met_exactly(make: Callable[[int | float], Method], grid: tuple[int, int, int], d: int, dtype: torch.dtype) -> None:
+    view = view_of(grid, d, dtype)
+    n, t = len(view), grid[0]
+    for keep in sorted({1, 2, n // t // 3, n // t - 1, n // t} & set(range(1, n // t + 1))):
+        plan = make(keep).plan(view)
+        check(plan, keep * t, n)
+        assert plan.merge(view.states).dtype == dtype
+    for share in (0.01, 0.25, 0.9, 1.0):
+        check(make(share).plan(view), make(share).budget(n, t), n)
+
+
+@every_method
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_keeping_all_tokens_changes_nothing(make: Callable[[int | float], Method], grid: tuple[int, int, int]) -> None:
+    view = view_of(grid, 8)
+    plan = make(1.0).plan(view)
+    assert plan == Plan.identity(len(view))
+    assert torch.equal(plan.merge(view.states), view.states)
+
+
+@every_method
+def test_a_batch_is_planned_as_its_images_one_by_one(make: Callable[[int | float], Method]) -> None:
+    views = [view_of(grid, 80, seed=seed) for seed, grid in enumerate([(1, 5, 7), (1, 10, 10), (1, 5, 7), (1, 3, 3), (1, 10, 10)])]
+    method = make(0.3)
+    assert method.plans(views) == [method.plan(view) for view in views]
+    assert method.plans(views[::-1]) == method.plans(views)[::-1]
+    assert method.plans([]) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_method
+def test_a_gpu_chooses_as_the_cpu_does(make: Callable[[int | float], Method]) -> None:
+    view = view_of((1, 10, 10), 80, torch.float64)
+    assert view.last_attention is not None
+    assert view.attention_output is not None
+    on_gpu = View(view.states.cuda(), view.grid, view.last_attention.cuda(), view.attention_output.cuda())
+    assert make(30).plan(on_gpu) == make(30).plan(view)
+
+
+@every_method
+def test_a_view_is_left_as_it_was(make: Callable[[int | float], Method]) -> None:
+    view, again = view_of((1, 5, 7), 80), view_of((1, 5, 7), 80)
+    first = make(9).plan(view)
+    assert make(9).plan(view) == first
+    for name in ("states", *SIGNALS):
+        assert torch.equal(getattr(view, name), getattr(again, name))
+
+
+@every_method
+def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | float], Method]) -> None:
+    view = view_of((1, 5, 7), 8)
+    first = make(20).plan(view)
+    kept = first.kept
+    assert view.last_attention is not None
+    assert view.attention_output is not None
+    rest = View(first.merge(view.states), view.grid, view.last_attention[kept], view.attention_output[kept], index=kept)
+    second = make(6).plan(rest)
+    check(second, 6, 20)
+    check(first.then(second), 6, 35)
+
+
+@pytest.mark.parametrize("name", ["fastv", "tokencarve-drop", "tokencarve-merge", "tokencarve-information"])
+def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
+    view = view_of((1, 5, 7), 80)
+    order = torch.randperm(35, generator=torch.Generator().manual_seed(0))
+    method = MAKERS[name](9)
+    if isinstance(method, TokenCarve) and 0 < method.attention_weight < 1:
+        # At this weight no two of 35 tokens have equal sums of ranks, so no tie is broken by index.
+        method = dataclasses.replace(method, attention_weight=0.437501)
+    assert view.last_attention is not None
+    target = method.plan(view).target
+    permuted = method.plan(View(view.states[order], view.grid, view.last_attention[order])).target
+    place = torch.empty_like(order).scatter(0, order, torch.arange(35))
+    expected = torch.where(target[order] < 0, -1, place[target[order].clamp(min=0)])
+    assert torch.equal(permuted, expected)
+
+
+@every_method
+def test_a_method_is_its_configuration(make: Callable[[int | float], Method]) -> None:
+    method = make(9)
+    fields = json.loads(json.dumps(dataclasses.asdict(method)))
+    assert type(method)(**fields) == method
+    assert hash(type(method)(**fields)) == hash(method)
+    assert method.layer == 2
+    assert method.needs <= SIGNALS.keys()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        method.keep = 3  # type: ignore[misc]
+
+
+def test_every_exported_method_is_registered_tested_and_described() -> None:
+    exported = [getattr(foveate.methods, name) for name in foveate.methods.__all__ if name[0].isupper()]
+    assert {type(make(3)) for make in MAKERS.values()} == set(exported) == set(methods().values())
+    for method in exported:
+        assert find_method(method.__name__) is method
+        assert method.summary().endswith(".")
+        assert len(method.summary()) < 140
