@@ -41,6 +41,11 @@ def save(name: str, results: dict[str, Any]) -> Path:
     return path
 
 
+def label(name: str) -> str:
+    """What a table calls a method, from its repr."""
+    return name.split("(")[0] + (", fast information" if "information='fast'" in name else "")
+
+
 def load(name: str) -> dict[str, Any]:
     """Read what `save` wrote."""
     data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
