@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import typer
-from common import environment, save
+from common import environment, label, save
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -22,14 +22,9 @@ BEFORE, AFTER = 36, 40
 
 
 def contenders() -> list[Method]:
-    """TokenCarve at every budget, the baselines at one."""
-    return [
-        *(TokenCarve(keep=keep) for keep in BUDGETS),
-        TokenCarve(keep=128, information="fast"),
-        FastV(keep=128),
-        Random(keep=128),
-        Pool(keep=128),
-    ]
+    """TokenCarve at every budget, the others at one."""
+    exact = [TokenCarve(keep=keep) for keep in BUDGETS]
+    return [*exact, TokenCarve(keep=128, information="fast"), FastV(keep=128), Random(keep=128), Pool(keep=128)]
 
 
 def table(title: str, measurements: Sequence[Measurement]) -> Table:
@@ -38,7 +33,7 @@ def table(title: str, measurements: Sequence[Measurement]) -> Table:
     view = Table(*heads, title=title)
     for m in measurements:
         view.add_row(
-            m.name.split("(")[0],
+            label(m.name),
             str(m.tokens),
             f"{m.prefill.median * 1e3:.0f} ms",
             spread(m.prefill_ratio, ".3f"),

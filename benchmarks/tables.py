@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from common import load
+from common import label, load
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/benchmarks.md")
@@ -28,7 +28,7 @@ def speed_rows(measurements: list[Mapping[str, Any]]) -> list[str]:
     ]
     for m in measurements:
         ratio, ideal, method = m["prefill_ratio"], m["over_ideal"], m["method_share"]
-        name = m["name"].split("(")[0]
+        name = label(m["name"])
         saved = f"{m['cache_bytes'] / 2**20:.1f} MiB" if m is full else percent(m["cache_bytes"] / full["cache_bytes"] - 1, 1, sign=True)
         lines.append(
             f"| {name} | {m['tokens']} | {percent(ratio['median'], 1)} ({ratio['low'] * 100:.1f} to {ratio['high'] * 100:.1f}) "
