@@ -106,7 +106,7 @@ class Handle:
         self.remove()
 
     def __repr__(self) -> str:
-        methods = ", ".join(repr(method) for method in self._cuts.values())
+        methods = ", ".join(str(method) for method in self._cuts.values())
         return f"<foveate handle on {type(self._model).__name__}: {methods}{'' if self.active else ' (removed)'}>"
 
     def _attach(self) -> list[Any]:

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import ClassVar
 
@@ -62,6 +62,11 @@ class Method:
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
+
+    def __str__(self) -> str:
+        """The options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def needs(self) -> frozenset[str]:

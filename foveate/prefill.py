@@ -69,7 +69,7 @@ class _Image:
 
     def advance(self, plan: Plan, slots: Tensor, method: Method) -> None:
         self.plan, self.slots = self.plan.then(plan), slots
-        self.stages = (*self.stages, Stage(repr(method), method.layer, plan))
+        self.stages = (*self.stages, Stage(str(method), method.layer, plan))
 
     def report(self) -> ImageReport:
         return ImageReport(self.row, self.position, self.grid, self.plan, self.stages)

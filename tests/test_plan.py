@@ -102,6 +102,11 @@ def test_budgets(keep: float, tokens: int, frames: int, expected: int) -> None:
     assert Norm(keep=keep).budget(tokens, frames) == expected
 
 
+def test_methods_read_well() -> None:
+    assert str(Norm(keep=0.5)) == "Norm(keep=0.5)"
+    assert str(Norm(keep=4, layer=3)) == "Norm(keep=4, layer=3)"
+
+
 def test_methods_are_found_by_name_and_corrected() -> None:
     assert {"tokencarve", "fastv", "random", "pool"} <= set(methods())
     assert find_method("Token-Carve") is methods()["tokencarve"]
