@@ -11,7 +11,9 @@ OUT ?= out
 demo: $(READY)
 	mkdir -p $(OUT)
 	$(BIN)/foveate demo scene $(OUT)/scene.png
-	$(BIN)/python examples/demo.py $(OUT)/scene.png --picture $(OUT)/kept.png
+	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign say?" --keep 128 --compare --picture $(OUT)/kept.png
+	$(BIN)/foveate ask $(OUT)/scene.png "what shape is the black object?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "how many squares are there?" --keep 128 --compare
 
 test: $(READY)
 	$(BIN)/python -m pytest

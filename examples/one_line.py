@@ -24,7 +24,9 @@ def main() -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(path)
-    inputs = processor(images=picture, text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=picture, text=prompt, return_tensors="pt")
 
     handle = foveate.compress(model, foveate.TokenCarve(keep=128))
     output = model.generate(**inputs, max_new_tokens=20, do_sample=False)
