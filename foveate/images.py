@@ -135,7 +135,7 @@ def _first_frame(path: Path, picture: Image.Image) -> tuple[Image.Image, list[st
         # a phone's MPO holds previews and depth maps beside the photograph: nothing worth a note
         if getattr(picture, "is_animated", False) and picture.format != "MPO":
             kind = "pages" if picture.format == "TIFF" else "frames"
-            notes.append(f"{path.name} has several {kind}; only the first is used")
+            notes.append(f"the picture has several {kind}; only the first is used")
             picture.seek(0)
         picture.load()
         return picture.copy(), notes
@@ -148,10 +148,10 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
         orientation = image.getexif().get(0x0112, _UPRIGHT)
         turned = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged metadata says nothing about the pixels, which are fine
-        notes.append(f"its EXIF metadata is damaged and was ignored ({error})")
+        notes.append(f"the picture's EXIF metadata is damaged and was ignored ({error})")
         return image
     if orientation != _UPRIGHT and turned is not None:
-        notes.append("turned upright as its EXIF orientation says")
+        notes.append("the picture was turned upright, as its EXIF orientation says")
     return turned if turned is not None else image
 
 
@@ -163,7 +163,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
         return _on_white(image, notes)
     if image.mode == "CMYK":
-        notes.append("converted from CMYK without its colour profile: colours are approximate")
+        notes.append("the picture was converted from CMYK without its colour profile; colours are approximate")
     return _bare(image.convert("RGB"))
 
 
@@ -177,7 +177,7 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
     layered = image.convert("RGBA")
     if layered.getchannel("A").getextrema() == (255, 255):
         return _bare(layered.convert("RGB"))
-    notes.append("its transparent parts were laid on white")
+    notes.append("the picture's transparent parts were laid on white")
     return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
 
 
@@ -194,7 +194,7 @@ def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
         elif image.mode == "I" and low >= 0 and high <= 65535:
             low, high = 0.0, 65535.0
         else:
-            notes.append(f"its values {low:g}..{high:g} were stretched to 0..255")
+            notes.append(f"the picture's values {low:g}..{high:g} were stretched to 0..255")
     scale = 255.0 / (high - low) if high > low else 0.0
     # point() on mode F takes exactly this form, scale * value + offset; the half makes the cut-off in convert("L") a rounding
     return image.convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")

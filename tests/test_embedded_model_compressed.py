@@ -16,7 +16,9 @@ def model_and_processor():  # noqa: ANN201
     return foveate.demo.load()
 
 
-@pytest.mark.parametrize("method", [TokenCarve(keep=128), TokenCarve(keep=64, layer=4), FastV(keep=64), Random(keep=0.1), Pool(keep=100)], ids=repr)
+@pytest.mark.parametrize(
+    "method", [TokenCarve(keep=128), TokenCarve(keep=64, layer=4), FastV(keep=64), Random(keep=0.1), Pool(keep=100)], ids=repr
+)
 def test_compressed_answers_equal_the_masked_full_model(model_and_processor, method: Method) -> None:  # noqa: ANN001
     model, processor = model_and_processor
     scenes = [foveate.demo.scene(seed, "held_out") for seed in (0, 1)]

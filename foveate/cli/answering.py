@@ -1,0 +1,143 @@
+"""Answering a prompt with and without compression, and measuring both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from foveate.cli.models import Prompt, Subject
+    from foveate.method import Method
+    from foveate.report import Report
+
+__all__ = ["Answer", "Outcome", "answer"]
+
+_WARM_UP_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One way of answering, measured. Times are seconds, medians over the repetitions.
+
+    Attributes:
+        answer: the text.
+        visual_tokens: those that remain after the prefill.
+        cache_bytes: keys and values after the prefill, as found in the cache; `None` without a cache.
+        vision_seconds: in the vision tower; `None` if it was not found.
+        prefill_seconds: from the entry of the text decoder to the first logits; the method's time is part of it.
+        first_token_seconds: from the start of `generate` to the first logits.
+        decode_seconds_per_token: after the first token; `None` for an answer of one token.
+        new_tokens: tokens of the answer.
+        method_seconds: time in signals and plans; 0 for the full model.
+    """
+
+    answer: str
+    visual_tokens: int
+    cache_bytes: int | None
+    vision_seconds: float | None
+    prefill_seconds: float
+    first_token_seconds: float
+    decode_seconds_per_token: float | None
+    new_tokens: int
+    method_seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out; at least one of the two answers is there.
+
+    Attributes:
+        compressed: the answer with the method, unless there is no method.
+        full: the full model's answer, if it was asked for.
+        report: the report of the compressed prefill.
+    """
+
+    compressed: Answer | None
+    full: Answer | None
+    report: Report | None
+
+    @property
+    def first(self) -> Answer:
+        """The answer to show: the compressed one if there is one."""
+        shown = self.compressed or self.full
+        if shown is None:
+            raise ValueError("an outcome holds at least one answer")
+        return shown
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether both answers are the same text; `None` if there is only one."""
+        return self.compressed.answer == self.full.answer if self.compressed and self.full else None
+
+    @property
+    def cache_bytes_before(self) -> int | None:
+        """Keys and values of the prefill without compression, if they are known."""
+        return self.report.cache_bytes_before if self.report else self.full.cache_bytes if self.full else None
+
+
+def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: bool, new_tokens: int, repeat: int) -> Outcome:
+    """Answer greedily.
+
+    Args:
+        subject: the model.
+        prompt: the question.
+        method: how to compress; `None` for the full model alone.
+        compare: run the full model beside the method, each after a warm-up.
+        new_tokens: longest answer.
+        repeat: runs of each, of which the medians count.
+    """
+    compressed = full = report = None
+    if compare:
+        # both ways once before either is timed: the first run of anything pays for allocation and lazy set-up
+        few = min(_WARM_UP_TOKENS, new_tokens)
+        _run(subject, prompt, method, few, 1)
+        _run(subject, prompt, None, few, 1)
+    if method is not None:
+        compressed, report = _run(subject, prompt, method, new_tokens, repeat)
+    if method is None or compare:
+        full, _ = _run(subject, prompt, None, new_tokens, repeat)
+    return Outcome(compressed, full, report)
+
+
+def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[Answer, Report | None]:
+    from foveate import compress
+
+    watches, method_seconds, report = [], [], None
+    with ExitStack() as stack:
+        handle = stack.enter_context(compress(subject.model, method)) if method is not None else None
+        for _ in range(repeat):
+            with Stopwatch(subject.model) as watch:
+                output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
+            watches.append(watch)
+            report = handle.report if handle is not None else None
+            method_seconds.append(report.method_seconds if report is not None else 0.0)
+    tokens = output[0, prompt.length :]
+    measured = Answer(
+        answer=subject.processor.decode(tokens, skip_special_tokens=True).strip(),
+        visual_tokens=report.tokens_after if report is not None else prompt.visual,
+        cache_bytes=watches[-1].prefill_cache_bytes,
+        vision_seconds=_median([watch.vision_seconds for watch in watches]),
+        prefill_seconds=median(watch.prefill_seconds for watch in watches),
+        first_token_seconds=median(watch.first_token_seconds for watch in watches),
+        decode_seconds_per_token=_median([watch.decode_seconds for watch in watches]),
+        new_tokens=tokens.numel(),
+        method_seconds=median(method_seconds),
+    )
+    return measured, report
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _greedy(subject: Subject) -> dict[str, Any]:
+    tokenizer = subject.processor.tokenizer
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    # the checkpoint's own sampling settings would make two answers differ for no reason of compression
+    return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": padding}

@@ -1,0 +1,183 @@
+"""`foveate ask`: one question about one picture, with compressed visual tokens and, to compare, without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli import console
+from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, write
+from foveate.cli.models import DEMO_NOTE
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from foveate.cli.answering import Outcome
+    from foveate.cli.models import Prompt, Subject
+    from foveate.method import Method
+    from foveate.report import Report
+
+__all__ = ["NO_METHOD", "Request", "ask"]
+
+NO_METHOD = "none"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see the options of `foveate ask`."""
+
+    image: Path
+    question: str
+    model: str
+    method: str
+    keep: int | float
+    layer: int | None
+    seed: int | None
+    settings: tuple[str, ...]
+    clamp: bool
+    compare: bool
+    repeat: int
+    picture: Path | None
+    lines: bool
+    report: Path | None
+    as_json: bool
+    max_new_tokens: int
+    dtype: str
+    device: str
+    max_pixels: int
+
+
+def ask(request: Request) -> None:
+    """Run the command.
+
+    Raises:
+        FoveateError: whatever is wrong with the request; nothing has been printed to stdout then.
+    """
+    question = check_question(request.question)
+    _check_outputs(request)
+    picture, notes = _picture(request)
+    with console.spinner("getting ready"):
+        method = _method(request)
+    subject = _load(request, compress=method is not None)
+    prompt = subject.prompt(question, picture, request.max_new_tokens)
+    notes += [*prompt.notes, *([DEMO_NOTE] if subject.is_demo else [])]
+    with console.spinner("answering"):
+        outcome = _answer(request, subject, prompt, method)
+    if outcome.report is not None:
+        _save(request, outcome.report, picture, subject)
+    if request.as_json:
+        console.put_json(_as_json(request, subject, prompt, method, outcome, notes))
+    else:
+        _print(request, prompt, method, outcome, notes)
+
+
+def _method(request: Request) -> Method | None:
+    if request.method.strip().lower() != NO_METHOD:
+        return build_method(request.method, request.keep, request.layer, request.seed, request.settings, request.clamp)
+    unused = {"--picture": request.picture, "--report": request.report, "--compare": request.compare, "--set": request.settings}
+    for option, value in unused.items():
+        if value:
+            raise InputError(f"{option} needs a method; --method none runs the full model, which drops nothing")
+    return None
+
+
+def _check_outputs(request: Request) -> None:
+    if request.picture:
+        check_output(request.picture, "picture", PICTURES)
+    if request.report:
+        check_output(request.report, "report")
+    check_outputs([request.picture, request.report], [request.image])
+
+
+def _picture(request: Request) -> tuple[Image, list[str]]:
+    from foveate.images import load_image
+
+    loaded = load_image(request.image, max_pixels=request.max_pixels)
+    return loaded.image, list(loaded.notes)
+
+
+def _load(request: Request, compress: bool) -> Subject:
+    from foveate.cli.models import is_local, load_model
+
+    if is_local(request.model):
+        with console.spinner(f"loading {request.model}"):
+            return load_model(request.model, request.dtype, request.device, compress=compress)
+    # no spinner, because a download has progress bars of its own
+    console.note(f"{request.model} is no folder here; it comes from the Hugging Face hub, unless it is cached")
+    return load_model(request.model, request.dtype, request.device, compress=compress)
+
+
+def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
+    import torch
+
+    from foveate.cli.answering import answer
+
+    try:
+        return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeat)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
+
+
+def _save(request: Request, report: Report, picture: Image, subject: Subject) -> None:
+    if request.report:
+        write(request.report, "report", report.save)
+    if request.picture:
+        from foveate import draw
+
+        with console.spinner("drawing"):
+            drawn = draw.kept(report, picture, lines=request.lines, crop=draw.processor_crop(subject.processor, picture.size))
+            write(request.picture, "picture", drawn.save)
+
+
+def _print(request: Request, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
+    from foveate.cli.table import results_table
+
+    console.put(outcome.first.answer or "(no answer: the model ended at once)", style="bold green")
+    if outcome.full and outcome.agree is not None:
+        verdict = "the same answer" if outcome.agree else "a different answer"
+        console.put(f"full model: {outcome.full.answer} ({verdict})", style="dim" if outcome.agree else "yellow")
+    console.put("")
+    console.put_table(results_table(method.name if method else "", outcome, prompt.visual))
+    console.put(_how_measured(request), style="dim")
+    for written in (request.picture, request.report):
+        if written:
+            console.put(f"written: {written}")
+    for text in notes:
+        console.note(text)
+
+
+def _how_measured(request: Request) -> str:
+    runs = "single runs" if request.repeat == 1 else f"medians of {request.repeat} runs"
+    if request.compare:
+        return f"times are {runs} on this machine, after one warm-up of each"
+    if request.repeat > 1:
+        return f"times are {runs} on this machine"
+    return "times are those of one cold run on this machine; --compare warms up first and shows the full model beside it"
+
+
+def _as_json(
+    request: Request, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "answer": outcome.first.answer,
+        "agree": outcome.agree,
+        "question": request.question,
+        "image": str(request.image),
+        "model": subject.name,
+        "device": subject.device,
+        "dtype": subject.dtype,
+        "method": {"name": method.name, **asdict(method)} if method else None,
+        "visual_tokens": prompt.visual,
+        "prompt_tokens": prompt.length,
+        "cache_bytes_before": outcome.cache_bytes_before,
+        "compressed": asdict(outcome.compressed) if outcome.compressed else None,
+        "full": asdict(outcome.full) if outcome.full else None,
+        "warmed_up": request.compare,
+        "repeat": request.repeat,
+        "picture": str(request.picture) if request.picture else None,
+        "report": str(request.report) if request.report else None,
+        "notes": list(notes),
+    }

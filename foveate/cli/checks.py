@@ -1,0 +1,171 @@
+"""Checking what the user typed, before anything slow happens."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.method import Method
+
+__all__ = ["PICTURES", "build_method", "check_output", "check_outputs", "check_question", "parse_keep", "write"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Extensions that a picture can be written as."""
+
+
+def parse_keep(text: str) -> int | float:
+    """The value of --keep: an int is a number of tokens, a float is a share.
+
+    Raises:
+        typer.BadParameter: if it is neither.
+    """
+    text = str(text).strip()
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise typer.BadParameter(f"{text!r} is neither a number of tokens, such as 128, nor a share in (0, 1], such as 0.25")
+
+
+def check_question(question: str) -> str:
+    """The question without surrounding space.
+
+    Raises:
+        InputError: if nothing is asked, or the text is not valid Unicode.
+    """
+    if not question.strip():
+        raise InputError('the question is empty; ask something, such as "What colour is the circle?"')
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the question is not UTF-8 text (at character {error.start}); check the terminal's encoding") from error
+    return question.strip()
+
+
+def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
+    """See whether a file can be written there, so that nobody waits for a model first.
+
+    Args:
+        path: the file; an existing one will be replaced.
+        what: what it is, for the message.
+        suffixes: allowed extensions, lower case; empty for any.
+
+    Raises:
+        InputError: if it cannot.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"cannot write the {what} as {path.name!r}: its name must end in one of {', '.join(suffixes)}")
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write the {what} to {path}: it is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write the {what} to {path}: there is no folder {path.parent}; create it first")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"cannot write the {what} to {path}: permission denied; choose another place")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"cannot write the {what} to {str(path)!r}: {error}") from error
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """See that no output replaces an input or another output.
+
+    Raises:
+        InputError: if one does.
+    """
+    taken = {path.resolve(): "the input" for path in inputs}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise InputError(f"{path} would replace {taken[path.resolve()]} of this command; choose another name")
+        taken[path.resolve()] = "another output"
+
+
+def write(path: Path, what: str, save: Callable[[Path], Any]) -> None:
+    """Let `save` write a file.
+
+    Raises:
+        InputError: if that fails after all: a full disk, a folder that went away.
+    """
+    try:
+        save(path)
+    except OSError as error:
+        raise InputError(f"cannot write the {what} to {path}: {error.strerror or error}") from error
+
+
+def build_method(name: str, keep: int | float, layer: int | None, seed: int | None, settings: Sequence[str], clamp: bool) -> Method:
+    """The method that the options describe.
+
+    Args:
+        name: as `foveate methods` lists it.
+        keep: tokens or share.
+        layer: decoder layer; `None` for the method's own default.
+        seed: for methods that have one.
+        settings: further fields of the method, each as "name=value".
+        clamp: let `keep` exceed the tokens there.
+
+    Raises:
+        UnknownNameError, BudgetError, LayerError, InputError: what is wrong, and what would be right.
+    """
+    import foveate.methods  # noqa: F401 - fills the registry
+    from foveate.method import find_method
+
+    method = find_method(name)
+    options: dict[str, Any] = {"keep": keep, "clamp": clamp, **_settings(method, settings)}
+    if layer is not None:
+        options["layer"] = layer
+    if seed is not None and "seed" in _fields(method):
+        options["seed"] = seed
+    try:
+        return method(**options)
+    except ValueError as error:  # a method's own checks; foveate's errors are ValueErrors too, and their text is as good
+        raise InputError(f"{method.name}: {error}") from error
+
+
+def _settings(method: type[Method], settings: Sequence[str]) -> dict[str, Any]:
+    known = _fields(method)
+    chosen: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not value:
+            raise InputError(f"--set {setting!r} must be name=value, such as --set {next(iter(known), 'layer')}=...")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"{method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}")
+        chosen[name] = _value(method, name, value.strip())
+    return chosen
+
+
+def _fields(method: type[Method]) -> list[str]:
+    return [field.name for field in dataclasses.fields(method) if field.name not in ("keep", "layer", "clamp")]
+
+
+def _value(method: type[Method], name: str, text: str) -> Any:
+    """The text as the kind of value that the field's default is."""
+    default = next(field.default for field in dataclasses.fields(method) if field.name == name)
+    if isinstance(default, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if default is not dataclasses.MISSING and default is not None and type(value) is not type(default):
+        raise InputError(f"{method.name}: {name}={text} must be of the kind of its default, {default!r}")
+    return value

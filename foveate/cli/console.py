@@ -1,0 +1,82 @@
+"""Writing to the terminal: answers to stdout, everything else to stderr, colours and spinners on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
+
+_PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no terminal
+
+
+def _console(stderr: bool) -> Console:
+    # made anew each time, because tests and callers may replace sys.stdout
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    return console
+
+
+def put(text: str, style: str = "") -> None:
+    """One line on stdout; `text` is taken literally, without markup."""
+    _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
+
+
+def put_table(table: Table) -> None:
+    """A table on stdout."""
+    _console(stderr=False).print(table)
+
+
+def put_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+
+
+def note(text: str) -> None:
+    """Something that the user may want to know, on stderr."""
+    _console(stderr=True).print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)
+
+
+def error(text: str) -> None:
+    """Why the command failed, as one line on stderr."""
+    line = " ".join(text.split())
+    _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show on stderr that something goes on, while it does; nothing where stderr is no terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Text(text), refresh_per_second=4):  # rarely, because it runs beside what is timed
+        yield
+
+
+def progress_bar() -> Progress | None:
+    """A bar on stderr with the time that remains; `None` where stderr is no terminal."""
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        return None
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table without borders; the first column stands out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for number, header in enumerate(headers):
+        table.add_column(header, style="bold cyan" if number == 0 else "", no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,111 @@
+"""`foveate demo train`: the recipe of the demo model, with a progress bar."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.cli import console
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.demo.train import Recipe
+
+__all__ = ["Training", "train"]
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the user asked for; see the options of `foveate demo train`."""
+
+    out: Path
+    hours: float | None
+    steps: tuple[int, int] | None
+    device: str
+    seed: int
+    batch: int | None
+    processes: int
+    workers: int
+
+
+def train(request: Training) -> None:
+    """Train, or go on with a run that was stopped.
+
+    Raises:
+        InputError: if the folder cannot be used, or the device is not there.
+    """
+    if request.out.exists() and not request.out.is_dir():
+        raise InputError(f"{request.out} is a file; name a folder for checkpoints, log and weights")
+    from foveate.cli.models import find_device
+    from foveate.demo.train import Recipe
+    from foveate.demo.train import train as run
+
+    recipe = Recipe(
+        device=str(find_device(request.device)),
+        hours=request.hours,
+        steps=request.steps,
+        seed=request.seed,
+        batch=request.batch or Recipe.batch,
+        processes=request.processes,
+        workers=request.workers,
+    )
+    console.note(f"checkpoints and log are in {request.out}; the same command goes on where a stopped run ended")
+    try:
+        with _progress(request.out / "log.jsonl", recipe):
+            weights = run(request.out, recipe)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    console.put(f"written: {weights}")
+
+
+@contextmanager
+def _progress(log: Path, recipe: Recipe) -> Iterator[None]:
+    """A bar on stderr that follows the training log, from a thread, while training runs; nothing where stderr is no terminal."""
+    bar = console.progress_bar()
+    if bar is None:
+        yield
+        return
+    finished = threading.Event()
+    task = bar.add_task("training", total=_total(recipe))
+
+    def follow() -> None:
+        while not finished.wait(_POLL_SECONDS):
+            done, last = _so_far(log, by_steps=recipe.steps is not None)
+            bar.update(task, completed=done, description=last)
+
+    with bar:
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+            bar.update(task, completed=_total(recipe), description="trained")
+        finally:
+            finished.set()
+            thread.join()
+
+
+def _total(recipe: Recipe) -> float:
+    return float(sum(recipe.steps)) if recipe.steps else (recipe.hours or 0) * 3600
+
+
+def _so_far(log: Path, by_steps: bool) -> tuple[float, str]:
+    """How much of the run its log shows, in steps or seconds, and the last line in words."""
+    unit = "steps" if by_steps else "seconds"
+    reached: dict[str, float] = {}
+    words = "training"
+    if log.exists():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # a line that is being written
+                continue
+            reached[entry["phase"]] = entry["step"] if by_steps else entry["seconds"]
+            words = f"{entry['phase']}, step {entry['step']}, loss {entry.get('loss', float('nan')):.3f}"
+    return sum(reached.values()), words if reached else f"training (no {unit} logged yet)"

@@ -1,0 +1,99 @@
+"""A small LLaVA in a folder, as `--model FOLDER` takes it, and what a run of the command line leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+WORDS = [
+    *SPECIAL,
+    "USER",
+    ":",
+    "ASSISTANT",
+    "?",
+    "what",
+    "colour",
+    "is",
+    "the",
+    "circle",
+    "red",
+    "green",
+    "blue",
+    "yes",
+    "no",
+    "one",
+    "two",
+]
+SIDE, PATCH = 84, 14
+TOKENS = (SIDE // PATCH) ** 2
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """stdout as JSON."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=["<image>"], **names)
+
+
+def save_model(folder: Path) -> None:
+    """Write a random LLaVA of 36 visual tokens and 4 decoder layers, with LLaVA-1.5's kind of processor."""
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=SIDE, patch_size=PATCH
+        ),
+        text_config=LlamaConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            vocab_size=len(WORDS),
+            max_position_embeddings=CONTEXT,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_token_id=WORDS.index("<image>"),
+        image_seq_length=TOKENS,
+    )
+    small = LlavaForConditionalGeneration(config)
+    small.generation_config.eos_token_id = None  # random weights would end at an arbitrary place
+    small.generation_config.suppress_tokens = [WORDS.index("<image>")]
+    small.save_pretrained(folder)
+    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    processor = LlavaProcessor(
+        image_processor=images,
+        tokenizer=_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+    )
+    processor.save_pretrained(folder)
