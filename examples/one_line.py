@@ -1,7 +1,7 @@
 """The one line: compress, and everything else in a transformers script stays.
 
-    python examples/one_line.py                                   # the embedded model, offline
-    python examples/one_line.py PATH_OR_HUB_ID picture.jpg "What is on the table?"
+python examples/one_line.py                                   # the embedded model, offline
+python examples/one_line.py PATH_OR_HUB_ID picture.jpg "What is on the table?"
 """
 
 import sys

@@ -250,16 +250,16 @@ def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -
     layers = len(family.layers(model))
     for earlier, later in itertools.pairwise(schedule):
         if later.layer <= earlier.layer:
-            raise LayerError(f"the layers of a schedule must increase; {later!r} follows {earlier!r}")
+            raise LayerError(f"the layers of a schedule must increase; {later} follows {earlier}")
     for method in schedule:
         if method.layer >= layers:
-            raise LayerError(f"layer={method.layer} of {method!r}: this model has decoder layers 0..{layers - 1}")
+            raise LayerError(f"layer={method.layer} of {method}: this model has decoder layers 0..{layers - 1}")
         needs = ", ".join(sorted(method.needs))
         if method.needs - family.signals:
             given = ", ".join(sorted(family.signals))
-            raise SignalError(f"{method!r} needs {needs}; family {family.name!r} gives only {given}")
+            raise SignalError(f"{method} needs {needs}; family {family.name!r} gives only {given}")
         if method.layer == 0 and method.needs:
-            raise SignalError(f"{method!r} needs {needs} of the layer before its own, and layer=0 has none before it; use layer >= 1")
+            raise SignalError(f"{method} needs {needs} of the layer before its own, and layer=0 has none before it; use layer >= 1")
 
 
 def _check_generation(config: Any, options: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -54,7 +55,11 @@ class Method:
 
     def __post_init__(self) -> None:
         keep = self.keep
-        if isinstance(keep, bool) or not isinstance(keep, int | float):
+        if isinstance(keep, numbers.Real) and not isinstance(keep, bool):
+            # NumPy numbers come out of sweeps; as plain ones they compare, print and go to JSON as expected.
+            keep = int(keep) if isinstance(keep, numbers.Integral) else float(keep)
+            object.__setattr__(self, "keep", keep)
+        else:
             raise BudgetError(f"keep={keep!r} must be an int (tokens per image) or a float in (0, 1] (share of the tokens)")
         if isinstance(keep, int) and keep < 1:
             raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
@@ -86,7 +91,7 @@ class Method:
             per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
             raise BudgetError(
                 f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
-                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all when there are fewer"
+                f"lower keep, pass a share such as keep=0.25, or pass clamp=True (--clamp) to keep all when there are fewer"
             )
         return min(asked, tokens)
 

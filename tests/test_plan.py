@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +101,11 @@ def test_a_ranking_is_enough_and_ties_go_to_the_lower_index() -> None:
 )
 def test_budgets(keep: float, tokens: int, frames: int, expected: int) -> None:
     assert Norm(keep=keep).budget(tokens, frames) == expected
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    assert str(Norm(keep=np.int64(4))) == "Norm(keep=4)"
+    assert type(Norm(keep=np.float32(0.5)).keep) is float
 
 
 def test_methods_read_well() -> None:
