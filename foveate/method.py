@@ -1,26 +1,24 @@
-"""The base class of every method, and the registry by which the command line finds them."""
+"""The base class of every method."""
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from foveate.errors import BudgetError, LayerError, UnknownNameError
+from foveate.errors import BudgetError, LayerError
 from foveate.plan import Plan
 from foveate.view import View
 
-__all__ = ["Method", "find_method", "methods"]
+__all__ = ["REGISTRY", "Method", "ranking"]
 
-_METHODS: dict[str, type[Method]] = {}
+REGISTRY: dict[str, type[Method]] = {}
+"""The methods that come with foveate, by name; each enters when its module is imported."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Method:
         super().__init_subclass__()
         cls.name = cls.__dict__.get("name") or cls.__name__.lower()
         if cls.__module__.startswith("foveate."):
-            _METHODS[cls.name] = cls
+            REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
         keep = self.keep
@@ -117,23 +115,3 @@ class Method:
 def ranking(score: Tensor) -> Tensor:
     """Indices (n,) by descending score; ties in ascending order of index."""
     return torch.sort(score, descending=True, stable=True).indices
-
-
-def methods() -> dict[str, type[Method]]:
-    """The methods that come with foveate, by name."""
-    import_module("foveate.methods")  # fills the registry; a plain import would be circular
-    return dict(sorted(_METHODS.items()))
-
-
-def find_method(name: str) -> type[Method]:
-    """The method class called `name` (case, dashes and underscores do not matter).
-
-    Raises:
-        UnknownNameError: with the nearest names.
-    """
-    known, wanted = methods(), re.sub(r"[-_ ]", "", name).lower()
-    if wanted in known:
-        return known[wanted]
-    near = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownNameError(f"unknown method {name!r}: {hint}known methods are {', '.join(known)}")

@@ -10,7 +10,7 @@ import torch
 
 from foveate import Method, Plan, Report, View
 from foveate.errors import SignalError, UnknownNameError
-from foveate.method import find_method, methods
+from foveate.methods import find_method, methods
 from foveate.report import ImageReport, Stage
 
 MAP = [0, 0, -1, 3, 3, -1, 6]

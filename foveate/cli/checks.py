@@ -121,7 +121,7 @@ def build_method(name: str, keep: int | float, layer: int | None, seed: int | No
         UnknownNameError, BudgetError, LayerError, InputError: what is wrong, and what would be right.
     """
     import foveate.methods  # noqa: F401 - fills the registry
-    from foveate.method import find_method
+    from foveate.methods import find_method
 
     method = find_method(name)
     options: dict[str, Any] = {"keep": keep, "clamp": clamp, **_settings(method, settings)}

@@ -13,7 +13,7 @@ __all__ = ["list_methods", "list_models"]
 def list_methods(as_json: bool) -> None:
     """Print each method with the first line of its docstring."""
     import foveate.methods  # noqa: F401 - fills the registry
-    from foveate.method import methods
+    from foveate.methods import methods
 
     known = methods()
     if as_json:

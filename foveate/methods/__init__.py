@@ -4,6 +4,7 @@ from foveate.methods.fastv import FastV
 from foveate.methods.information import information_contribution
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
+from foveate.methods.registry import find_method, methods
 from foveate.methods.tokencarve import TokenCarve
 
-__all__ = ["FastV", "Pool", "Random", "TokenCarve", "information_contribution"]
+__all__ = ["FastV", "Pool", "Random", "TokenCarve", "find_method", "information_contribution", "methods"]

@@ -11,8 +11,8 @@ import torch
 from methods_reference import decaying
 
 import foveate.methods
-from foveate.method import Method, find_method, methods
-from foveate.methods import FastV, Pool, Random, TokenCarve
+from foveate.method import Method
+from foveate.methods import FastV, Pool, Random, TokenCarve, find_method, methods
 from foveate.plan import Plan
 from foveate.view import SIGNALS, View
 
