@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from foveate.cache import CutState, Switch, cut_layer, layer_state, new_columns, past_columns, physical_length, trim_layer
+from foveate.errors import UnsupportedError
 from foveate.families import Family, ImageTokens
 from foveate.method import Method
 from foveate.plan import Plan
@@ -91,7 +92,7 @@ class Prefill:
         switch: shared with the caches that are cut.
 
     Raises:
-        BudgetError: before any layer has run.
+        BudgetError, UnsupportedError: before any layer has run.
     """
 
     def __init__(
@@ -124,6 +125,11 @@ class Prefill:
         self.signals: dict[str, Tensor] = {}
         self.probe: AttentionProbe | None = None
         self.seconds = 0.0
+        if self.config._attn_implementation == "flex_attention" and any("last_attention" in method.needs for method in cuts.values()):
+            raise UnsupportedError(
+                "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
+                "implementation (model.set_attn_implementation), or a method without attention"
+            )
         for image in self.images:
             count = len(image.plan)
             for method in cuts.values():

@@ -398,6 +398,14 @@ def test_labels_embeddings_masks_and_caches_that_cannot_be_compressed() -> None:
         assert model(**inputs).logits.shape[1] == 12
 
 
+def test_flex_attention_hides_its_rows() -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 5)])
+    with foveate.compress(model, FastV(keep=4)):
+        model.model.language_model.config._attn_implementation = "flex_attention"
+        with pytest.raises(UnsupportedError, match="flex_attention"):
+            model(**inputs)
+
+
 def test_a_compressed_cache_after_removal_says_so_and_goes_on_under_a_new_handle() -> None:
     model, inputs = tiny_llava(), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
     step = torch.tensor([[5], [6]])
