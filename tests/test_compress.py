@@ -451,3 +451,19 @@ def test_rows_of_a_compressed_cache_can_be_selected_and_repeated() -> None:
         cache.batch_repeat_interleave(2)
         got = model(input_ids=torch.tensor([[5], [5], [6], [6]]), attention_mask=mask.repeat_interleave(2, 0), past_key_values=cache).logits
         torch.testing.assert_close(got, expected.repeat_interleave(2, 0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_a_gpu_gives_what_the_cpu_gives(method: foveate.Method) -> None:
+    inputs = batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    logits, plans = [], []
+    for device in ("cpu", "cuda"):
+        model = tiny_llava(dtype=torch.float64).to(device)
+        with foveate.compress(model, method) as handle:
+            out = generate(model, {name: value.to(device) for name, value in inputs.items()})
+            logits.append(torch.stack(out.logits).cpu())
+            plans.append([image.plan for image in handle.report.images])
+    assert plans[0] == plans[1]
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-8, rtol=1e-8)
