@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import foveate
+import foveate.demo
+from foveate import Plan
 from foveate.methods import FastV, Pool, Random, TokenCarve, information_contribution
 from foveate.view import View
 
@@ -42,6 +45,7 @@ def main(
     golden: Annotated[Path, typer.Option(help="folder of .npz files: hidden, attention")] = ROOT / "tests" / "data" / "golden",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
+    scenes: Annotated[int, typer.Option(help="held-out scenes of the embedded model, one question each")] = 20,
     seconds: Annotated[float, typer.Option(help="longest time to repeat one measurement")] = 0.3,
 ) -> None:
     """Measure agreement and time, print both, write both."""
@@ -50,7 +54,10 @@ def main(
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {threads} thread(s)",
         "machine": platform.machine(),
         "torch": torch.__version__,
-        "agreement": [agreement(name, states.to(device), attention.to(device)) for name, states, attention in inputs(golden)],
+        "agreement": [
+            mean("embedded model, held-out scenes", [agreement("", *case) for case in trained(device, scenes)]),
+            *(agreement(name, states.to(device), attention.to(device)) for name, states, attention in inputs(golden)),
+        ],
         "information_ms": [times(n, d, device, seconds) for n in TOKENS for d in WIDTHS],
         "plan_ms": plan_times(device, seconds),
     }
@@ -70,6 +77,30 @@ def inputs(golden: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
             k = torch.arange(1, min(n, d) + 1).double()
             left, right = (torch.linalg.qr(torch.randn(m, len(k), generator=generator, dtype=torch.float64)).Q for m in (n, d))
             yield f"{name}, {n} x {d}", (left * singular(k) @ right.mT).float(), torch.rand(n, generator=generator)
+
+
+def trained(device: str, scenes: int) -> list[tuple[Tensor, Tensor]]:
+    """States (n, d) and attention (n,) before layer 2 of the embedded model, for the first question of some scenes."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Spy(FastV):
+        def plans(self, views: Sequence[View]) -> list[Plan]:
+            seen.extend((view.states, view.signal("last_attention")) for view in views)
+            return super().plans(views)
+
+    model, processor = foveate.demo.load()
+    with foveate.compress(model.to(device), Spy(keep=1)), torch.no_grad():
+        for seed in range(scenes):
+            scene = foveate.demo.scene(seed, "held_out")
+            text = foveate.demo.prompt(scene.questions[0].text)
+            model(**processor(images=scene.image, text=text, return_tensors="pt").to(device))
+    return seen
+
+
+def mean(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row with the means of several."""
+    means = {key: round(sum(row[key] for row in rows) / len(rows), 4) for key in rows[0] if key != "input"}
+    return {"input": f"{name} (mean of {len(rows)})", **means, "n": rows[0]["n"], "d": rows[0]["d"]}
 
 
 def agreement(name: str, states: Tensor, attention: Tensor) -> dict[str, Any]:

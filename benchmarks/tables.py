@@ -11,7 +11,7 @@ import typer
 from common import label, load
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md")
 
 
 def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
@@ -88,7 +88,35 @@ def interval(cell: Mapping[str, float]) -> str:
     return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"
 
 
-SECTIONS: dict[str, Callable[[], str]] = {"speed": speed, "accuracy": accuracy, "families": families}
+def agreement() -> str:
+    """How far fast information scores agree with exact ones."""
+    rows = [row for row in load("information")["agreement"] if "top_192" in row]
+    lines = ["| states | n x d | rank correlation | top 192 / kept | top 128 / kept | top 64 / kept |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        cells = " | ".join(f"{row[f'top_{k}'] * 100:.1f} / {row[f'kept_{k}'] * 100:.1f} %" for k in (192, 128, 64))
+        lines.append(f"| {row['input'].split(',')[0]} | {row['n']} x {row['d']} | {row['spearman']:.3f} | {cells} |")
+    return "\n".join(lines)
+
+
+def information_times() -> str:
+    """Milliseconds of information scores and of whole plans."""
+    data = load("information")
+    lines = ["| n x d | exact | fast | full SVD, float32 |", "|---|---|---|---|"]
+    for row in data["information_ms"]:
+        svd = f"{row['svd']:.1f}" if "svd" in row else "not measured"
+        lines.append(f"| {row['n']} x {row['d']} | {row['exact']:.1f} | {row['fast']:.1f} | {svd} |")
+    plans = ", ".join(f"{name} {value:.2g}" for name, value in data["plan_ms"].items())
+    note = f"Shortest of many runs in milliseconds; {data['device']}, torch {data['torch']}, float32 states."
+    return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "accuracy": accuracy,
+    "families": families,
+    "agreement": agreement,
+    "information_times": information_times,
+}
 
 
 def fill(text: str) -> str:
