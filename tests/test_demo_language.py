@@ -54,4 +54,6 @@ def test_an_image_of_any_size_becomes_576_tokens_with_text_around_them(size: tup
     inputs = processor(images=Image.new("RGB", size), text=prompt("is there a star?"), return_tensors="pt")
     visual = (inputs["input_ids"][0] == vocabulary()[IMAGE]).nonzero()[:, 0]
     assert inputs["pixel_values"].shape == (1, 3, 336, 336)
-    assert len(visual) == 576 and visual[0] >= 5 and inputs["input_ids"].shape[1] - 1 - visual[-1] >= 5
+    assert len(visual) == 576
+    assert visual[0] >= 5
+    assert inputs["input_ids"].shape[1] - 1 - visual[-1] >= 5

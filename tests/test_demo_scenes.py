@@ -25,7 +25,8 @@ def test_the_held_out_scenes_are_the_published_ones() -> None:
 
 def test_a_seed_always_gives_the_same_scene() -> None:
     one, again, other = scene(5), scene(5), scene(6)
-    assert one.image.tobytes() == again.image.tobytes() and one.questions == again.questions
+    assert one.image.tobytes() == again.image.tobytes()
+    assert one.questions == again.questions
     assert one.image.tobytes() != other.image.tobytes()
 
 
@@ -59,13 +60,9 @@ def test_an_answer_that_something_is_there_comes_with_the_patches_that_show_it()
 
 
 def test_what_must_be_read_is_small() -> None:
-    shares = [
-        question.relevant.mean()
-        for seed in range(40)
-        for question in scene(seed).questions
-        if question.family in ("word", "number")
-    ]
-    assert shares and max(shares) < 0.04
+    shares = [question.relevant.mean() for seed in range(40) for question in scene(seed).questions if question.family in ("word", "number")]
+    assert shares
+    assert max(shares) < 0.04
 
 
 def test_bad_seeds_and_splits_are_refused() -> None:
@@ -83,7 +80,8 @@ def test_every_glyph_is_different_and_others_are_refused() -> None:
 
 
 def test_sign_words_are_spelled_with_the_alphabet_and_have_three_or_four_letters() -> None:
-    assert len(set(WORDS)) == len(WORDS) and all(3 <= len(word) <= 4 and set(word) <= set(ALPHABET) for word in WORDS)
+    assert len(set(WORDS)) == len(WORDS)
+    assert all(3 <= len(word) <= 4 and set(word) <= set(ALPHABET) for word in WORDS)
 
 
 def test_patch_labels_spell_a_sign_from_left_to_right() -> None:
@@ -94,4 +92,5 @@ def test_patch_labels_spell_a_sign_from_left_to_right() -> None:
     spelled = {int(i): ALPHABET[c] for i, c in zip(columns["index"][on_sign], columns["character"][on_sign], strict=True)}
     assert "".join(spelled[index] for index in sorted(spelled)) == items[0].text
     assert (columns["character"][~on_sign] == IGNORED).all()
-    assert np.isnan(centres[~on_sign]).all() and not np.isnan(centres[on_sign]).any()
+    assert np.isnan(centres[~on_sign]).all()
+    assert not np.isnan(centres[on_sign]).any()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 pytest.importorskip("sklearn")
@@ -16,16 +18,17 @@ from foveate.demo.decoder import LENGTH, DecoderPhase, Speaker, draw_lesson
 from foveate.demo.labels import GRID, IGNORED
 from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
 from foveate.demo.optimise import Optimiser
+from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
 from foveate.demo.tower import draw_windows, normalise, to_patches, tower_states
-from foveate.demo.train import Recipe, train
+from foveate.demo.train import Recipe, export_checkpoint, train
 
-TINY = Recipe(steps=(3, 3), batch=4, hidden=64, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
+TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 
 
 @pytest.fixture
 def tiny() -> LlavaForConditionalGeneration:
-    return build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=64, tower_layers=2, layers=5), 0).eval()
+    return build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=96, tower_layers=2, layers=5), 0).eval()
 
 
 def test_the_tower_on_all_patches_is_the_stock_tower(tiny: LlavaForConditionalGeneration) -> None:
@@ -61,7 +64,8 @@ def test_a_packed_question_is_answered_exactly_as_alone(tiny: LlavaForConditiona
 def test_every_question_fits_and_its_answer_is_what_is_wanted() -> None:
     lesson = draw_lesson((2,), "train", 6, 10)
     asked = lesson.families >= 0
-    assert asked.any(1).all() and lesson.tokens.shape[-1] == LENGTH
+    assert asked.any(1).all()
+    assert lesson.tokens.shape[-1] == LENGTH
     first = lesson.tokens.gather(2, lesson.rows[..., 1:2])[..., 0]
     several = asked & (lesson.wanted[..., 2] != IGNORED)
     assert (first == lesson.wanted[..., 0])[several].all()
@@ -73,13 +77,27 @@ def test_the_relevant_patches_of_a_sign_are_split_over_its_characters() -> None:
     spelled = (lesson.wanted[..., 2] != IGNORED).nonzero()
     assert len(spelled)
     for image, slot in spelled.tolist():
-        rows = lesson.relevant[image, slot]
-        assert (rows <= lesson.whole[image, slot]).all() and not (rows[0] & rows[1]).any()
+        rows = lesson.first[image, slot]
+        assert (rows <= lesson.whole[image, slot]).all()
+        assert not (rows[0] & rows[1]).any()
+
+
+def test_a_comparison_has_its_two_things_apart() -> None:
+    lesson = draw_lesson((5,), "train", 8, 12)
+    compared = (lesson.families == FAMILIES.index("relation")).nonzero().tolist()
+    assert compared
+    for image, slot in compared:
+        first, second = lesson.first[image, slot, 0], lesson.second[image, slot, 0]
+        assert torch.equal(first | second, lesson.whole[image, slot])
+        assert first.any()
+        assert second.any()
+        assert not torch.equal(first, second)
 
 
 def test_drawing_depends_on_nothing_but_its_seed() -> None:
     one, again = draw_windows((1, 2), "train", 2, 8), draw_windows((1, 2), "train", 2, 8)
-    assert torch.equal(one.patches, again.patches) and torch.equal(one.labels, again.labels)
+    assert torch.equal(one.patches, again.patches)
+    assert torch.equal(one.labels, again.labels)
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
@@ -101,6 +119,21 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
     assert resumed["step"] == whole["step"] == 3
     for name, weight in whole["masters"].items():
         assert torch.equal(weight, resumed["masters"][name]), name
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    train(tmp_path, replace(TINY, processes=2))
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["phase"] for line in log] == ["tower", "decoder"]
+    assert not distributed.is_initialized()
+    assert torch.load(tmp_path / "decoder.pt", weights_only=True)["step"] == 3
+
+
+def test_weights_can_be_written_from_the_checkpoints_of_a_run(tmp_path: Path) -> None:
+    folder = train(tmp_path, TINY)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    assert (export_checkpoint(tmp_path) / "model.safetensors").read_bytes() == whole
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path: Path) -> None:

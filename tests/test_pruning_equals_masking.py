@@ -127,10 +127,11 @@ def test_second_turn_on_the_cache_after_another_generation(name: str, copied: bo
     torch.testing.assert_close(torch.stack(out.logits, 1), expected[:, -9:-1], atol=1e-4, rtol=1e-4)
 
 
-def test_beams_share_one_plan_and_follow_their_cache() -> None:
+@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "untrimmed"])
+def test_beams_share_one_plan_and_follow_their_cache(trim: bool) -> None:
     model, inputs = tiny_llava(), batch(PROMPTS["different lengths"])
     options = {"max_new_tokens": 8, "num_beams": 3, "do_sample": False, "return_dict_in_generate": True, "output_scores": True}
-    with foveate.compress(model, Fixed(targets=(MERGING, ONE))) as handle:
+    with foveate.compress(model, Fixed(targets=(MERGING, ONE)), trim_early_layers=trim) as handle:
         out = model.generate(**inputs, **options)
         assert [image.plan.to_list() for image in handle.report.images] == [list(MERGING)] * 3 + [list(ONE)] * 3
         single = [
@@ -142,7 +143,7 @@ def test_beams_share_one_plan_and_follow_their_cache() -> None:
     mask = with_new_tokens(inputs, ids)
     targets = [[torch.tensor(MERGING)], [torch.tensor(ONE)]]
     width = inputs["input_ids"].shape[1]
-    logits = reference_logits(model, ids, mask, inputs["pixel_values"], width, targets, 2)
+    logits = reference_logits(model, ids, mask, inputs["pixel_values"], width, targets, 2, trim=trim)
     scores = logits[:, width - 1 : -1].log_softmax(-1).gather(2, ids[:, width:, None]).sum((1, 2)) / 8
     torch.testing.assert_close(out.sequences_scores, scores, atol=1e-3, rtol=1e-3)
 
