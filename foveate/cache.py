@@ -47,7 +47,8 @@ class CutState:
 
     Attributes:
         columns: (b, p) bool, which of the first p physical keys are real (the rest is padding).
-        next_position: (b,) rotary position of the first token after the cut prefill.
+        next_position: (..., b) rotary position of the first token after the cut prefill, with one entry per kind of position
+            where a model has several.
         logical: length that those p keys stand for.
         segment: the decoder layer from which on layers hold these same tokens.
         switch: tells whether a handle is there to rewrite masks.
@@ -130,7 +131,7 @@ class CutLayer(DynamicLayer):
     def _rows(self, index: Tensor) -> None:
         state = self.foveate
         index = index.to(state.columns.device)
-        self.foveate = replace(state, columns=state.columns[index], next_position=state.next_position[index])
+        self.foveate = replace(state, columns=state.columns[index], next_position=state.next_position[..., index])
 
 
 def check_cache(cache: Any) -> None:

@@ -180,7 +180,17 @@ class Handle:
             check_cache(cache)
             images, input_ids = pending
             self._prefill = Prefill(
-                self._model, self._family, self._cuts, images, input_ids, embeddings, mask, cache, trim=self._trim, switch=self._switch
+                self._model,
+                self._family,
+                self._cuts,
+                images,
+                input_ids,
+                embeddings,
+                mask,
+                kwargs.get("position_ids"),
+                cache,
+                trim=self._trim,
+                switch=self._switch,
             )
         elif embeddings.shape[1] > 1 and not resumed:
             self._report = Report()
@@ -196,11 +206,8 @@ class Handle:
         past = cache.get_seq_length()
         since = new_columns(mask, last.logical, past + queries, batch, device)
         order = (since.long().cumsum(1)[:, -queries:] - 1).clamp(min=0)
-        positions = last.next_position.to(device)[:, None] + order
         new = since[:, -queries:]
-        changed: dict[str, Any] = {
-            "position_ids": positions if given is None or given.ndim == 2 else positions.expand(*given.shape[:-2], -1, -1)
-        }
+        changed: dict[str, Any] = {"position_ids": _like(last.next_position.to(device)[..., None] + order, given)}
         if first is not None:
             gone = torch.zeros(batch, first.removed, dtype=torch.bool, device=device)
             changed["attention_mask"] = torch.cat([gone, past_columns(first, mask, past, batch, device), new], dim=1)
@@ -234,6 +241,15 @@ class Handle:
         if self._prefill is not None:
             self._report = self._prefill.finish(getattr(output, "past_key_values", None))
         self._masks = {}
+
+
+def _like(positions: Tensor, given: Tensor | None) -> Tensor:
+    """Positions (..., b, q) with as many kinds as the decoder was given this time; text comes before the rotary axes."""
+    if given is None:
+        return positions
+    if positions.ndim == 2:
+        return positions.expand(*given.shape[:-2], -1, -1)
+    return positions[-len(given) :] if given.ndim == 3 else positions[0]
 
 
 def _check_decoder(config: Any) -> None:

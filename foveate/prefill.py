@@ -87,6 +87,7 @@ class Prefill:
         input_ids: (b, s) on the CPU.
         embeddings: (b, s, d), what enters the decoder.
         mask: the incoming 2-D mask over all logical columns, or `None`.
+        position_ids: (..., 1 or b, s), what the decoder was given, or `None`.
         cache: the cache that the decoder was given, or `None`.
         trim: take the tokens from the earlier layers' caches too.
         switch: shared with the caches that are cut.
@@ -104,13 +105,15 @@ class Prefill:
         input_ids: Tensor,
         embeddings: Tensor,
         mask: Tensor | None,
+        position_ids: Tensor | None,
         cache: Any,
         *,
         trim: bool,
         switch: Switch,
     ) -> None:
         self.family, self.cuts, self.trim, self.switch = family, cuts, trim, switch
-        self.config, self.layers = family.decoder(model).config, family.layers(model)
+        self.config: Any = family.decoder(model).config
+        self.layers = family.layers(model)
         self.batch, self.tokens = embeddings.shape[:2]
         self.past = cache.get_seq_length() if cache is not None else 0
         self.mask = mask
@@ -121,7 +124,7 @@ class Prefill:
         self.segments: list[tuple[int, Tensor]] = [(0, self.valid)]
         self.short: dict[str, Any] = {}
         self.masks: dict[int | None, Any] = {}
-        self.next_position = torch.zeros(self.batch, dtype=torch.long)
+        self.next_position = _next_position(position_ids, self.valid, self.past)
         self.signals: dict[str, Tensor] = {}
         self.probe: AttentionProbe | None = None
         self.seconds = 0.0
@@ -177,8 +180,6 @@ class Prefill:
         return following is not None and signal in following.needs
 
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
-        if not self.short:
-            self._note_positions(kwargs.get("position_ids"))
         before = states.shape[1]
         plans = self._decide(method, states)
         gather, places = self._route(plans)
@@ -250,15 +251,14 @@ class Prefill:
         columns = torch.cat([past, valid.to(device)], dim=1)
         return CutState(columns, self.next_position.to(device), self.past + self.tokens, segment, self.switch)
 
-    def _note_positions(self, position_ids: Tensor | None) -> None:
-        """Remember the position that follows each row's last real token."""
-        last = (self.valid * torch.arange(1, self.tokens + 1)).argmax(1)
-        if position_ids is None:
-            self.next_position = last + 1 + self.past
-            return
-        flat = position_ids.reshape(-1, *position_ids.shape[-2:]).cpu()
-        rows = flat.expand(-1, self.batch, -1).gather(2, last[None, :, None].expand(flat.shape[0], -1, 1))
-        self.next_position = rows.amax((0, 2)) + 1
+
+def _next_position(position_ids: Tensor | None, valid: Tensor, past: int) -> Tensor:
+    """The position (..., b) that follows each row's last real token, from the decoder's position_ids (..., 1 or b, s)."""
+    last = (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
+    if position_ids is None:
+        return last + 1 + past
+    whole = position_ids.cpu().expand(*position_ids.shape[:-2], valid.shape[0], -1)
+    return whole[..., torch.arange(valid.shape[0]), last] + 1
 
 
 def _images(images: Sequence[Sequence[ImageTokens]], input_ids: Tensor, valid: Tensor) -> list[_Image]:
