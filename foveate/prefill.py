@@ -128,15 +128,7 @@ class Prefill:
         self.signals: dict[str, Tensor] = {}
         self.probe: AttentionProbe | None = None
         self.seconds = 0.0
-        if self.config._attn_implementation == "flex_attention" and any("last_attention" in method.needs for method in cuts.values()):
-            raise UnsupportedError(
-                "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
-                "implementation (model.set_attn_implementation), or a method without attention"
-            )
-        for image in self.images:
-            count = len(image.plan)
-            for method in cuts.values():
-                count = method.budget(count, image.grid[0])
+        self._check()
 
     def enter(self, index: int, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """Hook before decoder layer `index`: cut if a method says so, and shorten whatever else the layer is given."""
@@ -174,6 +166,17 @@ class Prefill:
         """Leave nothing in the model, after success and failure alike."""
         if self.probe is not None:
             self.probe.detach()
+
+    def _check(self) -> None:
+        if self.config._attn_implementation == "flex_attention" and any("last_attention" in method.needs for method in self.cuts.values()):
+            raise UnsupportedError(
+                "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
+                "implementation (model.set_attn_implementation), or a method without attention"
+            )
+        for image in self.images:
+            count = len(image.plan)
+            for method in self.cuts.values():
+                count = method.budget(count, image.grid[0])
 
     def _wanted(self, index: int, signal: str) -> bool:
         following = self.cuts.get(index + 1)
