@@ -1,0 +1,207 @@
+"""The model card: measured figures of some weights, and what a reader must know before trusting them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from foveate import Random, compress
+from foveate.demo.decoder import FIRST, GUIDANCE, GUIDED, SECOND, WHOLE
+from foveate.demo.drawing import WORDS
+from foveate.demo.evaluate import attention_recall, chance, evaluate, samples, summary
+from foveate.demo.scenes import VERSION
+
+FIGURES, CARD = "figures.json", "README.md"
+NOTES = "notes.md"  # in the folder of a run: what its card should add
+KEPT, CUT = 128, 2  # visual tokens of 576, and the decoder layer before which the others usually leave
+_ROWS = 8  # of a learning curve
+
+_TEXT = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# Foveate's embedded model
+
+A LLaVA of {parameters:.1f} million parameters that sees: `LlavaForConditionalGeneration` with a CLIP-style tower
+({tower_layers} layers, {tower_hidden} wide, 336 pixels, patches of 14, 576 visual tokens) and a Llama decoder
+({layers} layers, {hidden} wide), stored in bfloat16 ({megabytes:.1f} MB). It exists so that compressing visual tokens can be tried,
+shown and tested on trained weights without downloading any.
+
+**It knows its scenes, not the world.** It was trained from nothing on drawn scenes (`foveate.demo.scenes`) and answers
+questions in their wording about their colours, shapes, signs and digits. A photograph of anything else gets a
+confident wrong answer. Signs are lettered in one 5 by 7 pixel alphabet, 14 pixels high; the words on them come from a
+list of {words}, the same in training and held-out scenes, and are answered character by character.
+
+## Accuracy on held-out scenes
+
+{scenes} scenes, {questions} questions, version {version}; stock greedy `generate`, exact match, Wilson intervals of 95 %.
+
+{table}
+
+*Chance* is the best that answers to the wording alone can do. *Cut* is what is left, on the first {some} scenes, when all
+visual tokens but a random one leave before decoder layer {cut}: where it lies above chance, the layers before it have
+already read the answer, and removing tokens after them hurts less than it would hurt a large model. *Recall* is the share
+of a question's relevant patches among the {kept} of 576 that the last prompt token attends to most in decoder layer
+{before}, averaged over heads, on the same scenes; at random it is {random:.3f}.
+
+## Attention was supervised
+
+While training, some heads ({heads}) were led to the patches
+that a question is about: minus the log of their attention mass there, weight {weight}, at the rows that predict the
+answer. In layer {whole} the goal is everything asked about (a whole sign); in the others it is, for signs, the character that
+comes next, and for comparisons the first thing in layer {first} and the second in layer {second}. Methods that rank tokens by this
+model's attention profit from that upbringing: a comparison on this model alone does not show that they do as well on
+others.
+
+## Training
+
+{training}
+
+Windows of a scene are shown to the decoder at the rotary positions that their patches have in the whole scene, so the
+model has met missing visual tokens before, which real models have not. The same recipe: `foveate demo train`.
+
+## Sources
+
+Backgrounds are crops of scikit-learn's `china.jpg` (Yuto Kitayama) and `flower.jpg` (dany13), both CC BY; handwritten
+digits are from the UCI repository (E. Alpaydin, C. Kaynak; CC BY 4.0). Held-out scenes use other parts of the
+photographs and other digits than training scenes.
+"""
+
+
+def describe(run: Path, scenes: int, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
+    """Measure the weights of a training run and write their card beside them; returns the card.
+
+    Args:
+        run: folder of the run, whose `weights` are measured.
+        scenes: how many held-out scenes to ask about, about eight questions each.
+        device: where to measure.
+        progress: called with the number of questions just answered.
+    """
+    folder = run / "weights"
+    measure(folder, scenes, device=device, progress=progress)
+    cores = f"{os.cpu_count()} CPU cores"
+    write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
+    return folder / CARD
+
+
+def measure(
+    folder: Path, scenes: int, batch_size: int = 16, device: str = "cpu", progress: Callable[[int], object] | None = None
+) -> dict[str, Any]:
+    """Measure weights on held-out scenes and keep the figures beside them (`figures.json`).
+
+    Args:
+        folder: weights and processor.
+        scenes: the first so many held-out seeds; attention and the cut are measured on a third of them.
+        batch_size: questions at a time.
+        device: where to measure, in float32.
+        progress: called with the number of questions just answered.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device).eval()
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    asked = samples(scenes)
+    some = samples(max(1, scenes // 3))
+    full = evaluate(model, processor, asked, batch_size, progress)
+    blind = evaluate(model, processor, asked, 4 * batch_size, without_image=True)
+    with compress(model, Random(keep=1, layer=CUT)):
+        cut = evaluate(model, processor, some, batch_size)
+    figures: dict[str, Any] = {
+        "version": VERSION,
+        "scenes": scenes,
+        "chance": chance(asked),
+        "recall": attention_recall(model, processor, some, layer=CUT - 1, keep=KEPT),
+    }
+    for name, results in (("full", full), ("without_image", blind), ("cut", cut)):
+        figures[name] = {family: asdict(score) for family, score in summary(results).items()}
+    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
+
+
+def _table(figures: dict[str, Any]) -> Iterator[str]:
+    yield "| family | n | accuracy | 95 % interval | without image | chance | cut | recall |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for family, score in figures["full"].items():
+        count, right = score["count"], score["right"]
+        blind = figures["without_image"][family]
+        cut, recall = figures["cut"].get(family), figures["recall"].get(family)
+        left = "" if cut is None else f"{cut['right'] / cut['count']:.3f}"
+        yield (
+            f"| {family} | {count} | {right / count:.3f} | {score['low']:.3f}-{score['high']:.3f} "
+            f"| {blind['right'] / blind['count']:.3f} | {figures['chance'][family]:.3f} "
+            f"| {left} | {'' if recall is None else f'{recall:.2f}'} |"
+        )
+
+
+def _training(log: Path) -> Iterator[str]:
+    """A table of each phase's learning curve: accuracies on whole training scenes, averaged over the last steps."""
+    phases: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        phases.setdefault(entry["phase"], {})[entry["step"]] = entry
+    for phase, entries in phases.items():
+        steps = sorted(entries)
+        last = entries[steps[-1]]
+        names = [name for name in last if name.startswith("scene_") and "mass" not in name and "pixels" not in name]
+        yield f"**{phase}**: {last['step']} steps in {last['seconds'] / 60:.0f} minutes."
+        yield ""
+        yield f"| step | minutes | {' | '.join(name.removeprefix('scene_') for name in names)} |"
+        yield "|---" * (len(names) + 2) + "|"
+        for step in sorted({*steps[:: max(1, len(steps) // _ROWS)], steps[-1]}):
+            figures = [f"{entries[step][name]:.2f}" if name in entries[step] else "" for name in names]
+            yield f"| {step} | {entries[step]['seconds'] / 60:.0f} | {' | '.join(figures)} |"
+        yield ""
+
+
+def write_card(folder: Path, run: Path, hardware: str) -> None:
+    """Write the card of measured weights (`README.md`).
+
+    Args:
+        folder: weights with their `figures.json`.
+        run: folder of the training run, for its recipe, log and notes.
+        hardware: what it was trained on, in words.
+    """
+    figures = json.loads((folder / FIGURES).read_text())
+    config = json.loads((folder / "config.json").read_text())
+    weights = folder / "model.safetensors"
+    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    recipe = json.loads((run / "recipe.json").read_text())
+    training = [
+        f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
+        "whole training scenes, each token given the right ones before it.",
+        "",
+        *_training(run / "log.jsonl"),
+        (run / NOTES).read_text() if (run / NOTES).exists() else "",
+    ]
+    guided = [f"{', '.join(map(str, heads))} of layer {layer}" for layer, heads in GUIDED.items()]
+    text = _TEXT.format(
+        parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
+        tower_layers=config["vision_config"]["num_hidden_layers"],
+        tower_hidden=config["vision_config"]["hidden_size"],
+        layers=config["text_config"]["num_hidden_layers"],
+        hidden=config["text_config"]["hidden_size"],
+        megabytes=weights.stat().st_size / 1e6,
+        words=len(WORDS),
+        scenes=figures["scenes"],
+        questions=figures["full"]["all"]["count"],
+        version=figures["version"],
+        table="\n".join(_table(figures)),
+        kept=KEPT,
+        random=KEPT / 576,
+        cut=CUT,
+        before=CUT - 1,
+        some=max(1, figures["scenes"] // 3),
+        heads="; ".join(guided),
+        weight=GUIDANCE,
+        whole=WHOLE,
+        first=FIRST,
+        second=SECOND,
+        training="\n".join(training),
+    )
+    (folder / CARD).write_text(text)

@@ -1,0 +1,166 @@
+"""The training loop: a phase draws batches and gives a loss; the loop paces, logs, checkpoints and resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+
+from foveate.demo.optimise import Optimiser
+
+
+class Phase(Protocol):
+    """One phase of training."""
+
+    name: str
+    optimiser: Optimiser
+
+    @property
+    def masters(self) -> nn.Module:
+        """The module that learns, in float32."""
+
+    def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The function, and its arguments, that draws a process's batch of a step; a worker may run it."""
+
+    def loss(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a drawn batch, and figures to log."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a phase runs, by the clock or by steps, and its learning rate along the way.
+
+    Exactly one of `seconds` and `steps` is set. Only a phase paced by steps repeats bit for bit.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    warm_up: int = 60
+    hold: float = 0.4  # share of the phase before the rate falls
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the phase that is done, in [0, 1]."""
+        done = step / self.steps if self.steps else elapsed / (self.seconds or 1e-9)
+        return min(1.0, done)
+
+    def rate(self, step: int, progress: float) -> float:
+        """Share of the peak learning rate: a short rise, a plateau, a straight fall to nothing."""
+        return min(1.0, (step + 1) / self.warm_up) * min(1.0, (1 - progress) / (1 - self.hold))
+
+
+def _drawers(workers: int) -> ProcessPoolExecutor:
+    """Processes that draw; spawned, because a fork would inherit torch's threads half-way, and of one thread each."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+@dataclass
+class Loop:
+    """Runs a phase to its end, from wherever its checkpoint left it."""
+
+    folder: Path
+    pace: Pace
+    workers: int = 0
+    checkpoint_every: float = 120.0  # seconds
+    log_every: int = 50
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def run(self, phase: Phase) -> None:
+        """Train a phase to its end and leave its last state in the checkpoint."""
+        path = self.folder / f"{phase.name}.pt"
+        begun, before = self._resume(phase, path)
+        step = begun
+        started = saved = time.monotonic()
+        pool = _drawers(self.workers) if self.workers else None
+        ahead: dict[int, Future[Any]] = {}
+        try:
+            while (progress := self._agreed(self.pace.progress(step, before + time.monotonic() - started))) < 1:
+                batch = self._batch(phase, step, progress, pool, ahead)
+                loss, figures = phase.loss(batch, progress)
+                phase.optimiser.step(loss, self.pace.rate(step, progress))
+                step += 1
+                elapsed = before + time.monotonic() - started
+                if self.rank:
+                    continue
+                self._note(loss, figures)
+                if step % self.log_every == 0:
+                    self._log(phase.name, step, elapsed)
+                if time.monotonic() - saved >= self.checkpoint_every:
+                    self._save(phase, path, step, elapsed)
+                    saved = time.monotonic()
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        if not self.rank and step > begun:
+            elapsed = before + time.monotonic() - started
+            self._log(phase.name, step, elapsed)
+            self._save(phase, path, step, elapsed)
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes that train together this is."""
+        return distributed.get_rank() if distributed.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return distributed.get_world_size() if distributed.is_initialized() else 1
+
+    def _agreed(self, progress: float) -> float:
+        """The first process's progress: clocks differ, and all must learn at one rate and end at one step."""
+        if self.world == 1:
+            return progress
+        shared = torch.tensor([progress], dtype=torch.float64)
+        distributed.broadcast(shared, 0)
+        return shared.item()
+
+    def _resume(self, phase: Phase, path: Path) -> tuple[int, float]:
+        if not path.exists():
+            return 0, 0.0
+        state = torch.load(path, weights_only=True)
+        phase.masters.load_state_dict(state["masters"])
+        phase.optimiser.load_state_dict(state["optimiser"])
+        self.figures = state["figures"]
+        return state["step"], state["elapsed"]
+
+    def _batch(self, phase: Phase, step: int, progress: float, pool: ProcessPoolExecutor | None, ahead: dict[int, Future[Any]]) -> Any:
+        if pool is None:
+            draw, arguments = phase.order(step, self.rank, progress)
+            return draw(*arguments)
+        for coming in range(step, step + 2 * self.workers + 1):
+            if coming not in ahead:
+                at = self.pace.progress(coming, 0) if self.pace.steps else progress
+                draw, arguments = phase.order(coming, self.rank, at)
+                ahead[coming] = pool.submit(draw, *arguments)
+        return ahead.pop(step).result()
+
+    def _note(self, loss: Tensor, figures: dict[str, float]) -> None:
+        for key, value in {"loss": float(loss.detach()), **figures}.items():
+            self.figures[key] = 0.97 * self.figures.get(key, value) + 0.03 * value
+
+    def _log(self, name: str, step: int, elapsed: float) -> None:
+        line = {"phase": name, "step": step, "seconds": round(elapsed, 1)}
+        rounded = {key: round(value, 4) for key, value in self.figures.items()}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps({**line, **rounded}) + "\n")
+
+    def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
+        """Write a checkpoint so that a kill at any moment leaves the old one or the new one, never half of one."""
+        state = {
+            "masters": phase.masters.state_dict(),
+            "optimiser": phase.optimiser.state_dict(),
+            "figures": self.figures,
+            "step": step,
+            "elapsed": elapsed,
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)

@@ -1,0 +1,90 @@
+"""Many questions about one image in one pass: each sees the image and itself, exactly as if it were asked alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Lengths of a packed sequence: what all questions share, then `questions` of `length` tokens each."""
+
+    shared: int
+    questions: int
+    length: int
+
+
+def packed_states(
+    decoder: LlamaModel, shared: Tensor, positions: Tensor, tokens: Tensor, behind: int, watched: Sequence[int] = ()
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Run a decoder over what questions share (prompt prefix and image) and over all the questions behind it.
+
+    Args:
+        decoder: a Llama decoder with as many key as query heads.
+        shared: (b, m, d) embeddings of the prefix and the image.
+        positions: (b, m) rotary positions of those, rising.
+        tokens: (b, q, l) token ids of the questions with their answers, padded on the right.
+        behind: rotary position of every question's first token.
+        watched: layers whose attention is wanted.
+
+    Returns:
+        Final states of the questions (b, q, l, d), and for each watched layer the attention of the questions' rows to
+        what they share (b, heads, q, l, m).
+    """
+    batch, questions, length = tokens.shape
+    shape = Shape(shared.shape[1], questions, length)
+    after = (behind + torch.arange(length, device=tokens.device)).repeat(questions)
+    everywhere = torch.cat([positions, after.expand(batch, -1)], dim=1)
+    states = torch.cat([shared, decoder.embed_tokens(tokens).flatten(1, 2)], dim=1)
+    rotation = decoder.rotary_emb(states, everywhere)
+    attention: dict[int, Tensor] = {}
+    for index, layer in enumerate(decoder.layers):
+        states, probabilities = _layer(layer, states, rotation, shape)
+        if index in watched:
+            attention[index] = probabilities.unflatten(2, (questions, length))
+    final = states[:, shape.shared :].unflatten(1, (questions, length))
+    return functional.rms_norm(final, final.shape[-1:], decoder.norm.weight, decoder.norm.variance_epsilon), attention
+
+
+def _layer(layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape) -> tuple[Tensor, Tensor]:
+    norm, attend = layer.input_layernorm, layer.self_attn
+    normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+    query, key, value = (
+        project(normed).unflatten(-1, (-1, attend.head_dim)).transpose(1, 2) for project in (attend.q_proj, attend.k_proj, attend.v_proj)
+    )
+    query, key = apply_rotary_pos_emb(query, key, *rotation)
+    mixed, probabilities = _attend(query * attend.scaling, key, value, shape)
+    states = states + attend.o_proj(mixed.transpose(1, 2).flatten(2))
+    norm, mlp = layer.post_attention_layernorm, layer.mlp
+    normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+    return states + mlp.down_proj(functional.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed)), probabilities
+
+
+def _causal(length: int, like: Tensor) -> Tensor:
+    return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Causal attention among the shared rows, and of each question to those and to itself.
+
+    Two products instead of one masked square: the questions do not see each other, so those scores are never made.
+    """
+    m = shape.shared
+    shared_scores = query[:, :, :m] @ key[:, :, :m].transpose(-1, -2) + _causal(m, query)
+    shared_out = shared_scores.softmax(-1) @ value[:, :, :m]
+    blocks = (shape.questions, shape.length)
+    own_query, own_key, own_value = (part[:, :, m:].unflatten(2, blocks) for part in (query, key, value))
+    own_scores = own_query @ own_key.transpose(-1, -2) + _causal(shape.length, query)
+    scores = torch.cat([query[:, :, m:] @ key[:, :, :m].transpose(-1, -2), own_scores.flatten(2, 3)], dim=-1)
+    probabilities = scores.softmax(-1)
+    to_shared = probabilities[..., :m]
+    own = probabilities[..., m:].unflatten(2, blocks) @ own_value
+    out = to_shared @ value[:, :, :m] + own.flatten(2, 3)
+    return torch.cat([shared_out, out], dim=2), to_shared

@@ -1,0 +1,210 @@
+"""The recipe of the embedded model: one command, any device, resumable.
+
+    python -m foveate.demo.train runs/demo --hours 2
+
+First the vision tower learns to name what each patch shows (`tower`), then the projector and the decoder learn to
+answer on what the frozen tower sees (`decoder`), on small windows first and on whole scenes at the end. A killed run
+goes on from its last checkpoint when it is started again with the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+from transformers import GenerationConfig, LlavaForConditionalGeneration
+
+from foveate.demo.architecture import build, configuration
+from foveate.demo.card import describe
+from foveate.demo.decoder import DecoderPhase, Speaker
+from foveate.demo.language import IMAGE, build_processor, vocabulary
+from foveate.demo.loop import Loop, Pace
+from foveate.demo.tower import Taught, TowerPhase
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run.
+
+    Attributes:
+        device: where to compute: `cpu`, `cuda`, ...
+        hours: how long by the clock, or None to go by steps.
+        steps: of the two phases; only a run by steps repeats bit for bit.
+        tower_share: of the hours, for the first phase.
+        seed: of weights and scenes.
+        batch: windows a step and process in the tower's phase; the decoder's phase takes a quarter of it.
+        processes: that train together and average their gradients; on a CPU one a core beats threads.
+        workers: processes that draw scenes for each training process; 0 draws in the training process.
+        hidden: width of tower and decoder.
+        tower_layers: depth of the tower.
+        layers: depth of the decoder.
+        bfloat16: compute in half precision.
+        checkpoint_every: seconds.
+    """
+
+    device: str = "cpu"
+    hours: float | None = None
+    steps: tuple[int, int] | None = None
+    tower_share: float = 0.3
+    seed: int = 0
+    batch: int = 64
+    processes: int = 1
+    workers: int = 0
+    hidden: int = 192
+    tower_layers: int = 6
+    layers: int = 8
+    bfloat16: bool = True
+    checkpoint_every: float = 120.0
+
+    def paces(self) -> tuple[Pace, Pace]:
+        """The paces of the tower's and of the decoder's phase."""
+        if (self.hours is None) == (self.steps is None):
+            raise ValueError("give either hours or steps")
+        if self.steps is not None:
+            return Pace(steps=self.steps[0]), Pace(steps=self.steps[1])
+        seconds = (self.hours or 0) * 3600
+        return Pace(seconds=self.tower_share * seconds), Pace(seconds=(1 - self.tower_share) * seconds)
+
+
+def train(out: Path, recipe: Recipe) -> Path:
+    """Train the embedded model, or go on where a killed run stopped.
+
+    Args:
+        out: folder for checkpoints (`tower.pt`, `decoder.pt`), the log (`log.jsonl`) and the weights (`weights/`).
+        recipe: what to do. A folder that was begun with another recipe is refused.
+
+    Returns:
+        The folder of the weights.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe, or neither or both of hours and steps are given.
+    """
+    recipe.paces()
+    out.mkdir(parents=True, exist_ok=True)
+    begun = out / "recipe.json"
+    wanted = json.dumps(asdict(recipe), indent=1)
+    if begun.exists() and begun.read_text() != wanted:
+        raise ValueError(f"{out} holds a run of another recipe: take another folder, or the recipe in {begun}")
+    begun.write_text(wanted)
+    if recipe.processes > 1:
+        _run_together(out, recipe)
+    else:
+        _run(out, recipe)
+    return out / "weights"
+
+
+def _run_together(out: Path, recipe: Recipe) -> None:
+    """Train in several processes, this one the first, so that the others end with it when it is killed."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"tcp://localhost:{free.getsockname()[1]}"
+    others = spawn(_run_as_another, (out, recipe, address), recipe.processes - 1, join=False)
+    _run_as(0, out, recipe, address)
+    while not others.join():
+        pass
+
+
+def _run_as_another(index: int, out: Path, recipe: Recipe, address: str) -> None:
+    _run_as(index + 1, out, recipe, address)
+
+
+def _run_as(rank: int, out: Path, recipe: Recipe, address: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // recipe.processes))
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=recipe.processes)
+    try:
+        _run(out, recipe)
+    finally:
+        distributed.destroy_process_group()
+        torch.set_num_threads(threads)
+
+
+def _fresh(recipe: Recipe) -> LlavaForConditionalGeneration:
+    shape = configuration(
+        len(vocabulary()), vocabulary()[IMAGE], hidden=recipe.hidden, tower_layers=recipe.tower_layers, layers=recipe.layers
+    )
+    return build(shape, recipe.seed)
+
+
+def _run(out: Path, recipe: Recipe) -> None:
+    model = _fresh(recipe)
+    dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
+    device = _own_device(recipe.device)
+    first, second = recipe.paces()
+
+    def loop(pace: Pace) -> Loop:
+        return Loop(out, pace, workers=recipe.workers, checkpoint_every=recipe.checkpoint_every)
+
+    tower = TowerPhase(model.model.vision_tower, seed=recipe.seed, batch=recipe.batch, device=device, dtype=dtype)
+    loop(first).run(tower)
+    decoder = DecoderPhase(model, seed=recipe.seed, batch=max(1, recipe.batch // 4), device=device, dtype=dtype)
+    loop(second).run(decoder)
+    if not distributed.is_initialized() or distributed.get_rank() == 0:
+        export(model, out / "weights")
+
+
+def _own_device(device: str) -> torch.device:
+    """The device of this process: several processes on GPUs take one each."""
+    if device == "cuda" and distributed.is_initialized():
+        return torch.device("cuda", distributed.get_rank() % torch.cuda.device_count())
+    return torch.device(device)
+
+
+def export(model: LlavaForConditionalGeneration, folder: Path) -> None:
+    """Write a model and its processor in the standard layout, in bfloat16."""
+    copied = copy.deepcopy(model).to("cpu", torch.bfloat16)
+    copied.set_attn_implementation("sdpa")
+    copied.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, max_new_tokens=16, do_sample=False)
+    copied.save_pretrained(folder)
+    build_processor().save_pretrained(folder)
+
+
+def export_checkpoint(out: Path) -> Path:
+    """Write the weights that the checkpoints of a run hold now, while it goes on, and return their folder.
+
+    Raises:
+        FileNotFoundError: the run has no checkpoint of the decoder yet.
+    """
+    recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
+    model = _fresh(recipe)
+    for learner, name in ((Taught(model.model.vision_tower), "tower"), (Speaker(model), "decoder")):
+        learner.load_state_dict(torch.load(out / f"{name}.pt", weights_only=True)["masters"])
+    export(model, out / "weights")
+    return out / "weights"
+
+
+def main() -> None:
+    """The command line of `python -m foveate.demo.train`."""
+    parser = argparse.ArgumentParser(prog="python -m foveate.demo.train", description="Train the embedded model.")
+    parser.add_argument("out", type=Path, help="folder for checkpoints, log and weights; an existing run goes on")
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--hours", type=float, help="time to train for, in all")
+    pace.add_argument("--steps", type=int, nargs=2, metavar=("TOWER", "DECODER"), help="steps instead of hours")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--tower-share", type=float, default=Recipe.tower_share)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--processes", type=int, default=Recipe.processes, help="on a CPU: one for each core")
+    parser.add_argument("--workers", type=int, default=Recipe.workers, help="drawing processes; on a GPU all the cores")
+    parser.add_argument("--export-only", action="store_true", help="write the weights of the checkpoints as they are")
+    parser.add_argument("--card-scenes", type=int, default=60, help="held-out scenes to measure the weights on")
+    options = vars(parser.parse_args())
+    scenes = options.pop("card_scenes")
+    out = options.pop("out")
+    if options.pop("export_only"):
+        print(export_checkpoint(out))
+        return
+    steps = options.pop("steps")
+    train(out, Recipe(steps=steps and tuple(steps), **options))
+    print(describe(out, scenes, options["device"]))
+
+
+if __name__ == "__main__":
+    main()
