@@ -54,7 +54,7 @@ class Runner:
         return {f: {"share": s.share, "low": s.low, "high": s.high, "n": s.count} for f, s in scores.items()}
 
 
-def main(scenes: int = 100, batch_size: int = 16) -> None:
+def main(scenes: int = 200, batch_size: int = 16) -> None:
     """Measure and write benchmarks/results/accuracy.json."""
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

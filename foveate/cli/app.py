@@ -12,6 +12,7 @@ from foveate.cli.checks import parse_keep
 from foveate.cli.options import (
     AsJson,
     Batch,
+    CardScenes,
     Clamp,
     Compare,
     CropModel,
@@ -182,6 +183,7 @@ def train_command(
     batch: Batch = None,
     processes: Processes = 1,
     workers: Workers = 0,
+    card_scenes: CardScenes = 60,
 ) -> None:
     """Train the demo model anew, or go on with a run that was stopped."""
     if hours is not None and steps is not None:
@@ -190,7 +192,7 @@ def train_command(
 
     if steps is None and hours is None:
         hours = DEFAULT_HOURS
-    train(Training(out, hours, steps, device, seed, batch, processes, workers))
+    train(Training(out, hours, steps, device, seed, batch, processes, workers, card_scenes))
 
 
 @demo_app.command("card")

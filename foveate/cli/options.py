@@ -75,6 +75,9 @@ SceneSeed = Annotated[int, typer.Option("--seed", min=0, help="Which scene.", me
 TrainOut = Annotated[Path, typer.Argument(help="Folder for checkpoints, log and weights; a run that is there goes on.")]
 Hours = Annotated[float | None, typer.Option(min=0.001, help="How long to train; 3 if there are no --steps.", metavar="N")]
 Steps = Annotated[tuple[int, int] | None, typer.Option(help="Steps of tower and decoder, instead of hours.", metavar="TOWER DECODER")]
+CardScenes = Annotated[
+    int, typer.Option(min=0, help="Held-out scenes to measure the weights on for their card; 0 writes none.", metavar="N")
+]
 TrainSeed = Annotated[int, typer.Option("--seed", help="Of weights and scenes.", metavar="N")]
 Batch = Annotated[int | None, typer.Option(min=4, help="Windows a step and process.", metavar="N")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train together; on a CPU one for each core.", metavar="N")]

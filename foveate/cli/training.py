@@ -33,6 +33,7 @@ class Training:
     batch: int | None
     processes: int
     workers: int
+    card_scenes: int
 
 
 def train(request: Training) -> None:
@@ -60,9 +61,19 @@ def train(request: Training) -> None:
     try:
         with _progress(request.out / "log.jsonl", recipe):
             weights = run(request.out, recipe)
+        card = _card(request, recipe.device) if request.card_scenes else None
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     console.put(f"written: {weights}")
+    if card:
+        console.put(f"measured on held-out scenes: {card}")
+
+
+def _card(request: Training, device: str) -> Path:
+    from foveate.demo.card import describe
+
+    with console.spinner(f"measuring on {request.card_scenes} held-out scenes"):
+        return describe(request.out, request.card_scenes, device)
 
 
 @contextmanager

@@ -31,11 +31,12 @@ def test_a_scene_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
 
 
 def test_training_goes_on_where_it_ended_and_refuses_another_recipe(run: Run, tmp_path: Path) -> None:
-    short = ["demo", "train", tmp_path / "run", "--batch", 4, "--device", "cpu"]
+    short = ["demo", "train", tmp_path / "run", "--batch", 4, "--device", "cpu", "--card-scenes", 3]
     assert run(*short, "--steps", 1, 1).code == 0
     again = run(*short, "--steps", 1, 1)
     assert again.code == 0
     assert f"written: {tmp_path / 'run' / 'weights'}" in again.out
+    assert "held-out" in (tmp_path / "run" / "weights" / "README.md").read_text(encoding="utf-8")
     other = run(*short, "--steps", 2, 2)
     assert other.code == 1
     assert "another recipe" in other.err
