@@ -12,7 +12,7 @@ demo: $(READY)
 	mkdir -p $(OUT)
 	$(BIN)/foveate demo scene $(OUT)/scene.png
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign say?" --keep 128 --compare --picture $(OUT)/kept.png
-	$(BIN)/foveate ask $(OUT)/scene.png "what shape is the black object?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "is the red circle above or below the black triangle?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many squares are there?" --keep 128 --compare
 
 test: $(READY)
