@@ -54,6 +54,30 @@ def speed() -> str:
     return "\n\n".join([*parts, note])
 
 
+def savings() -> str:
+    """The short version for the README: the first model without the baselines, and one row of the second."""
+    data = load("speed")
+    (title, shaped), (_, small) = data["models"].items()
+    full = shaped[0]["cache_bytes"]
+    lines = ["| | visual tokens | prefill | over the ideal | method, of full prefill | key/value cache |", "|---|---|---|---|---|---|"]
+    for m in [m for m in shaped if m["name"].startswith(("full", "TokenCarve", "FastV"))]:
+        ideal, method = m["over_ideal"], m["method_share"]
+        saved = f" ({percent(m['cache_bytes'] / full - 1, 1, sign=True)})" if m is not shaped[0] else ""
+        lines.append(
+            f"| {label(m['name'])} | {m['tokens']} | {1 / m['prefill_ratio']['median']:.2f}x as fast "
+            f"| {percent(ideal['median'], 1, sign=True) if ideal else ''} | {percent(method['median'], 1) if method else ''} "
+            f"| {m['cache_bytes'] / 2**20:.1f} MiB{saved} |"
+        )
+    tiny = next(m for m in small if m["name"].startswith("TokenCarve") and m["tokens"] == 128)
+    note = (
+        f"{title}; {data['settings']['text_before']} + 576 + {data['settings']['text_after']} tokens, medians of "
+        f"{data['settings']['rounds']} interleaved rounds, {data['environment']['threads']} CPU threads, {data['environment']['date']}. "
+        f"The embedded model is so small that choosing weighs more: {1 / tiny['prefill_ratio']['median']:.2f}x as fast at 128 tokens, "
+        f"of which the method takes {percent(tiny['method_share']['median'], 1)} of a full prefill."
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
 def accuracy() -> str:
     """Share of held-out questions answered right, with 95 % intervals."""
     data = load("accuracy")
@@ -112,6 +136,7 @@ def information_times() -> str:
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed,
+    "savings": savings,
     "accuracy": accuracy,
     "families": families,
     "agreement": agreement,
