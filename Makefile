@@ -23,7 +23,7 @@ test-oldest: $(READY)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	grep -v '^transformers==' constraints.txt > $(OLDEST)/constraints.txt
+	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
 	$(OLDEST)/bin/python -m pytest
 
