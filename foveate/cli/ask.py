@@ -63,7 +63,7 @@ def ask(request: Request) -> None:
         method = _method(request)
     subject = _load(request, compress=method is not None)
     prompt = subject.prompt(question, picture, request.max_new_tokens)
-    notes += [*prompt.notes, *([DEMO_NOTE] if subject.is_demo else [])]
+    notes += [*prompt.notes, *_unseen(subject, picture), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
     if outcome.report is not None:
@@ -119,6 +119,17 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeat)
     except torch.OutOfMemoryError as error:
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
+
+
+def _unseen(subject: Subject, picture: Image) -> list[str]:
+    """A note if the processor cuts off so much of the picture that it may matter."""
+    from foveate import draw
+
+    box, (width, height) = draw.processor_crop(subject.processor, picture.size), picture.size
+    if box is None:
+        return []
+    seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
+    return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
 def _save(request: Request, report: Report, picture: Image, subject: Subject) -> None:

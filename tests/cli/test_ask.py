@@ -165,3 +165,10 @@ def test_a_budget_above_the_tokens_is_refused_unless_clamped(run: Run, picture: 
 
 def test_markup_in_question_and_answer_is_taken_literally(run: Run, picture: Path, model: Path) -> None:
     assert run("ask", picture, "[red]what[/blue] colour [bold] ?", "--model", model, "--keep", 9, "--max-new-tokens", 1).code == 0
+
+
+def test_a_picture_that_the_processor_crops_gets_a_note(run: Run, model: Path, tmp_path: Path) -> None:
+    for size, noted in (((300, 100), True), ((100, 100), False)):
+        Image.new("RGB", size, "red").save(tmp_path / "picture.png")
+        data = run("ask", tmp_path / "picture.png", QUESTION, "--model", model, "--keep", 4, "--max-new-tokens", 1, "--json").data
+        assert any("sees the middle 33%" in note for note in data["notes"]) == noted
