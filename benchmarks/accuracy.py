@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import typer
-from common import save
+from common import progress_bar, save
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 import foveate
@@ -57,8 +57,7 @@ class Runner:
 def main(scenes: int = 200, batch_size: int = 16) -> None:
     """Measure and write benchmarks/results/accuracy.json."""
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         runner = Runner(samples(scenes), progress, batch_size)
         with remembered_features(runner.model):
             full = runner.run("all 576 tokens")

@@ -10,10 +10,18 @@ from typing import Any
 
 import torch
 import transformers
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import foveate
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def progress_bar() -> Progress:
+    """A bar on stderr with counts and the time that remains."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
 
 
 def environment() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from torch import Tensor
 import foveate
 import foveate.demo
 from foveate import Plan
+from foveate.clock import seconds as now
 from foveate.methods import FastV, Pool, Random, TokenCarve, information_contribution
 from foveate.view import View
 
@@ -163,13 +163,9 @@ def best_ms(call: Callable[[], object], device: str, seconds: float) -> float:
     """Shortest time of a call in milliseconds: other work on the machine can only add to it."""
     taken: list[float] = []
     while not taken or (sum(taken) < seconds and len(taken) < 200):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = now(torch.device(device))
         call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
+        taken.append(now(torch.device(device)) - start)
     return round(1e3 * min(taken), 3)
 
 

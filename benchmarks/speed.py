@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import typer
-from common import environment, label, save
+from common import environment, label, progress_bar, save
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import foveate.demo
@@ -59,9 +58,8 @@ def main(rounds: int = 15, new_tokens: int = 8, hidden: int = 1024, layers: int 
         "embedded model, float32": demo,
     }
     results = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     for title, model in models.items():
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with progress_bar() as progress:
             methods = contenders()
             task = progress.add_task(title, total=(rounds + 1) * (1 + len(methods) + len(BUDGETS)))
             inputs = prompt_for(model, BEFORE, AFTER)

@@ -21,6 +21,7 @@ __all__ = [
     "CutState",
     "Switch",
     "base_state",
+    "cache_bytes",
     "check_cache",
     "cut_layer",
     "layer_state",
@@ -155,6 +156,12 @@ def check_cache(cache: Any) -> None:
             f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''}; use the default DynamicCache "
             f"(no cache_implementation, no offloading), or remove the handle"
         )
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of all keys and values that a transformers cache really holds, padding included."""
+    tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def physical_length(layer: Any) -> int:

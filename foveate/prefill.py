@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
 from foveate.cache import CutState, Switch, cut_layer, layer_state, new_columns, past_columns, physical_length, trim_layer
+from foveate.clock import seconds
 from foveate.errors import UnsupportedError
 from foveate.families import Family, ImageTokens
 from foveate.method import Method
@@ -207,7 +207,7 @@ class Prefill:
         return short
 
     def _decide(self, method: Method, states: Tensor) -> list[Plan]:
-        start = _now(states.device)
+        start = seconds(states.device)
         if self.probe is not None and self.probe.attention is not None:
             self.signals["last_attention"] = self.probe.attention[:, 0, -states.shape[1] :]
             self.seconds += self.probe.seconds
@@ -217,7 +217,7 @@ class Prefill:
             plans = method.plans([image.view(states, signals) for image in owners])
         decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
         self.signals, self.probe = {}, None
-        self.seconds += _now(states.device) - start
+        self.seconds += seconds(states.device) - start
         return [decided[self.twins[image.row], image.position] for image in self.images]
 
     def _route(self, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
@@ -299,9 +299,3 @@ def _take(tensor: Tensor, where: Tensor) -> Tensor:
 
 def _physical(cache: Any, index: int) -> int:
     return physical_length(cache.layers[index]) if cache is not None and index < len(cache.layers) else 0
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

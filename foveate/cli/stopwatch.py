@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import nn
 
-__all__ = ["Stopwatch", "cache_bytes"]
+from foveate.cache import cache_bytes
+from foveate.clock import seconds
+
+__all__ = ["Stopwatch"]
 
 _TOWERS = ("vision_tower", "visual", "vision_model")
 
@@ -67,9 +68,7 @@ class Stopwatch:
         return (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1) if len(self._ends) > 1 else None
 
     def _now(self) -> float:
-        if next(self._model.parameters()).is_cuda:
-            torch.cuda.synchronize()
-        return perf_counter()
+        return seconds(next(self._model.parameters()).device)
 
     def _before_decoder(self, module: nn.Module, args: Any) -> None:
         if self._decoder_start is None:
@@ -84,12 +83,5 @@ class Stopwatch:
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
         self._ends.append(self._now())
         if len(self._ends) == 1:
-            self.prefill_cache_bytes = cache_bytes(getattr(output, "past_key_values", None))
-
-
-def cache_bytes(cache: Any) -> int | None:
-    """Bytes of all keys and values of a transformers cache; `None` without one."""
-    if cache is None:
-        return None
-    tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, torch.Tensor))
+            cache = getattr(output, "past_key_values", None)
+            self.prefill_cache_bytes = None if cache is None else cache_bytes(cache)

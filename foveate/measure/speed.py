@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from foveate.cache import cache_bytes
+from foveate.clock import seconds
 from foveate.compression import compress
 from foveate.families import family_of
 from foveate.method import Method
@@ -183,18 +184,18 @@ class _Variant:
     def run(self, new_tokens: int) -> dict[str, float]:
         device = self.inputs["input_ids"].device
         with torch.no_grad(), self.around() as handle:
-            start = _clock(device)
+            start = seconds(device)
             out = self.model(**self.inputs, use_cache=True, logits_to_keep=1)
-            prefill = _clock(device) - start
+            prefill = seconds(device) - start
             method = getattr(getattr(handle, "report", None), "method_seconds", 0.0)
             cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
-            self.cache_bytes = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
-            start = _clock(device)
+            self.cache_bytes = cache_bytes(cache)
+            start = seconds(device)
             for step in range(new_tokens):
                 # Explicit positions, so that the ideal's shorter cache does not change what is computed.
                 at = torch.full((1, 1), self.inputs["input_ids"].shape[1] + step, device=device)
                 out = self.model(input_ids=token, position_ids=at, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            decode = (_clock(device) - start) / max(new_tokens, 1)
+            decode = (seconds(device) - start) / max(new_tokens, 1)
         return {"prefill": prefill, "method": method, "decode": decode}
 
 
@@ -234,9 +235,3 @@ def _summary(variant: _Variant, runs: Mapping[str, Sequence[Mapping[str, float]]
         decode_ratio=Figure.of([a["decode"] / b["decode"] for a, b in zip(mine, full, strict=True)]),
         cache_bytes=variant.cache_bytes,
     )
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

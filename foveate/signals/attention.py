@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import sys
-import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from foveate.clock import seconds
 
 __all__ = ["AttentionProbe", "attention_rows"]
 
@@ -51,10 +52,10 @@ class AttentionProbe:
 
     def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """Compute and keep the rows."""
-        start = time.perf_counter()
+        start = seconds(query.device)
         with torch.no_grad():
             self.attention = attention_rows(query, key, self.rows, mask, **options)
-        self.seconds = time.perf_counter() - start
+        self.seconds = seconds(query.device) - start
 
 
 def attention_rows(
