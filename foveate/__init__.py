@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.version import __version__
 
 if TYPE_CHECKING:
+    from foveate.budget import tokens_after
     from foveate.compression import compress
     from foveate.method import Method
     from foveate.methods import FastV, Pool, Random, TokenCarve
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
     from foveate.report import Report
     from foveate.view import View
 
-__all__ = ["FastV", "Method", "Plan", "Pool", "Random", "Report", "TokenCarve", "View", "__version__", "compress"]
+__all__ = ["FastV", "Method", "Plan", "Pool", "Random", "Report", "TokenCarve", "View", "__version__", "compress", "tokens_after"]
 
 # Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
 _HOMES = {
     "compress": "foveate.compression",
+    "tokens_after": "foveate.budget",
     "Method": "foveate.method",
     "FastV": "foveate.methods",
     "Pool": "foveate.methods",

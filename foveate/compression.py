@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from foveate.cache import Switch, base_state, check_cache, layer_state, new_columns, past_columns
+from foveate.encoders import Encoders
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedError, UnsupportedModelError
-from foveate.families import Family, ImageTokens, family_of
+from foveate.families import Family, family_of
+from foveate.families.base import TOWER_SIGNALS
+from foveate.injection import Injection
 from foveate.method import Method
 from foveate.prefill import Prefill, causal_mask
 from foveate.report import Report
@@ -67,10 +70,12 @@ class Handle:
     def __init__(self, model: nn.Module, family: Family, cuts: dict[int, Method], trim: bool, switch: Switch) -> None:
         self._model, self._family, self._cuts, self._trim, self._switch = model, family, cuts, trim, switch
         self._report = Report()
-        self._pending: tuple[list[list[ImageTokens]], Tensor] | None = None
+        self._needs = frozenset[str]().union(*(method.needs for method in cuts.values()))
+        self._pending: tuple[Tensor, Mapping[str, Any] | None] | None = None
         self._prefill: Prefill | None = None
         self._masks: dict[int, Any] = {}
         self._hooks = self._attach()
+        self._encoders = Encoders(model, family, self._needs & TOWER_SIGNALS)
         self._own_generate = model.__dict__.get("generate")
         if hasattr(model, "generate"):
             model.generate = self._guard(model.generate)  # type: ignore[assignment,arg-type]
@@ -94,6 +99,7 @@ class Handle:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self._encoders.remove()
         self._switch.on = False
         self._model.__dict__.pop("generate", None)
         if self._own_generate is not None:
@@ -121,6 +127,8 @@ class Handle:
         ]
         for index, layer in enumerate(layers):
             hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
+            if type(family).injected is not Family.injected:
+                hooks.append(layer.register_forward_hook(functools.partial(self._after_layer, index)))
             following = self._cuts.get(index + 1)
             if following is not None and "attention_output" in following.needs:
                 hooks.append(family.attention(layer).register_forward_hook(functools.partial(self._after_attention, index)))
@@ -136,7 +144,11 @@ class Handle:
         return guarded
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if kwargs.get("labels") is not None and self._find_images(args, kwargs):
+        if kwargs.get("labels") is None:
+            return
+        input_ids = _input_ids(args, kwargs)
+        visual = torch.tensor(list(self._family.placeholders(self._model).values()), device=input_ids.device)
+        if bool(torch.isin(input_ids, visual).any()):
             raise UnsupportedError(
                 "labels cannot be used while visual tokens are compressed, because the logits are fewer than the labels; "
                 "call the model without labels and compute the loss from the logits, whose input columns are handle.report.columns"
@@ -144,7 +156,10 @@ class Handle:
 
     def _before_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._forget()
-        self._pending = self._find_images(args, kwargs)
+        self._encoders.enter()
+        input_ids = _input_ids(args, kwargs)
+        # At a decoding step looking at the token would stall an accelerator for nothing.
+        self._pending = (input_ids, kwargs.get("mm_encoder_outputs")) if input_ids.shape[1] > 1 else None
 
     def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
         self._forget()
@@ -152,19 +167,27 @@ class Handle:
     def _forget(self) -> None:
         if self._prefill is not None:
             self._prefill.close()
+        self._encoders.leave()
         self._pending, self._prefill, self._masks = None, None, {}
 
-    def _find_images(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[list[ImageTokens]], Tensor] | None:
-        input_ids = args[0] if args else kwargs.get("input_ids")
-        if input_ids is None:
-            raise UnsupportedError(
-                "inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle"
-            )
-        if input_ids.shape[1] == 1:
-            return None  # a decoding step; looking at its token would stall an accelerator for nothing
+    def _find_images(self, embeddings: Tensor) -> dict[str, Any] | None:
+        """What a `Prefill` must know of the images of this forward pass; `None` where there are none."""
+        if self._pending is None:
+            return None
+        (input_ids, features), self._pending = self._pending, None
         input_ids = input_ids.cpu()
-        images = self._family.images(self._model, input_ids, kwargs)
-        return (images, input_ids) if any(images) else None
+        seen, copies = self._encoders.seen(features)
+        images = self._family.images(self._model, input_ids[::copies], seen)
+        if not any(images):
+            return None
+        fixed = self._encoders.signals(seen, images, self._needs)
+        images = [row for row in images for _ in range(copies)]
+        fixed = [row for row in fixed for _ in range(copies)]
+        if "projected_states" in self._needs:
+            for row, tokens in enumerate(images):
+                own = [{"projected_states": embeddings[row, image.columns.to(embeddings.device)]} for image in tokens]
+                fixed[row] = [{**known, **new} for known, new in zip(fixed[row], own, strict=True)]
+        return {"images": images, "fixed": fixed, "input_ids": input_ids, "spent": sum(encoding.seconds for encoding in seen)}
 
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -172,30 +195,37 @@ class Handle:
         embeddings, cache, mask = kwargs.get("inputs_embeds"), kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if embeddings is None:
             return None
-        pending, self._pending = self._pending, None
+        found = self._find_images(embeddings)
         resumed = base_state(cache) is not None
-        if (pending or resumed) and mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        if (found or resumed) and mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             raise UnsupportedError("a ready-made 4-D attention mask cannot be compressed; pass the 2-D attention_mask of the processor")
-        if pending:
+        if not found and not resumed:
+            if embeddings.shape[1] > 1:
+                self._report = Report()
+            return None
+        kwargs = dict(kwargs)
+        given = kwargs.get("position_ids")
+        if found:
             check_cache(cache)
-            images, input_ids = pending
+        if resumed:
+            kwargs |= self._resume(module, cache, embeddings, mask, given)
+            if found and _has_axes(given):
+                kwargs["position_ids"] = given  # a new image's own axes, which only the model can know
+        if found:
+            injected = self._family.injected(kwargs)
             self._prefill = Prefill(
                 self._model,
                 self._family,
                 self._cuts,
-                images,
-                input_ids,
-                embeddings,
-                mask,
-                kwargs.get("position_ids"),
-                cache,
+                **found,
+                embeddings=embeddings,
+                mask=mask,
+                position_ids=kwargs.get("position_ids"),
+                cache=cache,
+                injection=Injection(*injected) if injected else None,
                 trim=self._trim,
                 switch=self._switch,
             )
-        elif embeddings.shape[1] > 1 and not resumed:
-            self._report = Report()
-        if resumed:
-            kwargs = {**kwargs, **self._resume(module, cache, embeddings, mask, kwargs.get("position_ids"))}
         return args, kwargs
 
     def _resume(self, decoder: nn.Module, cache: Any, embeddings: Tensor, mask: Tensor | None, given: Tensor | None) -> dict[str, Any]:
@@ -230,17 +260,32 @@ class Handle:
         if index in self._masks:
             kwargs["attention_mask"] = self._masks[index]
         if self._prefill is not None:
-            args = (self._prefill.enter(index, args[0], kwargs), *args[1:])
+            args = (self._prefill.enter(index, args[0], args[1:], kwargs), *args[1:])
         return args, kwargs
 
     def _after_attention(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
         if self._prefill is not None:
-            self._prefill.observe(index, output[0])
+            self._prefill.readings.observe(index, output[0])
+
+    def _after_layer(self, index: int, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output if self._prefill is None else self._prefill.leave(index, output)
 
     def _after_decoder(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if self._prefill is not None:
             self._report = self._prefill.finish(getattr(output, "past_key_values", None))
         self._masks = {}
+
+
+def _input_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    input_ids = args[0] if args else kwargs.get("input_ids")
+    if input_ids is None:
+        raise UnsupportedError("inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle")
+    return input_ids
+
+
+def _has_axes(positions: Tensor | None) -> bool:
+    """Whether positions (kinds, b, q) differ between the rotary axes, as an image's do."""
+    return positions is not None and positions.ndim == 3 and bool((positions[-1] != positions[-2]).any())
 
 
 def _like(positions: Tensor, given: Tensor | None) -> Tensor:
@@ -271,11 +316,13 @@ def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -
         if method.layer >= layers:
             raise LayerError(f"layer={method.layer} of {method}: this model has decoder layers 0..{layers - 1}")
         needs = ", ".join(sorted(method.needs))
-        if method.needs - family.signals:
-            given = ", ".join(sorted(family.signals))
-            raise SignalError(f"{method} needs {needs}; family {family.name!r} gives only {given}")
-        if method.layer == 0 and method.needs:
-            raise SignalError(f"{method} needs {needs} of the layer before its own, and layer=0 has none before it; use layer >= 1")
+        given = family.gives(model)
+        if method.needs - given:
+            raise SignalError(f"{method} needs {needs}; family {family.name!r} gives only {', '.join(sorted(given))} for this model")
+        if method.layer == 0 and "attention_output" in method.needs:
+            raise SignalError(
+                f"{method} needs attention_output of the layer before its own, and layer=0 has none before it; use layer >= 1"
+            )
 
 
 def _check_generation(config: Any, options: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from foveate.errors import InputError
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "load_image"]
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "is_picture", "load_image"]
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
@@ -60,7 +60,7 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: fl
             names the file, the value, the limit and the way out.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path, "picture")
     with _without_pillow_limit():
         picture = _open(path)
         with picture:
@@ -70,19 +70,38 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: fl
     return LoadedImage(_to_rgb(upright, notes), path, tuple(notes))
 
 
-def _check_file(path: Path) -> None:
+def is_picture(path: str | Path) -> bool:
+    """Whether Pillow knows the file's format; its pixels may be damaged nevertheless. False if there is no file."""
+    try:
+        check_file(Path(path), "picture")
+        _open(Path(path)).close()
+    except InputError:
+        return False
+    return True
+
+
+def check_file(path: Path, what: str) -> None:
+    """See that there is a regular file with something in it.
+
+    Args:
+        path: the file.
+        what: what it should be, for the message.
+
+    Raises:
+        InputError: if there is not.
+    """
     if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
-        raise InputError(f"{path} is an address, not a file; download the picture first and pass its path")
+        raise InputError(f"{path} is an address, not a file; download the {what} first and pass its path")
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"no such picture file: {path}") from None
+        raise InputError(f"no such {what} file: {path}") from None
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise InputError(f"cannot look at {str(path)!r}: {error}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{path} is a folder; pass one picture file inside it")
+        raise InputError(f"{path} is a folder; pass one {what} file inside it")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not a regular file (a pipe or device); save the picture to a file first")
+        raise InputError(f"{path} is not a regular file (a pipe or device); save the {what} to a file first")
     if status.st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)")
 

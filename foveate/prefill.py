@@ -15,10 +15,11 @@ from foveate.cache import CutState, Switch, cut_layer, layer_state, new_columns,
 from foveate.clock import seconds
 from foveate.errors import UnsupportedError
 from foveate.families import Family, ImageTokens
+from foveate.injection import Injection
 from foveate.method import Method
 from foveate.plan import Plan
+from foveate.readings import ATTENTION, Readings
 from foveate.report import ImageReport, Report, Stage
-from foveate.signals import AttentionProbe
 from foveate.view import View
 
 __all__ = ["Prefill", "causal_mask"]
@@ -56,24 +57,42 @@ class _Image:
 
     row: int
     position: int
-    grid: tuple[int, int, int]
+    tokens: ImageTokens
     fingerprint: int
     slots: Tensor
     plan: Plan
+    fixed: Mapping[str, Tensor]
     stages: tuple[Stage, ...] = ()
 
-    def view(self, states: Tensor, signals: Mapping[str, Tensor]) -> View:
-        slots = self.slots.to(states.device)
-        index = None if self.plan.is_identity else self.plan.kept.to(states.device)
+    def view(self, states: Tensor, signals: Mapping[str, Tensor], question: Mapping[str, Tensor], needs: frozenset[str]) -> View:
+        """What the method sees.
+
+        Args:
+            states: (b, n, d).
+            signals: (b, n, ...) each, one entry per place of the present sequence.
+            question: (q, n) and (q, d), of this image's row.
+            needs: names of the signals that the method reads.
+        """
+        slots, kept = self.slots.to(states.device), self.plan.kept.to(states.device)
         own = {name: value[self.row].index_select(0, slots) for name, value in signals.items()}
-        return View(states=states[self.row].index_select(0, slots), grid=self.grid, index=index, fingerprint=self.fingerprint, **own)
+        own |= {name: value.index_select(0, kept) for name, value in self.fixed.items()}
+        own |= {name: value.index_select(1, slots) if name == "text_attention" else value for name, value in question.items()}
+        return View(
+            states=states[self.row].index_select(0, slots),
+            grid=self.tokens.grid,
+            index=None if self.plan.is_identity else kept,
+            fingerprint=self.fingerprint,
+            parts=self.tokens.parts,
+            kind=self.tokens.kind,
+            **{name: value for name, value in own.items() if name in needs},
+        )
 
     def advance(self, plan: Plan, slots: Tensor, method: Method) -> None:
         self.plan, self.slots = self.plan.then(plan), slots
         self.stages = (*self.stages, Stage(str(method), method.layer, plan))
 
     def report(self) -> ImageReport:
-        return ImageReport(self.row, self.position, self.grid, self.plan, self.stages)
+        return ImageReport(self.row, self.position, self.tokens.grid, self.plan, self.stages, self.tokens.parts, self.tokens.kind)
 
 
 class Prefill:
@@ -89,6 +108,9 @@ class Prefill:
         mask: the incoming 2-D mask over all logical columns, or `None`.
         position_ids: (..., 1 or b, s), what the decoder was given, or `None`.
         cache: the cache that the decoder was given, or `None`.
+        fixed: per row and image the signals that do not change on the way, (n, ...) each: those of the vision tower.
+        injection: features that the decoder adds to visual tokens behind its first layers, if any.
+        spent: seconds that methods have cost already, in the vision tower.
         trim: take the tokens from the earlier layers' caches too.
         switch: shared with the caches that are cut.
 
@@ -108,6 +130,9 @@ class Prefill:
         position_ids: Tensor | None,
         cache: Any,
         *,
+        fixed: Sequence[Sequence[Mapping[str, Tensor]]],
+        injection: Injection | None,
+        spent: float,
         trim: bool,
         switch: Switch,
     ) -> None:
@@ -119,34 +144,34 @@ class Prefill:
         self.mask = mask
         self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
         self.columns = torch.arange(self.tokens).expand(self.batch, -1)
-        self.images = _images(images, input_ids, self.valid)
+        self.images = _images(images, fixed, input_ids, self.valid)
+        self.injection = injection
         self.twins = _twins(input_ids, embeddings, self.valid)
         self.segments: list[tuple[int, Tensor]] = [(0, self.valid)]
         self.short: dict[str, Any] = {}
         self.masks: dict[int | None, Any] = {}
         self.next_position = _next_position(position_ids, self.valid, self.past)
-        self.signals: dict[str, Tensor] = {}
-        self.probe: AttentionProbe | None = None
-        self.seconds = 0.0
+        placeholders = torch.tensor(list(family.placeholders(model).values()))
+        self.readings = Readings(family, self.layers, cuts, _question(images, torch.isin(input_ids, placeholders), self.valid))
+        self.seconds = spent
         self._check()
 
-    def enter(self, index: int, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    def enter(self, index: int, states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Hook before decoder layer `index`: cut if a method says so, and shorten whatever else the layer is given."""
         kwargs.update(self.short)
         if index in self.cuts:
+            if index == 0:
+                self.readings.look_ahead(self.cuts[0].needs, self.columns, self.valid, states, args, kwargs)
             states = self._cut(index, self.cuts[index], states, kwargs)
             kwargs.update(self.short)
         if self.short:
             kwargs["attention_mask"] = self._mask(index, states, kwargs.get("past_key_values"))
-        if self._wanted(index, "last_attention"):
-            last = (self.valid * torch.arange(1, self.valid.shape[1] + 1)).argmax(1, keepdim=True)
-            self.probe = AttentionProbe(self.family.attention(self.layers[index]), last.to(states.device))
+        self.readings.attach(index, self.columns, self.valid, states.device)
         return states
 
-    def observe(self, index: int, output: Tensor) -> None:
-        """Hook behind the self-attention of layer `index`, for the method of the next layer."""
-        if self._wanted(index, "attention_output"):
-            self.signals["attention_output"] = output
+    def leave(self, index: int, states: Tensor) -> Tensor:
+        """Hook behind decoder layer `index`: add what the decoder itself would have added to its visual tokens."""
+        return states if self.injection is None else self.injection.add(index, states)
 
     def finish(self, cache: Any) -> Report:
         """After the decoder's last layer: make the cache keep its logical length, and say what was done."""
@@ -164,11 +189,10 @@ class Prefill:
 
     def close(self) -> None:
         """Leave nothing in the model, after success and failure alike."""
-        if self.probe is not None:
-            self.probe.detach()
+        self.readings.clear()
 
     def _check(self) -> None:
-        if self.config._attn_implementation == "flex_attention" and any("last_attention" in method.needs for method in self.cuts.values()):
+        if self.config._attn_implementation == "flex_attention" and any(method.needs & ATTENTION for method in self.cuts.values()):
             raise UnsupportedError(
                 "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
                 "implementation (model.set_attn_implementation), or a method without attention"
@@ -176,11 +200,7 @@ class Prefill:
         for image in self.images:
             count = len(image.plan)
             for method in self.cuts.values():
-                count = method.budget(count, image.grid[0])
-
-    def _wanted(self, index: int, signal: str) -> bool:
-        following = self.cuts.get(index + 1)
-        return following is not None and signal in following.needs
+                count = method.budget(count, image.tokens.grid[0])
 
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         before = states.shape[1]
@@ -193,7 +213,11 @@ class Prefill:
             if plan.merged.numel():
                 old = states[image.row].index_select(0, image.slots.to(states.device))
                 short[image.row, slots.to(states.device)] = plan.merge(old)
+                if self.injection is not None:
+                    self.injection.merge(image.row, image.slots, plan)
             image.advance(plan, slots, method)
+        if self.injection is not None:
+            self.injection.gather(gather, self.valid)
         cache = kwargs.get("past_key_values")
         if cache is not None and self.trim:
             for layer in cache.layers[:index]:
@@ -208,16 +232,12 @@ class Prefill:
 
     def _decide(self, method: Method, states: Tensor) -> list[Plan]:
         start = seconds(states.device)
-        if self.probe is not None and self.probe.attention is not None:
-            self.signals["last_attention"] = self.probe.attention[:, 0, -states.shape[1] :]
-            self.seconds += self.probe.seconds
         owners = [image for image in self.images if self.twins[image.row] == image.row]
         with torch.no_grad():
-            signals = {name: self.signals[name].to(states.device) for name in method.needs}
-            plans = method.plans([image.view(states, signals) for image in owners])
+            places, rows = self.readings.collect(states, self.columns, self.valid, method.needs)
+            plans = method.plans([image.view(states, places, rows[image.row], method.needs) for image in owners])
         decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
-        self.signals, self.probe = {}, None
-        self.seconds += seconds(states.device) - start
+        self.seconds += seconds(states.device) - start + self.readings.clear()
         return [decided[self.twins[image.row], image.position] for image in self.images]
 
     def _route(self, plans: Sequence[Plan]) -> tuple[Tensor, Tensor]:
@@ -264,14 +284,26 @@ def _next_position(position_ids: Tensor | None, valid: Tensor, past: int) -> Ten
     return whole[..., torch.arange(valid.shape[0]), last] + 1
 
 
-def _images(images: Sequence[Sequence[ImageTokens]], input_ids: Tensor, valid: Tensor) -> list[_Image]:
+def _images(
+    images: Sequence[Sequence[ImageTokens]], fixed: Sequence[Sequence[Mapping[str, Tensor]]], input_ids: Tensor, valid: Tensor
+) -> list[_Image]:
     found = []
-    for row, (tokens, ids) in enumerate(zip(images, input_ids, strict=True)):
+    for row, (tokens, signals, ids) in enumerate(zip(images, fixed, input_ids, strict=True)):
         prompt = ids[valid[row]].numpy().tobytes()
-        for position, image in enumerate(tokens):
+        for position, (image, own) in enumerate(zip(tokens, signals, strict=True)):
             fingerprint = zlib.crc32(prompt, position)
-            found.append(_Image(row, position, image.grid, fingerprint, image.columns, Plan.identity(image.columns.numel())))
+            found.append(_Image(row, position, image, fingerprint, image.columns, Plan.identity(image.columns.numel()), own))
     return found
+
+
+def _question(images: Sequence[Sequence[ImageTokens]], placeholders: Tensor, valid: Tensor) -> Tensor:
+    """The question tokens (b, s): real text behind the row's last visual token, and its last token in any case."""
+    order = torch.arange(valid.shape[1])
+    behind = torch.tensor([max((int(image.columns[-1]) for image in row), default=valid.shape[1]) for row in images])
+    asked = valid & ~placeholders & (order > behind[:, None])
+    last = (valid * (order + 1)).argmax(1)
+    asked[torch.arange(len(asked)), last] = True
+    return asked
 
 
 def _twins(input_ids: Tensor, embeddings: Tensor, valid: Tensor) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveate.plan import Plan
 
@@ -39,9 +39,11 @@ class ImageReport:
     Attributes:
         row: row of the batch.
         position: the image's place among the images of its row.
-        grid: (t, h, w), frames, rows and columns of its tokens.
+        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) where there are several parts.
         plan: where each of its tokens went, over all cuts together.
         stages: the cuts one by one.
+        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of its tokens; `(grid,)` unless given.
+        kind: "image" or "video".
     """
 
     row: int
@@ -49,6 +51,11 @@ class ImageReport:
     grid: tuple[int, int, int]
     plan: Plan
     stages: tuple[Stage, ...] = ()
+    parts: tuple[tuple[int, int, int], ...] = ()
+    kind: Literal["image", "video"] = "image"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", self.parts or (self.grid,))
 
     @property
     def tokens_before(self) -> int:
@@ -65,7 +72,9 @@ class ImageReport:
         return {
             "row": self.row,
             "position": self.position,
+            "kind": self.kind,
             "grid": list(self.grid),
+            "parts": [list(part) for part in self.parts],
             "plan": self.plan.to_list(),
             "stages": [stage.to_dict() for stage in self.stages],
         }
@@ -75,7 +84,9 @@ class ImageReport:
         """The inverse of `to_dict`."""
         frames, rows, columns = data["grid"]
         stages = tuple(Stage.from_dict(stage) for stage in data["stages"])
-        return cls(data["row"], data["position"], (frames, rows, columns), Plan.from_list(data["plan"]), stages)
+        parts = tuple((t, h, w) for t, h, w in data.get("parts", ()))
+        kind = data.get("kind", "image")
+        return cls(data["row"], data["position"], (frames, rows, columns), Plan.from_list(data["plan"]), stages, parts, kind)
 
 
 @dataclass(frozen=True)

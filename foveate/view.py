@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from foveate.errors import SignalError
 
-__all__ = ["SIGNALS", "View"]
+__all__ = ["SIGNALS", "Grid", "View"]
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of tokens."""
 
 SIGNALS: dict[str, str] = {
     "last_attention": "attention of the last prompt token to each visual token in the layer before, mean over heads",
+    "text_attention": "attention of each question token to each visual token in the layer before, mean over heads",
     "attention_output": "output of the layer before's self-attention at each visual token, before the residual is added",
+    "question_states": "hidden states of the question tokens at the entry of the method's layer",
+    "tower_attention": "attention that each visual token receives in the vision tower: the class token's, else the mean of all rows",
+    "tower_states": "vision features of each visual token before projection",
+    "projected_states": "vision features of each visual token after projection, as they enter the language model",
 }
-"""Signals that a method may name in `needs`, computed only then. `states` and `grid` are always there."""
+"""Signals that a method may name in `needs`, computed only then. `states` and `grid` are always there.
+
+At layer 0 there is no layer before: `last_attention` and `text_attention` are then those that layer 0 is about to compute,
+from its own queries and keys, and `attention_output` cannot be had.
+"""
+
+_PER_TOKEN = ("last_attention", "attention_output", "tower_attention", "tower_states", "projected_states", "index")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,35 +39,57 @@ class View:
 
     Args:
         states: (n, d), hidden states of the n visual tokens at the entry of the method's decoder layer.
-        grid: (t, h, w), frames, rows and columns of the token grid; t = 1 for an image.
-        last_attention: (n,), softmax over the full row, mean over heads. `None` unless asked for.
-        attention_output: (n, d). `None` unless asked for.
+        grid: (t, h, w), frames, rows and columns of the token grid; t = 1 for an image. (1, 1, n) where there are several
+            `parts`, because together they form no rectangle.
+        last_attention: (n,), softmax over the full row, mean over heads. `None` unless asked for, as all signals.
+        attention_output: (n, d).
         index: (n,), which cell of the grid (row-major) each token is; `None` when all t * h * w cells are present.
             After an earlier cut of a schedule, cells are missing.
         fingerprint: an integer that depends on the prompt and the image's place in it, and on nothing else: not on the
             batch, padding or beams. Seeded methods mix it into their seed.
+        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of the tokens; `(grid,)`
+            unless given. All parts share the image's budget.
+        kind: "image" or "video".
+        text_attention: (q, n), as last_attention for each of the q question tokens. These are the real text tokens behind
+            the last visual token of the prompt, its last token in any case, q >= 1.
+        question_states: (q, d), hidden states of the same question tokens.
+        tower_attention: (n,), mean over heads; a token that comes from several patches has their mean.
+        tower_states: (n, c), a token that comes from several patches may have them behind each other.
+        projected_states: (n, d). After an earlier cut that merged, all tower signals are those of the token that stayed.
 
     Raises:
         ValueError: if shapes do not fit together.
     """
 
     states: Tensor
-    grid: tuple[int, int, int]
+    grid: Grid
     last_attention: Tensor | None = None
     attention_output: Tensor | None = None
     index: Tensor | None = None
     fingerprint: int = 0
+    parts: tuple[Grid, ...] = ()
+    kind: Literal["image", "video"] = "image"
+    text_attention: Tensor | None = None
+    question_states: Tensor | None = None
+    tower_attention: Tensor | None = None
+    tower_states: Tensor | None = None
+    projected_states: Tensor | None = None
 
     def __post_init__(self) -> None:
-        n, cells = self.states.shape[0], self.grid[0] * self.grid[1] * self.grid[2]
+        object.__setattr__(self, "parts", self.parts or (self.grid,))
+        n, cells = self.states.shape[0], math.prod(self.grid)
         if self.states.ndim != 2:
             raise ValueError(f"states must have shape (n, d), not {tuple(self.states.shape)}")
+        if sum(math.prod(part) for part in self.parts) != cells:
+            raise ValueError(f"parts {self.parts} do not add up to the {cells} cells of grid {self.grid}")
         if self.index is None and n != cells:
             raise ValueError(f"states has {n} rows but grid {self.grid} has {cells} cells; pass index for a partial grid")
-        for name in ("last_attention", "attention_output", "index"):
+        for name in _PER_TOKEN:
             value = getattr(self, name)
             if value is not None and value.shape[0] != n:
                 raise ValueError(f"{name} has {value.shape[0]} rows, states has {n}")
+        if self.text_attention is not None and self.text_attention.shape[1:] != (n,):
+            raise ValueError(f"text_attention has shape {tuple(self.text_attention.shape)}, expected (q, {n})")
 
     def __len__(self) -> int:
         """Visual tokens in view."""

@@ -19,6 +19,7 @@ from foveate.cli.options import (
     CropName,
     Device,
     Dtype,
+    FrameCount,
     Grid,
     Hours,
     ImageFile,
@@ -33,6 +34,7 @@ from foveate.cli.options import (
     OutFile,
     Panels,
     Picture,
+    PictureOrVideo,
     Processes,
     Question,
     Repeat,
@@ -81,9 +83,10 @@ def root(version: Version = False) -> None:
 
 @app.command("ask")
 def ask_command(
-    image: ImageFile,
+    image: PictureOrVideo,
     question: Question,
     model: ModelName = "demo",
+    frames: FrameCount = None,
     max_new_tokens: MaxNewTokens = 32,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -101,12 +104,13 @@ def ask_command(
     as_json: AsJson = False,
     max_megapixels: MaxMegapixels = 64.0,
 ) -> None:
-    """Ask a question about a picture."""
+    """Ask a question about a picture or a video."""
     budget = parse_keep(keep)
     from foveate.cli.ask import Request, ask
 
     request = Request(
         image=image,
+        frames=frames,
         question=question,
         model=model,
         method=method,

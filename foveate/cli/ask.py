@@ -1,4 +1,4 @@
-"""`foveate ask`: one question about one picture, with compressed visual tokens and, to compare, without."""
+"""`foveate ask`: one question about one picture or video, with compressed visual tokens and, to compare, without."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from foveate.cli.models import DEMO_NOTE
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from foveate.cli.answering import Outcome
-    from foveate.cli.models import Prompt, Subject
+    from foveate.cli.models import Prompt, Shown, Subject
     from foveate.method import Method
     from foveate.report import Report
 
 __all__ = ["NO_METHOD", "Request", "ask"]
 
 NO_METHOD = "none"
+DEFAULT_FRAMES = 8
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
+"""Endings by which a file that cannot be read is called a damaged video and not a damaged picture."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Request:
     """What the user asked for; see the options of `foveate ask`."""
 
     image: Path
+    frames: int | None
     question: str
     model: str
     method: str
@@ -58,18 +60,19 @@ def ask(request: Request) -> None:
     """
     question = check_question(request.question)
     _check_outputs(request)
-    picture, notes = _picture(request)
+    with console.spinner("reading"):
+        shown, notes = _shown(request)
     with console.spinner("getting ready"):
         method = _method(request)
-    subject = _load(request, compress=method is not None)
-    prompt = subject.prompt(question, picture, request.max_new_tokens)
-    notes += [*prompt.notes, *_unseen(subject, picture), *([DEMO_NOTE] if subject.is_demo else [])]
+    subject = _load(request, compress=method is not None, video=shown.video is not None)
+    prompt = subject.prompt(question, shown, request.max_new_tokens)
+    notes += [*prompt.notes, *_unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
     if outcome.report is not None:
-        _save(request, outcome.report, picture, subject)
+        _save(request, outcome.report, shown, subject)
     if request.as_json:
-        console.put_json(_as_json(request, subject, prompt, method, outcome, notes))
+        console.put_json(_as_json(request, shown, subject, prompt, method, outcome, notes))
     else:
         _print(request, prompt, method, outcome, notes)
 
@@ -92,22 +95,37 @@ def _check_outputs(request: Request) -> None:
     check_outputs([request.picture, request.report], [request.image])
 
 
-def _picture(request: Request) -> tuple[Image, list[str]]:
-    from foveate.images import load_image
+def _shown(request: Request) -> tuple[Shown, list[str]]:
+    """The picture; or the frames of a video, which a file is if frames are asked for or only a video's reader knows it."""
+    from foveate.cli.models import Shown
+    from foveate.images import is_picture, load_image
 
-    loaded = load_image(request.image, max_pixels=request.max_pixels)
-    return loaded.image, list(loaded.notes)
+    path = request.image
+    if request.frames is None and not (_may_be_video(path) and not is_picture(path)):
+        loaded = load_image(path, max_pixels=request.max_pixels)
+        return Shown((loaded.image,)), list(loaded.notes)
+    from foveate.video import read_frames
+
+    frames = read_frames(path, request.frames or DEFAULT_FRAMES, max_pixels=request.max_pixels)
+    many = f"{len(frames.images)} frames" if len(frames.images) > 1 else "one frame"
+    return Shown(frames.images, frames), [f"the model is shown {many} of {frames.duration:.1f} seconds", *frames.notes]
 
 
-def _load(request: Request, compress: bool) -> Subject:
+def _may_be_video(path: Path) -> bool:
+    from foveate.video import is_video
+
+    return path.is_file() and (path.suffix.lower() in VIDEOS or is_video(path))
+
+
+def _load(request: Request, compress: bool, video: bool) -> Subject:
     from foveate.cli.models import is_local, load_model
 
     if is_local(request.model):
         with console.spinner(f"loading {request.model}"):
-            return load_model(request.model, request.dtype, request.device, compress=compress)
+            return load_model(request.model, request.dtype, request.device, compress=compress, video=video)
     # no spinner, because a download has progress bars of its own
     console.note(f"{request.model} is no folder here; it comes from the Hugging Face hub, unless it is cached")
-    return load_model(request.model, request.dtype, request.device, compress=compress)
+    return load_model(request.model, request.dtype, request.device, compress=compress, video=video)
 
 
 def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
@@ -121,25 +139,26 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 
 
-def _unseen(subject: Subject, picture: Image) -> list[str]:
+def _unseen(subject: Subject, shown: Shown) -> list[str]:
     """A note if the processor cuts off so much of the picture that it may matter."""
     from foveate import draw
 
-    box, (width, height) = draw.processor_crop(subject.processor, picture.size), picture.size
+    box, (width, height) = draw.processor_crop(subject.processor, shown.size), shown.size
     if box is None:
         return []
     seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
-def _save(request: Request, report: Report, picture: Image, subject: Subject) -> None:
+def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> None:
     if request.report:
         write(request.report, "report", report.save)
     if request.picture:
         from foveate import draw
 
         with console.spinner("drawing"):
-            drawn = draw.kept(report, picture, lines=request.lines, crop=draw.processor_crop(subject.processor, picture.size))
+            pictures = shown.pictures[0] if shown.video is None else shown.pictures
+            drawn = draw.kept(report, pictures, lines=request.lines, crop=draw.processor_crop(subject.processor, shown.size))
             write(request.picture, "picture", drawn.save)
 
 
@@ -170,13 +189,14 @@ def _how_measured(request: Request) -> str:
 
 
 def _as_json(
-    request: Request, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
+    request: Request, shown: Shown, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "answer": outcome.first.answer,
         "agree": outcome.agree,
         "question": request.question,
         "image": str(request.image),
+        "frames": None if shown.video is None else [round(time, 3) for time in shown.video.times],
         "model": subject.name,
         "device": subject.device,
         "dtype": subject.dtype,

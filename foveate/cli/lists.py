@@ -29,15 +29,20 @@ def _options(method: type) -> dict[str, object]:
 
 
 def list_models(as_json: bool) -> None:
-    """Print the embedded model and each family with the model types that it covers."""
-    from foveate.families import families
+    """Print the support matrix, the embedded model first, and why other models are refused."""
+    from foveate.families import REFUSED, support
+    from foveate.families.support import PROMPTS, SIGNALS
 
-    known = families()
+    rows = support()
     if as_json:
-        rows = [{"name": name, "summary": family.summary, "model_types": list(family.model_types)} for name, family in known.items()]
-        console.put_json({"embedded": DEMO, "families": rows})
+        console.put_json({"embedded": DEMO, "families": [row.to_dict() for row in rows], "refused": REFUSED})
         return
-    lines = [(DEMO, "", "the small model inside this package; knows its own scenes, not the world")]
-    lines += [(name, ", ".join(family.model_types), family.summary) for name, family in known.items()]
-    console.put_table(console.listing(("family", "model types", "what it is"), lines))
-    console.put("any model of these types can be named by folder or Hugging Face id: foveate ask --model ...", style="dim")
+    what = [(DEMO, "", "the small model inside this package; knows its own scenes, not the world")]
+    what += [(row.family, ", ".join(row.model_types), row.summary) for row in rows]
+    console.put_table(console.listing(("family", "model types", "what it is"), what))
+    console.put("")
+    can = [(row.family, *row.cells()[2:]) for row in rows]
+    console.put_table(console.listing(("family", *PROMPTS, *(name.replace("_", " ") for name in SIGNALS)), can))
+    console.put("")
+    console.put_table(console.listing(("refused", "because"), list(REFUSED.items())))
+    console.put("any model of the types above can be named by folder or Hugging Face id: foveate ask --model ...", style="dim")

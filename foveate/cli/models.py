@@ -1,17 +1,20 @@
-"""Loading a model by name, and turning a question about a picture into its inputs."""
+"""Loading a model by name, and turning a question about a picture or video into its inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from foveate.errors import InputError, UnsupportedModelError
 
-__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Subject", "find_device", "is_local", "load_model", "load_processor"]
+if TYPE_CHECKING:
+    from foveate.families import Family
+    from foveate.video import Frames
+
+__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_model", "load_processor"]
 
 DEMO = "demo"
 DEMO_NOTE = (
@@ -21,8 +24,26 @@ DEMO_NOTE = (
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a question is about: one picture, or the frames of a video.
+
+    Attributes:
+        pictures: at least one, all of one size.
+        video: where they come from, unless it is a picture.
+    """
+
+    pictures: tuple[Image.Image, ...]
+    video: Frames | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pictures[0].size
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """A question about a picture, ready for the model.
+    """A question about a picture or video, ready for the model.
 
     Attributes:
         inputs: keyword arguments of `generate`, on the model's device.
@@ -60,49 +81,74 @@ class Subject:
         """The precision it computes in."""
         return str(self.model.dtype).removeprefix("torch.")
 
-    def prompt(self, question: str, image: Image.Image, new_tokens: int) -> Prompt:
+    def prompt(self, question: str, shown: Shown, new_tokens: int) -> Prompt:
         """Build the inputs.
 
         Raises:
             InputError: if the question contains the model's image placeholder, or prompt and answer do not fit the model's context.
         """
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        placeholder = _placeholder_id(self.model.config)
+        placeholders = _placeholder_ids(self.model)
         words = tokenizer(question, add_special_tokens=False)["input_ids"]
-        if placeholder in words:
-            text = tokenizer.decode([placeholder])
-            raise InputError(f"the question contains {text!r}, which stands for a picture in this model; leave it out")
-        inputs = self._inputs(question, image)
+        for placeholder in placeholders:
+            if placeholder in words:
+                text = tokenizer.decode([placeholder])
+                raise InputError(f"the question contains {text!r}, which stands for a picture in this model; leave it out")
+        inputs = self._inputs(question, shown)
         length = int(inputs["input_ids"].shape[1])
-        visual = int((inputs["input_ids"] == placeholder).sum())
-        self._check_context(length, visual, len(words), new_tokens)
+        visual = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
+        self._check_context(length, visual, len(words), new_tokens, len(shown.pictures))
         return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual, _word_notes(question) if self.is_demo else ())
 
-    def _inputs(self, question: str, image: Image.Image) -> Any:
+    def _inputs(self, question: str, shown: Shown) -> Any:
         if self.is_demo:
             from foveate import demo
 
-            return self.processor(images=image, text=demo.prompt(question), return_tensors="pt")
+            return self.processor(images=shown.pictures[0], text=demo.prompt(question), return_tensors="pt")
+        if shown.video is not None and getattr(self.processor, "video_processor", None) is not None:
+            return self._video_inputs(question, shown.video)
         if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+            content = [*({"type": "image", "image": image} for image in shown.pictures), {"type": "text", "text": question}]
             return self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )
         # what LLaVA-1.5 was trained with
-        return self.processor(images=image, text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")
+        return self.processor(images=shown.pictures[0], text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")
 
-    def _check_context(self, length: int, visual: int, asked: int, new_tokens: int) -> None:
+    def _video_inputs(self, question: str, video: Frames) -> Any:
+        """The inputs of a model whose processor takes videos; it is told when each frame was shown, and chooses none itself."""
+        if not getattr(self.processor, "chat_template", None):
+            raise InputError(
+                f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor"
+            )
+        from transformers.video_utils import VideoMetadata
+
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+        rate = video.total / video.duration
+        metadata = VideoMetadata(
+            total_num_frames=video.total,
+            fps=rate,
+            duration=video.duration,
+            frames_indices=[min(round(time * rate), video.total - 1) for time in video.times],
+        )
+        return self.processor(
+            text=[text], videos=[list(video.images)], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
+        )
+
+    def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, pictures: int) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is None or length + new_tokens <= limit:
             return
+        ways = "lower --max-new-tokens or --frames" if pictures > 1 else "lower --max-new-tokens"
         raise InputError(
             f"too long for this model: {visual} visual tokens, {asked} tokens of the question and {length - visual - asked} of the prompt "
             f"around it are {length}, and with up to {new_tokens} tokens of the answer {length + new_tokens}; its context is {limit}: "
-            f"shorten the question by {length + new_tokens - limit} tokens, or lower --max-new-tokens"
+            f"shorten the question by {length + new_tokens - limit} tokens, or {ways}"
         )
 
 
-def load_model(name: str, dtype: str, device: str, *, compress: bool) -> Subject:
+def load_model(name: str, dtype: str, device: str, *, compress: bool, video: bool = False) -> Subject:
     """Load a model and its processor.
 
     Args:
@@ -110,15 +156,18 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool) -> Subject
         dtype: "float32", "bfloat16", "float16" or "auto", which is float32 for the demo model, else as the checkpoint was saved.
         device: "auto" or what `torch.device` takes.
         compress: whether the model must belong to a family that can be compressed.
+        video: whether it will be asked about a video.
 
     Raises:
         InputError: if the model cannot be had, is of the wrong kind, or the device is not there.
-        UnsupportedModelError: if it belongs to no known family, before its weights are fetched.
+        UnsupportedModelError: if it belongs to no known family, or takes no video, before its weights are fetched.
     """
     import torch
     from huggingface_hub.utils import logging as hub_logging
     from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
+
+    import foveate.families  # noqa: F401 - some families bring models that transformers has not
 
     where = find_device(device)
     logging.set_verbosity_error()
@@ -127,6 +176,8 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool) -> Subject
     config = _from_pretrained(AutoConfig, name)
     if compress:
         _check_family(name, config)
+    if video:
+        _check_video(name, config)
     processor = load_processor(name)
     precision = "float32" if dtype == "auto" and name == DEMO else dtype
     model = _from_pretrained(AutoModelForImageTextToText, name, dtype=precision)
@@ -145,6 +196,21 @@ def _check_family(name: str, config: Any) -> None:
         raise UnsupportedModelError(f"{name} is a {config.model_type!r} model, which foveate cannot compress yet; it can: {types}")
 
 
+def _check_video(name: str, config: Any) -> None:
+    from foveate.families import families
+
+    family = _family(config)
+    if family is not None and family.takes.isdisjoint(("video", "frames")):
+        known = ", ".join(other.name for other in families().values() if not other.takes.isdisjoint(("video", "frames")))
+        raise UnsupportedModelError(f"{name} is a {config.model_type!r} model, which takes no video; families that do: {known}")
+
+
+def _family(config: Any) -> Family | None:
+    from foveate.families import families
+
+    return next((family for family in reversed(families().values()) if config.model_type in family.model_types), None)
+
+
 def _word_notes(question: str) -> tuple[str, ...]:
     from foveate.demo.language import unknown_words
 
@@ -159,6 +225,8 @@ def load_processor(name: str) -> Any:
         InputError: if it cannot be had, or is none for pictures and text together.
     """
     from transformers import AutoProcessor
+
+    import foveate.families  # noqa: F401 - some families bring models that transformers has not
 
     processor = _from_pretrained(AutoProcessor, name)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
@@ -183,6 +251,10 @@ def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(name, **options)
     except Exception as error:  # a folder that is missing, of another kind or damaged makes the loaders raise anything
+        if isinstance(error, ImportError) and "torchvision" in str(error).lower():
+            raise InputError(
+                f"the processor of {name!r} needs torchvision, which is not there: pip install torchvision, in the build for your torch"
+            ) from error
         raise InputError(f"cannot load the model {name!r}: {_first_sentence(error)}; pass demo, a folder or a Hugging Face id") from error
 
 
@@ -217,10 +289,17 @@ def find_device(name: str) -> Any:
     return where
 
 
-def _placeholder_id(config: Any) -> int:
-    names: Sequence[str] = ("image_token_id", "image_token_index")
-    for name in names:
+def _placeholder_ids(model: Any) -> tuple[int, ...]:
+    """The tokens that stand for pictures and videos."""
+    config = model.config
+    family = _family(config)
+    ids = tuple(family.placeholders(model).values()) if family is not None else ()
+    for name in ("image_token_id", "image_token_index"):
         value = getattr(config, name, None)
-        if value is not None:
-            return int(value)
-    raise InputError(f"a {config.model_type!r} model does not say which token stands for a picture; foveate cannot count its visual tokens")
+        if not ids and value is not None:
+            ids = (int(value),)
+    if not ids:
+        raise InputError(
+            f"a {config.model_type!r} model does not say which token stands for a picture; foveate cannot count its visual tokens"
+        )
+    return ids

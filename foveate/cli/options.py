@@ -8,15 +8,20 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
-    "AsJson", "Batch", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "Grid", "Hours", "ImageFile", "Index", "Keep",
-    "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile", "Panels", "Picture", "Processes",
-    "Question", "Repeat", "ReportFile", "ReportOut", "SceneSeed", "Seed", "Settings", "Steps", "TrainOut", "TrainSeed", "Version",
-    "Workers",
+    "AsJson", "Batch", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Hours", "ImageFile",
+    "Index", "Keep", "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile", "Panels", "Picture",
+    "PictureOrVideo", "Processes", "Question", "Repeat", "ReportFile", "ReportOut", "SceneSeed", "Seed", "Settings", "Steps",
+    "TrainOut", "TrainSeed", "Version", "Workers",
 ]  # fmt: skip
 
 _MODEL, _COMPRESSION, _MEASUREMENT, _OUTPUT = "Model", "Compression", "Measurement", "Output"
 
 ImageFile = Annotated[Path, typer.Argument(help="Picture file.", show_default=False)]
+PictureOrVideo = Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture or video file.", show_default=False)]
+FrameCount = Annotated[
+    int | None,
+    typer.Option("--frames", min=1, help="Frames of a video, evenly spread in time; 8 if not given.", metavar="N", rich_help_panel=_MODEL),
+]
 Question = Annotated[str, typer.Argument(help="What to ask about it.", show_default=False)]
 ReportFile = Annotated[Path, typer.Argument(help="What foveate ask --report or Report.save wrote.", show_default=False)]
 OutFile = Annotated[Path, typer.Argument(help="Picture to write, as PNG, JPEG or WebP.", show_default=False)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +15,7 @@ from foveate.draw.geometry import Crop, seen_box
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
 from foveate.errors import InputError
+from foveate.plan import Plan
 from foveate.report import ImageReport, Report
 
 __all__ = ["MAX_FRAMES", "kept", "read_report"]
@@ -43,7 +46,8 @@ def kept(
 
     Args:
         report: a report, or the path of one that `Report.save` wrote.
-        image: the image as it was given to the processor; for a video its frames (at least as many as the report's grid has).
+        image: the image as it was given to the processor; for a video its frames (at least as many as the report's grid has). Where a
+            model was given a video as one image per frame, they are drawn together, as one video.
         index: which image of the report, when it has several.
         lines: draw the lines of merged tokens.
         panels: draw every step, from the original on; otherwise only the last.
@@ -56,7 +60,10 @@ def kept(
     Raises:
         InputError: if the report is none, has no such image, or does not fit the image.
     """
-    entry = _entry(report if isinstance(report, Report) else read_report(report), index)
+    report = report if isinstance(report, Report) else read_report(report)
+    entry = _entry(report, index)
+    if not isinstance(image, Image.Image):
+        entry = _joined(report, entry, len(image))
     frames = _frames(image, entry)
     steps = panels_of(entry) if panels else panels_of(entry)[-1:]
     shown = _shown_frames(entry.grid[0])
@@ -103,6 +110,24 @@ def _entry(report: Report, index: int) -> ImageReport:
     if not 0 <= index < len(report.images):
         raise InputError(f"index={index}, but the report has {len(report.images)} image(s): 0..{len(report.images) - 1}")
     return report.images[index]
+
+
+def _joined(report: Report, entry: ImageReport, frames: int) -> ImageReport:
+    """All images of the entry's row as one video of `frames` frames, if that is what they are."""
+    row = [image for image in report.images if image.row == entry.row]
+    if frames < 2 or len(row) != frames or any(image.grid != entry.grid or image.grid[0] != 1 for image in row):
+        return entry
+    grid = (frames, *entry.grid[1:])
+    steps = zip(*(image.stages for image in row), strict=True)
+    stages = tuple(replace(same[0], plan=_beside([stage.plan for stage in same])) for same in steps)
+    return ImageReport(entry.row, 0, grid, _beside([image.plan for image in row]), stages)
+
+
+def _beside(plans: Sequence[Plan]) -> Plan:
+    """One plan over the tokens of all."""
+    starts = itertools.accumulate((len(plan) for plan in plans), initial=0)
+    targets = [[goal if goal < 0 else goal + start for goal in plan.to_list()] for plan, start in zip(plans, starts, strict=False)]
+    return Plan.from_list(itertools.chain.from_iterable(targets))
 
 
 def _frames(image: Image.Image | Sequence[Image.Image], entry: ImageReport) -> list[Image.Image]:

@@ -1,6 +1,32 @@
 """One file per model family; importing this package fills the table. Nothing outside it names a family."""
 
-from foveate.families import llava as _llava  # noqa: F401 - registers itself
-from foveate.families.base import Family, ImageTokens, families, family_of, register
+# Importing a family registers it, in the order of lists.
+from foveate.families import generic as _generic  # noqa: F401
+from foveate.families import idefics3 as _idefics3  # noqa: F401
+from foveate.families import internvl as _internvl  # noqa: F401
+from foveate.families import llava as _llava  # noqa: F401
+from foveate.families import llava_next as _llava_next  # noqa: F401
+from foveate.families import llava_next_video as _llava_next_video  # noqa: F401
+from foveate.families import llava_onevision as _llava_onevision  # noqa: F401
+from foveate.families import mistral3 as _mistral3  # noqa: F401
+from foveate.families import qwen2_vl as _qwen2_vl  # noqa: F401
+from foveate.families import qwen3_vl as _qwen3_vl  # noqa: F401
+from foveate.families import vila as _vila  # noqa: F401
+from foveate.families.base import Family, families, family_of, register
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.refused import REFUSED
+from foveate.families.support import Support, support
 
-__all__ = ["Family", "ImageTokens", "families", "family_of", "register"]
+__all__ = [
+    "REFUSED",
+    "Encoding",
+    "Family",
+    "ImageTokens",
+    "Layout",
+    "Support",
+    "families",
+    "family_of",
+    "place",
+    "register",
+    "support",
+]

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from foveate.errors import InputError, UnsupportedModelError
+from foveate.errors import UnsupportedModelError
+from foveate.families.layout import Encoding, ImageTokens, Kind
+from foveate.families.refused import REFUSED
 
-__all__ = ["Family", "ImageTokens", "families", "family_of", "register"]
+__all__ = ["Family", "families", "family_of", "register"]
 
+DECODER_SIGNALS = frozenset({"last_attention", "text_attention", "attention_output", "question_states", "projected_states"})
+"""Signals that need nothing of a family but its decoder."""
 
-@dataclass(frozen=True)
-class ImageTokens:
-    """Where one image (or video) lies in a prompt.
-
-    Args:
-        columns: (n,) long on the CPU, ascending columns of `input_ids`.
-        grid: (t, h, w) of its tokens.
-    """
-
-    columns: Tensor
-    grid: tuple[int, int, int]
+TOWER_SIGNALS = frozenset({"tower_attention", "tower_states"})
+"""Signals for which a family has `tower_attention`, `projector` and `fold`."""
 
 
 class Family(ABC):
@@ -35,13 +28,18 @@ class Family(ABC):
         name: how people call it.
         summary: one line for lists.
         model_types: the `config.model_type` values that it covers.
-        signals: names from `foveate.view.SIGNALS` that it can give.
+        takes: what a prompt may hold, of "image", "several images", and "video", or "frames" where a video is written as images.
+        signals: names from `foveate.view.SIGNALS` that it can give; `gives` narrows them for one model.
+        encoders: the backbone's methods that turn pixels into features, with what they encode. Each call is recorded as an
+            `Encoding`; `generate` makes it ahead of the model's forward, a plain forward inside.
     """
 
     name: str
     summary: str
     model_types: tuple[str, ...]
-    signals: frozenset[str] = frozenset({"last_attention", "attention_output"})
+    takes: frozenset[str] = frozenset({"image", "several images"})
+    signals: frozenset[str] = DECODER_SIGNALS
+    encoders: ClassVar[Mapping[str, Kind]] = {"get_image_features": "image", "get_video_features": "video"}
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
@@ -52,17 +50,27 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def images(self, model: nn.Module, input_ids: Tensor, inputs: Mapping[str, Any]) -> list[list[ImageTokens]]:
-        """The images of each row, in the order of the prompt.
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """The images and videos of each row, in the order of the prompt. `place` does most of it.
 
         Args:
             model: the model that was given to `compress`.
-            input_ids: (b, s) on the CPU.
-            inputs: the keyword arguments of the multimodal forward.
+            input_ids: (b, s) on the CPU, without the copies that beams make of a sample.
+            seen: what was encoded for this forward pass, at most one call per encoder; empty when there were no pixels.
 
         Raises:
-            InputError: placeholders that do not make whole images.
+            InputError: placeholders that do not make whole images, or for which nothing was encoded.
         """
+
+    def placeholders(self, model: nn.Module) -> dict[Kind, int]:
+        """The token id of each kind's placeholders, newlines and the like included where they share it."""
+        config: Any = model.config
+        ids: dict[Kind, int | None] = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
+        return {kind: token for kind, token in ids.items() if token is not None}
+
+    def gives(self, model: nn.Module) -> frozenset[str]:
+        """The signals that this very model can give."""
+        return self.signals
 
     def backbone(self, model: nn.Module) -> nn.Module:
         """The module that joins image features and text and calls the decoder; its forward takes `input_ids`."""
@@ -79,6 +87,50 @@ class Family(ABC):
     def attention(self, layer: nn.Module) -> nn.Module:
         """The self-attention module of one decoder layer."""
         return layer.self_attn  # type: ignore[return-value]
+
+    def injected(self, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Tensor]] | None:
+        """Take what the decoder would add to visual tokens behind its first layers out of its arguments.
+
+        Args:
+            kwargs: of the decoder's forward; whatever is returned must be gone from them, so that only foveate adds it.
+
+        Returns:
+            `None` in most models, else (mask, features): mask (b, s) bool, and per decoder layer from layer 0 on a tensor
+            (mask.sum(), d) that is added to the masked positions of that layer's output, row by row.
+        """
+        return None
+
+    def tower(self, model: nn.Module) -> nn.Module:
+        """The vision tower."""
+        backbone: Any = self.backbone(model)
+        return backbone.vision_tower if hasattr(backbone, "vision_tower") else backbone.visual
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """The attention module of the vision-tower layer whose output is used (the last such layer with full attention)."""
+        raise NotImplementedError(f"family {self.name!r} names tower_attention among its signals but does not say where it is")
+
+    def class_token(self, model: nn.Module) -> bool:
+        """Whether the tower's sequences begin with a class token, whose attention then ranks the patches."""
+        return False
+
+    def projector(self, model: nn.Module) -> nn.Module:
+        """The module whose first argument is the vision features before, and whose output is those after projection."""
+        return self.backbone(model).multi_modal_projector  # type: ignore[return-value]
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Bring what was read in the vision tower into the order of visual tokens.
+
+        Args:
+            model: the model that was given to `compress`.
+            signal: "tower_attention" or "tower_states".
+            values: (p, c) in the tower's own order, all images behind each other. Attention: c = 1, class tokens taken off.
+                States: as the projector is given them.
+            seen: the call in which they were read.
+
+        Returns:
+            per image (n, c), in the order of `ImageTokens.columns`; what becomes one token is averaged for attention.
+        """
+        raise NotImplementedError(f"family {self.name!r} names {signal} among its signals but cannot bring it into order")
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -106,23 +158,12 @@ def family_of(model: nn.Module) -> Family:
         if kind in family.model_types:
             family.check(model)
             return family
-    known = "; ".join(f"{family.name} ({', '.join(family.model_types)})" for family in _FAMILIES.values())
+    if kind in REFUSED:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} with model_type {kind!r} is not supported: {REFUSED[kind]}. `foveate models` lists the ones that are."
+        )
+    known = ", ".join(sorted(name for family in _FAMILIES.values() for name in family.model_types))
     raise UnsupportedModelError(
-        f"{type(model).__name__} with model_type {kind!r} belongs to no known family. Known: {known}. "
+        f"{type(model).__name__} with model_type {kind!r} belongs to no known family. Known model types: {known}. "
         f"To add one, subclass foveate.families.Family and register it (docs/adding_a_family.md)."
     )
-
-
-def split_evenly(columns: Tensor, grid: tuple[int, int, int]) -> list[ImageTokens]:
-    """Split placeholder columns (m,) into images of one size, in order.
-
-    Raises:
-        InputError: m is not a whole number of images.
-    """
-    size = grid[0] * grid[1] * grid[2]
-    if columns.numel() % size:
-        raise InputError(
-            f"{columns.numel()} image placeholders do not make whole images of {size} tokens; "
-            f"pass the prompt in one piece, with each image's placeholders complete"
-        )
-    return [ImageTokens(part, grid) for part in torch.split(columns, size)] if columns.numel() else []

@@ -1,40 +1,74 @@
-"""LLaVA-1.5 and its kin: a CLIP or SigLIP tower with a fixed number of tokens per image, and a Llama-like decoder."""
+"""LLaVA-1.5 and its kin: a CLIP or SigLIP tower with a fixed number of tokens per image, or Pixtral's rows of patches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from foveate.errors import UnsupportedModelError
-from foveate.families.base import Family, ImageTokens, register, split_evenly
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.features import rows_of_patches
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
 
 __all__ = ["Llava"]
 
 _TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """Vision towers whose token count follows from the configuration, with the number of class tokens in front."""
 
+_ROWS = "pixtral"
+"""The vision tower whose token count follows from each picture's size."""
+
 
 class Llava(Family):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower (llava-hf/llava-1.5-7b-hf, -13b-hf, ...)."""
+    """`LlavaForConditionalGeneration` (llava-hf/llava-1.5-7b-hf, -13b-hf, ...; with Pixtral: mistral-community/pixtral-12b)."""
 
     name = "llava"
-    summary = "LLaVA-1.5 7B and 13B layouts: CLIP or SigLIP tower, fixed tokens per image, Llama-like decoder"
+    summary = "LLaVA-1.5 7B and 13B layouts (CLIP or SigLIP, fixed tokens per image), and Pixtral 12B (rows of patches)"
     model_types = ("llava",)
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
-        """Refuse towers with a varying number of tokens (Pixtral, ...), whose rows of patches need a family of their own."""
-        tower = model.config.vision_config.model_type  # type: ignore[union-attr]
-        if tower not in _TOWERS:
-            raise UnsupportedModelError(f"a LLaVA with vision tower {tower!r} is not supported; towers that are: {', '.join(_TOWERS)}")
-
-    def images(self, model: nn.Module, input_ids: Tensor, inputs: Mapping[str, Any]) -> list[list[ImageTokens]]:
-        """See `Family.images`; every image has the same grid, which follows from the configuration."""
+        """Refuse other towers, and a selection of features that takes a patch for a class token."""
         config: Any = model.config
-        grid = image_grid(config)
-        visual: Tensor = input_ids == config.image_token_id
-        return [split_evenly(row.nonzero().squeeze(1), grid) for row in visual]
+        tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
+        if tower not in (*_TOWERS, _ROWS):
+            known = ", ".join((*_TOWERS, _ROWS))
+            raise UnsupportedModelError(f"a LLaVA with vision tower {tower!r} is not supported; towers that are: {known}")
+        if tower == _ROWS and strategy != "full":
+            raise UnsupportedModelError(f"vision_feature_select_strategy={strategy!r} drops a patch of {tower}, which takes 'full'")
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`; every image has the same grid, which follows from the configuration, unless it is in rows of patches."""
+        config: Any = model.config
+        if config.vision_config.model_type == _ROWS:
+            rows = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size)]
+            return place(input_ids, self.placeholders(model), {"image": rows})
+        same = itertools.repeat(Layout((image_grid(config),)))
+        return place(input_ids, self.placeholders(model), {"image": same})
+
+    def gives(self, model: nn.Module) -> frozenset[str]:
+        """No tower signals where class tokens are visual tokens or several layers are joined: neither is a patch's own."""
+        config: Any = model.config
+        square = config.vision_config.model_type in _TOWERS and image_grid(config)[1] > 1
+        plain = square and isinstance(config.vision_feature_layer, int)
+        return self.signals if plain else self.signals - TOWER_SIGNALS
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower_attention`."""
+        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+
+    def class_token(self, model: nn.Module) -> bool:
+        """CLIP has one, SigLIP has not."""
+        config: Any = model.config
+        return bool(_TOWERS[config.vision_config.model_type])
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Patches are tokens, in the same order."""
+        grid = image_grid(model.config)
+        return list(values.split(grid[1] * grid[2]))
 
 
 def image_grid(config: Any) -> tuple[int, int, int]:
@@ -43,6 +77,18 @@ def image_grid(config: Any) -> tuple[int, int, int]:
     side = vision.image_size // vision.patch_size
     extra = _TOWERS[vision.model_type] - (config.vision_feature_select_strategy == "default")
     return (1, side, side) if extra == 0 else (1, 1, side * side + extra)
+
+
+def tower_layers(tower: nn.Module) -> Sequence[nn.Module]:
+    """The layers of a CLIP or SigLIP tower, with or without the wrapper that some versions have around it."""
+    inner: Any = getattr(tower, "vision_model", tower)
+    return inner.encoder.layers  # type: ignore[no-any-return]
+
+
+def feature_block(config: Any) -> int:
+    """Index of the tower layer whose output is projected: hidden states count the input as number 0."""
+    layer: int = config.vision_feature_layer
+    return layer if layer < 0 else layer - 1
 
 
 register(Llava())

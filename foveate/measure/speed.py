@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 from foveate.compression import compress
-from foveate.families import family_of
+from foveate.families import Encoding, family_of
 from foveate.method import Method
 
 __all__ = ["Figure", "Measurement", "ideal", "llava_shaped", "measure", "prompt_for"]
@@ -201,7 +201,8 @@ class _Variant:
 
 def _variants(model: nn.Module, inputs: Mapping[str, Any], methods: Sequence[Method]) -> list[_Variant]:
     family = family_of(model)
-    image = family.images(model, inputs["input_ids"].cpu(), inputs)[0][0]
+    lengths = tuple(map(len, inputs["mm_encoder_outputs"]["image"].pooler_output))
+    image = family.images(model, inputs["input_ids"].cpu(), [Encoding("image", {}, lengths)])[0][0]
     columns = torch.arange(inputs["input_ids"].shape[1])
     total = image.columns.numel()
     variants = [_Variant("full", model, inputs, contextlib.nullcontext, tokens=total)]

@@ -28,6 +28,7 @@ class Pool(Method):
     cells. A frame is cut into bands of whole rows and each band into rectangles; of the numbers of bands, the one is
     taken whose tokens lie nearest to the middle of their rectangle. The mean takes the place of the cell's centre token.
     A video's budget is spread over its frames evenly; with fewer cells than frames, a cell spans several whole frames.
+    An image shown as several crops is pooled crop by crop, each with its share of the tokens.
     Where tokens are missing after an earlier cut, those that are there are grouped into bands and cells of even count.
     The default layer is that of `TokenCarve` and `FastV`, so that a comparison changes nothing but the choice;
     `layer=0` pools at the language model's input.
@@ -42,22 +43,23 @@ class Pool(Method):
         """Decide for one image, from its grid alone."""
         budget = self.budget(len(view), view.grid[0])
         index = None if view.index is None else tuple(view.index.tolist())
-        return Plan(_pooled(view.grid, index, budget).clone())
+        return Plan(_pooled(view.parts, index, budget).clone())
 
 
 @lru_cache(maxsize=64)
-def _pooled(grid: Cell, index: tuple[int, ...] | None, keep: int) -> torch.Tensor:
-    """Plan target (n,) that pools the tokens at the cells `index` of `grid` (all of them: None) into `keep` groups."""
-    _, height, width = grid
-    cells = range(math.prod(grid)) if index is None else index
-    places = [(i // (height * width), i // width % height, i % width) for i in cells]
+def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -> torch.Tensor:
+    """Plan target (n,) that pools the tokens at the cells `index` of the parts (all of them: None) into `keep` groups."""
+    shapes = [(height, width) for time, height, width in parts for _ in range(time)]
+    every = [(frame, row, column) for frame, (height, width) in enumerate(shapes) for row in range(height) for column in range(width)]
+    places = every if index is None else [every[i] for i in index]
     frames: dict[int, list[int]] = {}
     for token, place in enumerate(places):
         frames.setdefault(place[0], []).append(token)
     target = [0] * len(places)
     in_order = [sorted(frames[f], key=lambda i: places[i]) for f in sorted(frames)]
     for tokens, share in _spread_over_frames(in_order, keep):
-        whole_frame = len(tokens) == height * width
+        height, width = shapes[places[tokens[0]][0]]
+        whole_frame = len(tokens) == height * width and places[tokens[-1]][0] == places[tokens[0]][0]
         groups = _rectangles(height, width, share) if whole_frame else _groups([places[i] for i in tokens], share)
         for group in groups:
             members = [tokens[i] for i in group]

@@ -1,5 +1,6 @@
 """Probes that read attention and states out of a running model, without changing what it computes."""
 
-from foveate.signals.attention import AttentionProbe, attention_rows
+from foveate.signals.attention import AttentionProbe, Enough, attention_rows, received_attention
+from foveate.signals.tower import TowerProbe
 
-__all__ = ["AttentionProbe", "attention_rows"]
+__all__ = ["AttentionProbe", "Enough", "TowerProbe", "attention_rows", "received_attention"]

@@ -18,29 +18,27 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.clock import seconds
 
-__all__ = ["AttentionProbe", "attention_rows"]
+__all__ = ["AttentionProbe", "Enough", "Probe", "ReceivedProbe", "attention_rows", "received_attention"]
 
 _NAME = "foveate_probe"
+_BLOCK = 2**25
+"""Logits that are held at once."""
 
 
-class AttentionProbe:
-    """Computes attention rows in the next call of one attention module, then takes itself out.
+class Probe:
+    """Reads queries and keys of one attention module until it is detached. Subclasses say what to keep of them.
 
     Args:
         module: a transformers attention module, one that looks its kernel up by `module.config`.
-        rows: (b, r) query rows wanted per batch row, counted within that call's queries.
 
     Attributes:
-        attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
-        seconds: time that computing the rows took.
+        seconds: time that reading took.
     """
 
-    def __init__(self, module: nn.Module, rows: Tensor) -> None:
-        self.rows = rows
-        self.attention: Tensor | None = None
+    def __init__(self, module: nn.Module) -> None:
         self.seconds = 0.0
         self._module: Any = module
-        self._original = self._module.config
+        self._original: Any = self._module.config
         config: Any = copy.copy(self._original)
         config._attn_implementation_internal = _NAME
         config.foveate_probe = self
@@ -50,12 +48,78 @@ class AttentionProbe:
         """Give the module its own configuration back; safe to call twice."""
         self._module.config = self._original
 
-    def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
-        """Compute and keep the rows."""
+    @property
+    def implementation(self) -> str:
+        """The model's own attention kernel."""
+        name: str = self._original._attn_implementation
+        return name
+
+    def see(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
+        """One call of the module: read it, on the clock."""
         start = seconds(query.device)
-        with torch.no_grad():
-            self.attention = attention_rows(query, key, self.rows, mask, **options)
-        self.seconds = seconds(query.device) - start
+        try:
+            with torch.no_grad():
+                self.read(query, key, mask, **options)
+        finally:
+            self.seconds += seconds(query.device) - start
+
+    def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
+        """What a subclass wants of queries (b, heads, q, d) and keys (b, key heads, k, d)."""
+        raise NotImplementedError
+
+
+class Enough(Exception):  # noqa: N818 - it carries control, not an error
+    """Ends a look-ahead once the rows are read, before the attention itself is computed."""
+
+
+class AttentionProbe(Probe):
+    """Computes attention rows in the next call of one attention module, then takes itself out.
+
+    Args:
+        module: see `Probe`.
+        rows: (b, r) query rows wanted per batch row, counted within that call's queries.
+        ahead: raise `Enough` instead of computing the attention, because the call was made for the rows alone.
+
+    Attributes:
+        attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
+    """
+
+    def __init__(self, module: nn.Module, rows: Tensor, *, ahead: bool = False) -> None:
+        super().__init__(module)
+        self.rows, self.ahead = rows, ahead
+        self.attention: Tensor | None = None
+
+    def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
+        """See `Probe.read`."""
+        self.detach()
+        self.attention = attention_rows(query, key, self.rows, mask, **options)
+        if self.ahead:
+            raise Enough
+
+
+class ReceivedProbe(Probe):
+    """Computes the attention that each token of a vision tower receives, in every call until it is detached.
+
+    Args:
+        module: see `Probe`.
+        class_token: the sequences begin with a class token: its attention counts, and it is left out of the result.
+
+    Attributes:
+        received: per call (b, n) in at least float32: the class token's row, or the mean over all rows; mean over heads.
+    """
+
+    def __init__(self, module: nn.Module, class_token: bool) -> None:
+        super().__init__(module)
+        self.class_token = class_token
+        self.received: list[Tensor] = []
+
+    def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
+        """See `Probe.read`."""
+        if self.class_token:
+            row = torch.zeros(query.shape[0], 1, dtype=torch.long, device=query.device)
+            self.received.append(attention_rows(query, key, row, mask, causal=False, **options)[:, 0, 1:])
+        else:
+            self.received.append(received_attention(query, key, mask, **options))
 
 
 def attention_rows(
@@ -67,9 +131,10 @@ def attention_rows(
     scaling: float | None = None,
     softcap: float | None = None,
     sliding_window: int | None = None,
+    causal: bool = True,
     **_: Any,
 ) -> Tensor:
-    """Softmax attention of a few query rows to all keys, mean over heads.
+    """Softmax attention of a few query rows to all keys, mean over heads. Many rows are computed block by block.
 
     Args:
         query: (b, heads, q, d), after the rotary embedding.
@@ -80,10 +145,45 @@ def attention_rows(
         scaling: factor of the logits; 1 / sqrt(d) by default.
         softcap: limit of the logits as in Gemma 2.
         sliding_window: how many keys back a query sees; used only where the mask is not (…, q, k), which has it in itself.
+        causal: without a 4-D mask a query sees no later key.
 
     Returns:
         (b, r, k) in at least float32.
     """
+    block = max(1, _BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    options: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sliding_window": sliding_window, "causal": causal}
+    return torch.cat([_rows(query, key, part, mask, **options) for part in rows.split(block, dim=1)], dim=1)
+
+
+def received_attention(query: Tensor, key: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
+    """Mean over all query rows and heads of bidirectional attention, without ever holding a full map.
+
+    Args:
+        query: (b, heads, n, d).
+        key: (b, key heads, n, d).
+        mask: as in `attention_rows`.
+
+    Returns:
+        (b, n) in at least float32.
+    """
+    queries = query.shape[2]
+    rows = torch.arange(queries, device=query.device).expand(query.shape[0], -1)
+    block = max(1, _BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    options = {**options, "causal": False}
+    return sum(attention_rows(query, key, part, mask, **options).sum(1) for part in rows.split(block, dim=1)) / queries  # type: ignore[return-value]
+
+
+def _rows(
+    query: Tensor,
+    key: Tensor,
+    rows: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    sliding_window: int | None,
+    causal: bool,
+) -> Tensor:
     batch, heads, queries, width = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -98,14 +198,15 @@ def attention_rows(
         wanted = wanted.gather(2, rows[:, None, :, None].expand(-1, wanted.shape[1], -1, keys))
         logits = logits.masked_fill(~wanted, float("-inf")) if wanted.dtype == torch.bool else logits + wanted
     else:
-        logits = logits.masked_fill(~_visible(rows, queries, keys, mask, sliding_window)[:, None], float("-inf"))
+        visible = _visible(rows, queries, keys, mask, sliding_window, causal)
+        logits = logits.masked_fill(~visible[:, None], float("-inf"))
     return logits.softmax(-1).mean(1)
 
 
-def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, window: int | None) -> Tensor:
+def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, window: int | None, causal: bool) -> Tensor:
     position = (rows + keys - queries)[:, :, None]
     column = torch.arange(keys, device=rows.device)
-    visible = column <= position
+    visible = column <= position if causal else torch.ones_like(column <= position)
     if window is not None:
         visible = visible & (column > position - window)
     if padding is not None:
@@ -116,11 +217,10 @@ def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, wind
 def _probe_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    probe: AttentionProbe = module.config.foveate_probe
-    probe.detach()
-    probe.read(query, key, attention_mask, **options)
+    probe: Probe = module.config.foveate_probe
+    probe.see(query, key, attention_mask, **options)
     eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
-    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
+    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(probe.implementation, eager)
     output: tuple[Tensor, Tensor | None] = implementation(module, query, key, value, attention_mask, **options)
     return output
 

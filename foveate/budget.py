@@ -1,0 +1,58 @@
+"""How many visual tokens remain, from shapes alone, as a serving engine must know before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from foveate.errors import LayerError
+from foveate.method import Method
+from foveate.view import Grid
+
+__all__ = ["tokens_after"]
+
+
+def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Sequence[Grid]]) -> list[int]:
+    """How many visual tokens of each image remain behind the last cut, exactly, without a model or a picture.
+
+    Args:
+        method: a method, or several as a schedule, as given to `compress`.
+        grids: per image (1, h, w) and per video (t, h, w), in tokens; for an image that is shown as several crops, which
+            share one budget, the sequence of its parts.
+
+    Returns:
+        one number per entry of `grids`. A video's is its total over all frames.
+
+    Raises:
+        BudgetError: a method asks for more tokens than there are, and its `clamp` is false.
+        LayerError: the layers of a schedule do not increase.
+        ValueError: a grid is not made of three positive integers.
+    """
+    schedule = [method] if isinstance(method, Method) else list(method)
+    if not schedule or not all(isinstance(each, Method) for each in schedule):
+        raise TypeError(f"tokens_after() takes a Method or a non-empty list of them, such as TokenCarve(keep=128); got {method!r}")
+    for earlier, later in itertools.pairwise(schedule):
+        if later.layer <= earlier.layer:
+            raise LayerError(f"the layers of a schedule must increase; {later} follows {earlier}")
+    return [_remaining(schedule, _parts(grid)) for grid in grids]
+
+
+def _remaining(schedule: Sequence[Method], parts: Sequence[Grid]) -> int:
+    count = sum(math.prod(part) for part in parts)
+    frames = parts[0][0] if len(parts) == 1 else 1
+    for method in schedule:
+        count = method.budget(count, frames)
+    return count
+
+
+def _parts(grid: Grid | Sequence[Grid]) -> Sequence[Grid]:
+    parts = [grid] if grid and isinstance(grid[0], int) else list(cast(Sequence[Grid], grid))
+    for part in parts:
+        sizes = tuple(part) if isinstance(part, Sequence) else (part,)
+        if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"{part!r} is not a grid of (frames, rows, columns), each a positive integer; an image is (1, rows, columns)")
+    if not parts:
+        raise ValueError("an image needs at least one grid of (frames, rows, columns); found none")
+    return cast(Sequence[Grid], parts)

@@ -1,0 +1,156 @@
+"""Models that need nothing special: placeholders of one token id, a decoder like Llama's, and features per image.
+
+Each entry of `ENTRIES` is a family of its own, named like its `model_type`. The tests hold a tiny model of every entry to
+"pruning equals masking"; a class that is not tested so is refused (see `foveate.families.refused`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from foveate.errors import InputError, UnsupportedError
+from foveate.families.base import Family, register
+from foveate.families.features import argument, check_encoded
+from foveate.families.layout import Encoding, Grid, ImageTokens, Layout, place
+from foveate.families.runs import crops_per_run, runs
+
+__all__ = ["ENTRIES", "Entry", "Generic"]
+
+Shape = Callable[[Any, Tensor, Encoding], list[Layout]]
+"""From the model's configuration, input_ids (b, s) and a call of its encoder to one layout per image."""
+
+
+def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """Every image is a square of patches."""
+    return [Layout((_square(length),)) for length in seen.lengths]
+
+
+def crops(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """Square crops directly behind each other; an unbroken run of placeholders is an image."""
+    found = crops_per_run(input_ids, config.image_token_id, _square(seen.lengths[0]))
+    check_encoded(found, [seen])
+    return found
+
+
+def queries(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """Learned queries without a place in the image; an unbroken run of placeholders is an image."""
+    found = crops_per_run(input_ids, config.image_token_id, (1, 1, seen.lengths[0]))
+    check_encoded(found, [seen])
+    return found
+
+
+def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """Square crops with indicator tokens between them; the first and the last indicator stand around each image."""
+    first, last = config.visual_indicator_token_ids[0], config.visual_indicator_token_ids[-1]
+    crop = _square(seen.lengths[0])
+    size, found = crop[1] * crop[2], []
+    for row, ids in enumerate(input_ids):
+        crops_here = runs(ids, config.image_token_id)
+        for start, length in crops_here:
+            if length % size:
+                raise InputError(f"row {row} has {length} image placeholders at column {start}, which are no crops of {size} tokens")
+        opened = (ids == first).nonzero().flatten().tolist()
+        closed = (ids == last).nonzero().flatten().tolist()
+        if len(opened) != len(closed):
+            raise InputError(f"row {row} has {len(opened)} image starts ({first}) and {len(closed)} image ends ({last}); keep images whole")
+        inside = [
+            sum(length // size for start, length in crops_here if begin < start < end) for begin, end in zip(opened, closed, strict=True)
+        ]
+        found += [Layout((crop,) * count) for count in inside if count]
+    check_encoded(found, [seen])
+    return found
+
+
+def merged(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """A grid of patches of any size, square blocks of which become one token."""
+    vision = config.vision_config
+    block = vision.merge_kernel_size if hasattr(vision, "merge_kernel_size") else [vision.spatial_merge_size] * 2
+    grids = argument(seen, "image_grid_thw").tolist()
+    return [Layout(((1, high // block[0], wide // block[1]),)) for _, high, wide in grids]
+
+
+def merged_each(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
+    """As `merged`, with a block size per image."""
+    blocks = argument(seen, "image_merge_sizes").tolist()
+    grids = argument(seen, "image_grid_thw").tolist()
+    return [Layout(((1, high // block, wide // block),)) for block, (_, high, wide) in zip(blocks, grids, strict=True)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model type of the generic path.
+
+    Args:
+        model_type: as in the model's configuration.
+        shape: how an image's tokens lie.
+        summary: one line for lists.
+        checkpoints: published checkpoints of this class, as hub ids.
+    """
+
+    model_type: str
+    shape: Shape
+    summary: str
+    checkpoints: tuple[str, ...] = ()
+
+
+class Generic(Family):
+    """A model type that needs no code of its own.
+
+    Args:
+        entry: what is to be known of it.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.name, self.summary, self.model_types = entry.model_type, entry.summary, (entry.model_type,)
+
+    def check(self, model: nn.Module) -> None:
+        """Nothing: the decoder is checked for every family alike."""
+
+    def placeholders(self, model: nn.Module) -> dict[Any, int]:
+        """Images only."""
+        config: Any = model.config
+        return {"image": config.image_token_id}
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`."""
+        if any(call.kind == "video" for call in seen):
+            raise UnsupportedError(f"video is not supported for {self.name} so far; pass images, or remove the handle for this prompt")
+        found = [layout for call in seen for layout in self.entry.shape(model.config, input_ids, call)]
+        return place(input_ids, self.placeholders(model), {"image": found})
+
+
+def _square(tokens: int) -> Grid:
+    side = math.isqrt(tokens)
+    return (1, side, side) if side**2 == tokens else (1, 1, tokens)
+
+
+ENTRIES = (
+    Entry("aria", queries, "Aria: learned queries, a mixture-of-experts decoder", ("rhymes-ai/Aria",)),
+    Entry("cosmos3_edge", merged, "Cosmos 3 Edge, images only", ("nvidia/Cosmos3-Edge",)),
+    Entry("deepseek_vl", squares, "DeepSeek-VL", ("deepseek-community/deepseek-vl-1.3b-chat",)),
+    Entry("deepseek_vl_hybrid", squares, "DeepSeek-VL with a second, high-resolution tower", ("deepseek-community/deepseek-vl-7b-chat",)),
+    Entry("glm46v", merged, "GLM-4.6V, images only"),
+    Entry("glm4v", merged, "GLM-4.1V, images only", ("zai-org/GLM-4.1V-9B-Thinking",)),
+    Entry("glm4v_moe", merged, "GLM-4.5V, a mixture of experts, images only", ("zai-org/GLM-4.5V",)),
+    Entry("glm_ocr", merged, "GLM-OCR, images only", ("zai-org/GLM-OCR",)),
+    Entry("glmga", merged, "GLM-4.6V's class under the name glmga, images only"),
+    Entry("got_ocr2", crops, "GOT-OCR 2.0", ("stepfun-ai/GOT-OCR-2.0-hf",)),
+    Entry("hyperclovax_vision_v2", merged, "HyperCLOVA X SEED, images only", ("naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",)),
+    Entry("janus", squares, "Janus and Janus-Pro, understanding only", ("deepseek-community/Janus-Pro-1B",)),
+    Entry("kimi_k25", merged, "Kimi K2.5 and K2.6, latent attention and a mixture of experts, images only", ("moonshotai/Kimi-K2.6",)),
+    Entry("ovis2", bracketed, "Ovis 2: crops between indicator tokens", ("thisisiron/Ovis2-1B-hf",)),
+    Entry("paddleocr_vl", merged, "PaddleOCR-VL", ("PaddlePaddle/PaddleOCR-VL",)),
+    Entry("pp_chart2table", crops, "PP-Chart2Table", ("PaddlePaddle/PP-Chart2Table_safetensors",)),
+    Entry("video_llama_3", merged_each, "VideoLLaMA 3, images only", ("lkhl/VideoLLaMA3-2B-Image-HF",)),
+    Entry("video_llava", squares, "Video-LLaVA, images only", ("LanguageBind/Video-LLaVA-7B-hf",)),
+    Entry("vipllava", squares, "ViP-LLaVA", ("llava-hf/vip-llava-7b-hf",)),
+)
+
+for _entry in ENTRIES:
+    register(Generic(_entry))

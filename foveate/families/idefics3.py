@@ -1,0 +1,102 @@
+"""Idefics3 and SmolVLM: crops between text markers, the whole picture last, pixel shuffle in the connector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import InputError
+from foveate.families.base import DECODER_SIGNALS, Family, register
+from foveate.families.layout import Encoding, ImageTokens
+from foveate.families.runs import runs
+
+__all__ = ["Idefics3"]
+
+
+class Idefics3(Family):
+    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration` (HuggingFaceTB/SmolVLM2-2.2B-Instruct, ...)."""
+
+    name = "idefics3"
+    summary = "Idefics3 and SmolVLM: crops between markers and the whole picture, pixel shuffle; video as marked frames"
+    model_types = ("idefics3", "smolvlm")
+    takes = frozenset({"image", "several images", "frames"})
+    signals = DECODER_SIGNALS
+
+    def check(self, model: nn.Module) -> None:
+        """Nothing varies that matters."""
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """See `Family.decoder`; it is called text_model here."""
+        return self.backbone(model).text_model  # type: ignore[return-value]
+
+    def tower(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower`."""
+        return self.backbone(model).vision_model  # type: ignore[return-value]
+
+    def projector(self, model: nn.Module) -> nn.Module:
+        """See `Family.projector`."""
+        return self.backbone(model).connector  # type: ignore[return-value]
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`; the crops of a picture and the whole of it share one budget, markers stay."""
+        token, side = self.placeholders(model)["image"], crop_side(model.config)
+        found = [_pictures(ids, token, side**2, row) for row, ids in enumerate(input_ids)]
+        wanted, made = sum(len(crops) for row in found for crops in row) * side**2, sum(sum(call.lengths) for call in seen)
+        if wanted != made:
+            raise InputError(
+                f"the prompt has {wanted} image placeholders, and the model made {made} features for them; "
+                f"pass the pixels with the prompt, as the model's processor makes both"
+            )
+        return [[_tokens(crops, side) for crops in row] for row in found]
+
+
+def crop_side(config: Any) -> int:
+    """Rows, and columns, of tokens in one crop."""
+    vision = config.vision_config
+    side: int = vision.image_size // vision.patch_size // config.scale_factor
+    return side
+
+
+def _tokens(crops: list[int], side: int) -> ImageTokens:
+    columns = torch.cat([torch.arange(start, start + side**2) for start in crops])
+    parts = ((1, side, side),) * len(crops)
+    return ImageTokens(columns, parts[0] if len(crops) == 1 else (1, 1, columns.numel()), "image", parts)
+
+
+def _pictures(ids: Tensor, token: int, size: int, row: int) -> list[list[int]]:
+    """The first columns of each picture's crops.
+
+    A crop's marker is the text between the separator before it and the crop. The last crop of every picture is the whole
+    of it, which has a marker of its own; the separator is the token that follows it. Both are read off the last crop of
+    the prompt, so that no tokenizer is needed. Without such markers each crop is a picture.
+    """
+    starts: list[list[int]] = []
+    for start, length in runs(ids, token):
+        if length % size:
+            raise InputError(
+                f"the {length} image placeholders from column {start} of row {row} on do not make whole crops of {size} tokens; "
+                f"pass the prompt in one piece, as the model's processor makes it"
+            )
+        starts += range(start, start + length, size)
+    if not starts:
+        return []
+    end = starts[-1] + size
+    separator = int(ids[end]) if end < len(ids) else None
+    markers = [_marker(ids, start, separator) for start in starts]
+    pictures: list[list[int]] = [[]]
+    for start, marker in zip(starts, markers, strict=True):
+        pictures[-1].append(start)
+        if marker is None or marker == markers[-1]:
+            pictures.append([])
+    return [crops for crops in pictures if crops]
+
+
+def _marker(ids: Tensor, start: int, separator: int | None) -> tuple[int, ...] | None:
+    before = (ids[:start] == separator).nonzero().flatten() if separator is not None else ids[:0]
+    return tuple(ids[int(before[-1]) + 1 : start].tolist()) if before.numel() else None
+
+
+register(Idefics3())

@@ -1,0 +1,63 @@
+"""LLaVA-NeXT (1.6): the whole picture, then tiles of it without padding, with a newline behind each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from foveate.families.anyres import Picture, check_class_token, layouts, spatial_size
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.features import argument
+from foveate.families.layout import Encoding, ImageTokens, place
+from foveate.families.llava import feature_block, tower_layers
+
+__all__ = ["LlavaNext", "pictures"]
+
+
+class LlavaNext(Family):
+    """`LlavaNextForConditionalGeneration` with a CLIP or SigLIP tower (llava-hf/llava-v1.6-mistral-7b-hf, ...)."""
+
+    name = "llava-next"
+    summary = "LLaVA-NeXT (1.6): tiles of any shape with newlines; Vicuna, Mistral, Llama-3 decoders"
+    model_types = ("llava_next",)
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse towers whose patches do not form squares."""
+        check_class_token(model.config)
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`; whole picture and tiles share one budget, and newlines stay."""
+        config: Any = model.config
+        found = {call.kind: layouts(pictures(config, call), call) for call in seen}
+        return place(input_ids, self.placeholders(model), found)
+
+    def gives(self, model: nn.Module) -> frozenset[str]:
+        """No tower signals where several layers are joined: the joined features have no attention of their own."""
+        config: Any = model.config
+        return self.signals if isinstance(config.vision_feature_layer, int) else self.signals - TOWER_SIGNALS
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower_attention`."""
+        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+
+    def class_token(self, model: nn.Module) -> bool:
+        """Where there is one, the model's configuration takes it off."""
+        config: Any = model.config
+        return bool(config.vision_feature_select_strategy == "default")
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Tiles are joined and their padding is taken away, as the model does with their features."""
+        shown = pictures(model.config, seen)
+        split = values.split([picture.patches for picture in shown])
+        return [picture.fold(part) for picture, part in zip(shown, split, strict=True)]
+
+
+def pictures(config: Any, seen: Encoding) -> list[Picture]:
+    """Each picture of a call, from its size in pixels."""
+    return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
+
+
+register(LlavaNext())

@@ -1,0 +1,101 @@
+"""Qwen2-VL and Qwen2.5-VL: any resolution, patches joined two by two, rotary positions per time, row and column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import InputError
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
+
+__all__ = ["Qwen2VL"]
+
+
+class Qwen2VL(Family):
+    """`Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration` of any size.
+
+    Published checkpoints: Qwen/Qwen2-VL-2B-Instruct, -7B-Instruct, -72B-Instruct; Qwen/Qwen2.5-VL-3B-Instruct, -7B-Instruct, ...
+    """
+
+    name = "qwen2-vl"
+    summary = "Qwen2-VL and Qwen2.5-VL: any resolution, 2x2 patches per token, video, multimodal rotary positions"
+    model_types = ("qwen2_vl", "qwen2_5_vl")
+    takes = frozenset({"image", "several images", "video"})
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
+
+    def check(self, model: nn.Module) -> None:
+        """Every variant works; decoders with sliding windows are refused for all families alike."""
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`; grids come with the pixels, in patches."""
+        layouts = {encoding.kind: [Layout((grid,)) for grid in self.grids(model, encoding)] for encoding in seen}
+        return place(input_ids, self.placeholders(model), layouts)
+
+    def tower(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower`."""
+        return self.backbone(model).visual  # type: ignore[return-value]
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """The last block's; where blocks look through windows, the last one that sees the whole frame."""
+        tower: Any = self.tower(model)
+        whole = getattr(tower, "fullatt_block_indexes", None)
+        return tower.blocks[max(whole) if whole else -1].attn  # type: ignore[no-any-return]
+
+    def projector(self, model: nn.Module) -> nn.Module:
+        """The merger, which is given one row per patch."""
+        return self.tower(model).merger  # type: ignore[return-value]
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Patches that become one token stand together: their attention is averaged, their states are joined."""
+        merged = _merge_size(model) ** 2
+        values = values.unflatten(0, (-1, merged))
+        grids = self.grids(model, seen)
+        order = self.order(model, grids)
+        if order is not None:
+            values = values[order.to(values.device)]
+        values = values.mean(1) if signal == "tower_attention" else values.flatten(1)
+        return list(values.split([math.prod(grid) for grid in grids]))
+
+    def grids(self, model: nn.Module, encoding: Encoding) -> list[tuple[int, int, int]]:
+        """(t, h, w) in tokens of every image or video that was encoded.
+
+        Raises:
+            InputError: the features were computed while no handle was there to see the grids.
+        """
+        given = encoding.arguments.get(f"{encoding.kind}_grid_thw")
+        if given is None:
+            raise InputError(
+                f"the grid of the {encoding.kind}s is not known, because their features were computed before compress(); "
+                f"compute them while the handle is in place, or pass the pixels"
+            )
+        side = _merge_size(model)
+        return [(t, h // side, w // side) for t, h, w in given.tolist()]
+
+    def order(self, model: nn.Module, grids: Sequence[tuple[int, int, int]]) -> Tensor | None:
+        """Where in the tower each token is computed, (n,) over all grids, where windows reorder them; else `None`."""
+        tower: Any = self.tower(model)
+        if getattr(tower, "fullatt_block_indexes", None) is None or not hasattr(tower, "window_size"):
+            return None
+        side = tower.window_size // _merge_size(model) // tower.patch_size
+        start, places = 0, []
+        for t, h, w in grids:
+            time, row, column = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
+            window = (time * -(-h // side) + row // side) * -(-w // side) + column // side
+            # Within a window tokens stay in row-major order, which a stable sort by window keeps.
+            places.append(window.flatten().argsort(stable=True) + start)
+            start += t * h * w
+        return torch.cat(places).argsort()
+
+
+def _merge_size(model: nn.Module) -> int:
+    config: Any = model.config
+    size: int = config.vision_config.spatial_merge_size
+    return size
+
+
+register(Qwen2VL())

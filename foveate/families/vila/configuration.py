@@ -1,0 +1,130 @@
+"""The configuration of a VILA1.5 model, read from a release's `config.json` as well as from one that transformers saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import LlavaConfig
+
+from foveate.errors import UnsupportedModelError
+
+__all__ = ["VilaConfig", "added_tokens", "image_side", "is_release"]
+
+PARTS = {"llm_cfg": "llm", "vision_tower_cfg": "vision_tower", "mm_projector_cfg": "mm_projector"}
+"""Entries of a release's configuration, and the folders that hold the same and the weights."""
+
+
+class VilaConfig(LlavaConfig):
+    """Configuration of `VilaForConditionalGeneration`: that of a LLaVA with another projector.
+
+    `from_dict` also reads a release's own `config.json`. The releases have no token for images; here it is the first id behind
+    their vocabulary, so that `text_config.vocab_size` is at least one larger than in the release.
+    """
+
+    model_type = "llava_llama"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """See `PreTrainedConfig.from_pretrained`."""
+        return super().from_pretrained(pretrained_model_name_or_path, **{"name_or_path": str(pretrained_model_name_or_path), **kwargs})
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build the configuration from either form.
+
+        Raises:
+            UnsupportedModelError: a variant that this implementation would compute wrongly, and which setting tells so.
+        """
+        if "text_config" not in config_dict:
+            config_dict = _from_release(config_dict, Path(kwargs.get("name_or_path") or ""))
+        return super().from_dict(config_dict, **kwargs)
+
+
+def is_release(folder: Any) -> bool:
+    """Whether a folder holds a model in the release's layout, its parts in folders of their own."""
+    return all((Path(folder) / part).is_dir() for part in PARTS.values())
+
+
+def image_side(config: Any) -> int:
+    """Rows and columns of an image's visual tokens: half of the patches, rounded up."""
+    vision = config.vision_config
+    patches: int = vision.image_size // vision.patch_size
+    return (patches + 1) // 2
+
+
+def added_tokens(folder: Path) -> dict[str, int]:
+    """Tokens that were added to the tokenizer of the folder, by text; empty where its files do not say so."""
+    fast, settings, extra = (_read(folder / name) for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
+    tokens = {entry["content"]: int(entry["id"]) for entry in fast.get("added_tokens", ())}
+    tokens |= {entry["content"]: int(number) for number, entry in settings.get("added_tokens_decoder", {}).items()}
+    return tokens | extra
+
+
+def _read(file: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return data
+
+
+def _from_release(release: dict[str, Any], folder: Path) -> dict[str, Any]:
+    if all(release.get(entry) for entry in PARTS) and folder != Path() and not is_release(folder):
+        raise UnsupportedModelError(
+            f"{folder} is a VILA release, which is read from a local folder that holds {', '.join(PARTS.values())}: "
+            f"download it whole (hf download {folder} --local-dir FOLDER) and pass that folder"
+        )
+    parts = {entry: _part(release, entry, folder / name) for entry, name in PARTS.items()}
+    llm, vision, projector = parts["llm_cfg"], parts["vision_tower_cfg"], parts["mm_projector_cfg"]
+    _check(release, llm, vision, projector)
+    image_token = max([llm["vocab_size"], *(number + 1 for number in added_tokens(folder / "llm").values())])
+    dtype = str(release.get("model_dtype") or llm.get("torch_dtype") or "float32").removeprefix("torch.")
+    config: dict[str, Any] = {
+        "text_config": {**_own(llm), "vocab_size": image_token + 1, "dtype": dtype},
+        "vision_config": {**_own(vision), "dtype": dtype},
+        "image_token_index": image_token,
+        "vision_feature_layer": release.get("mm_vision_select_layer", -2),
+        "vision_feature_select_strategy": "full",
+        "tie_word_embeddings": llm.get("tie_word_embeddings", False),
+        "dtype": dtype,
+        "architectures": ["VilaForConditionalGeneration"],
+    }
+    side = (vision["image_size"] // vision["patch_size"] + 1) // 2
+    return {**config, "image_seq_length": side * side}
+
+
+def _part(release: dict[str, Any], entry: str, folder: Path) -> dict[str, Any]:
+    """The folder's own file counts, as it did for the release's code; its copy in the top-level file is for when there is no folder."""
+    file = folder / "config.json"
+    if folder.parent != Path() and file.is_file():
+        return _read(file)
+    copy = release.get(entry)
+    if isinstance(copy, dict):
+        return copy
+    raise UnsupportedModelError(
+        f"this 'llava_llama' configuration has {entry}={copy!r} and no {file}: only VILA1.5's layout is supported, with the folders "
+        f"{', '.join(PARTS.values())}; pass the path of a complete local copy"
+    )
+
+
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what every configuration carried along in those days, which transformers refuses or ignores now."""
+    generic = ("_name_or_path", "architectures", "torch_dtype", "transformers_version", "max_length", "min_length", "_attn_implementation")
+    return {name: value for name, value in config.items() if name not in generic and value is not None}
+
+
+def _check(release: dict[str, Any], llm: dict[str, Any], vision: dict[str, Any], projector: dict[str, Any]) -> None:
+    for setting in ("s2", "dynamic_s2", "ps3"):
+        if release.get(setting):
+            raise UnsupportedModelError(f"{setting}=true: a tower that runs at several scales is not supported; use a VILA1.5 without it")
+    if release.get("mm_use_im_start_end"):
+        raise UnsupportedModelError("mm_use_im_start_end=true: start and end tokens around images are not supported; VILA1.5 has none")
+    wanted = {
+        "image_aspect_ratio": (release.get("image_aspect_ratio", "resize"), ("resize",)),
+        "mm_vision_select_feature": (release.get("mm_vision_select_feature", "cls_patch"), ("cls_patch",)),
+        "mm_projector_cfg.mm_projector_type": (projector.get("mm_projector_type"), ("mlp_downsample",)),
+        "vision_tower_cfg.model_type": (vision.get("model_type"), ("siglip_vision_model",)),
+        "llm_cfg.model_type": (llm.get("model_type"), ("llama",)),
+    }
+    for setting, (found, known) in wanted.items():
+        if found not in known:
+            raise UnsupportedModelError(f"{setting}={found!r} is not supported in this VILA; supported is {', '.join(known)}")

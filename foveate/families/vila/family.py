@@ -1,0 +1,60 @@
+"""VILA1.5: a SigLIP tower, 2 x 2 patches to a token, and a Llama-like decoder; a video is a row of images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.errors import UnsupportedModelError
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.llava import feature_block, tower_layers
+from foveate.families.vila.configuration import image_side
+
+__all__ = ["Vila"]
+
+
+class Vila(Family):
+    """`VilaForConditionalGeneration` (Efficient-Large-Model/VILA1.5-3b, Llama-3-VILA1.5-8B, VILA1.5-13b)."""
+
+    name = "vila"
+    summary = "VILA1.5 3B, 8B and 13B layouts: SigLIP tower, 2 x 2 patches to a token, Llama-like decoder; read from the release's folder"
+    model_types = ("llava_llama",)
+    takes = frozenset({"image", "several images", "frames"})
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse whatever else goes by this name: the configuration refuses its variants when it is read."""
+        tower = getattr(getattr(model.config, "vision_config", None), "model_type", None)
+        if tower != "siglip_vision_model" or not hasattr(self.backbone(model), "multi_modal_projector"):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is a 'llava_llama' model that was not loaded by foveate; load it with "
+                f"AutoModelForImageTextToText.from_pretrained(folder) after importing foveate.families"
+            )
+
+    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
+        """See `Family.images`; every image has the same grid, whose tokens stand column by column in the prompt."""
+        side = image_side(model.config)
+        order = torch.arange(side * side).view(side, side).T.flatten()
+        same = itertools.repeat(Layout(((1, side, side),), content=order, placeholders=side * side))
+        return place(input_ids, self.placeholders(model), {"image": same})
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower_attention`."""
+        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """The mean of the two to four patches that become one token; at an odd edge there are fewer."""
+        vision: Any = model.config.vision_config  # type: ignore[union-attr]
+        side = vision.image_size // vision.patch_size
+        square = values.unflatten(0, (-1, side, side)).movedim(-1, 1)
+        joined = F.avg_pool2d(square, 2, ceil_mode=True, count_include_pad=False)
+        return list(joined.flatten(2).transpose(1, 2))
+
+
+register(Vila())

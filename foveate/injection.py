@@ -1,0 +1,48 @@
+"""Features that a decoder adds to its visual tokens behind its first layers, and that must follow them when tokens leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foveate.plan import Plan
+
+__all__ = ["Injection"]
+
+
+class Injection:
+    """Adds features to the tokens they belong to, wherever those are by then.
+
+    Args:
+        mask: (b, s) bool, the tokens that features belong to.
+        features: per decoder layer from layer 0 on (mask.sum(), d), added to that layer's output, row by row.
+    """
+
+    def __init__(self, mask: Tensor, features: Sequence[Tensor]) -> None:
+        self._features = list(features)
+        mask = mask.cpu()
+        self._source = torch.full(mask.shape, -1)
+        self._source[mask] = torch.arange(int(mask.sum()))
+
+    def add(self, index: int, states: Tensor) -> Tensor:
+        """The output (b, n, d) of decoder layer `index` with its features."""
+        if index >= len(self._features):
+            return states
+        present = self._source >= 0
+        features = self._features[index].to(states.device, states.dtype)
+        states = states.clone()
+        states[present.to(states.device)] += features[self._source[present].to(states.device)]
+        return states
+
+    def gather(self, where: Tensor, valid: Tensor) -> None:
+        """The sequence becomes its places `where` (b, k), of which `valid` (b, k) are real."""
+        self._source = self._source.gather(1, where).masked_fill(~valid, -1)
+
+    def merge(self, row: int, places: Tensor, plan: Plan) -> None:
+        """The tokens at `places` (n,) of one row are about to be merged: so are the features still to come."""
+        source = self._source[row, places]
+        for index, features in enumerate(self._features):
+            own = source.to(features.device)
+            self._features[index] = features.index_copy(0, own[plan.kept.to(features.device)], plan.merge(features[own]))

@@ -1,0 +1,274 @@
+"""Reading video files that may be anything: `read_frames` gives pictures at even distances in time, and never holds more than those."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from foveate.errors import InputError, UnsupportedError
+from foveate.images import MAX_PIXELS, check_file
+
+__all__ = ["FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
+
+MAX_TOTAL_PIXELS = 600_000_000
+"""Most pixels of all frames together: 1.8 GB as RGB."""
+
+# Only formats that hold everything themselves: a playlist, for one, would make the reader open whatever it names.
+FORMATS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif", "apng",
+    "nut", "mxf", "h264", "hevc", "av1", "ivf", "m4v",
+)  # fmt: skip
+"""FFmpeg's names of the formats that are read."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Pictures out of a video, in order.
+
+    Attributes:
+        images: upright RGB pictures.
+        times: seconds from the video's first frame, one per picture.
+        duration: seconds from the first frame to the end of the last.
+        total: frames in the file.
+        path: the file.
+        notes: what its owner may want to know, one sentence each.
+    """
+
+    images: tuple[Image.Image, ...]
+    times: tuple[float, ...]
+    duration: float
+    total: int
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Index:
+    """When the frames of a file are shown, in units of the stream's clock, ascending; found without decoding any.
+
+    Without times (`timed` is false) the unit is a frame, and how long that is may be a guess.
+    """
+
+    shown: Sequence[int]
+    keys: Sequence[int]
+    duration: int
+    timed: bool
+    guessed: bool = False
+
+
+def read_frames(path: str | Path, frames: int, *, max_pixels: int = MAX_PIXELS) -> Frames:
+    """Read pictures at even distances in time: what is on the screen in the middle of each of `frames` equal spans.
+
+    A frame that is on the screen at several of these moments is taken once. So there are fewer pictures than asked for where the file
+    has fewer frames, or shows some of them for long; a note says so. Beside the pictures, memory holds 8 bytes per frame of the file.
+
+    Args:
+        path: a regular file in one of `FORMATS` with a video stream; of several streams the one that players show.
+        frames: how many pictures, at least 1.
+        max_pixels: width times height above which the file is refused before it is decoded.
+
+    Raises:
+        InputError: the file is missing, empty, no video, without frames, damaged beyond use, or beyond a limit. The message names the
+            file, the value, the limit and the way out.
+        UnsupportedError: PyAV is not installed.
+    """
+    path = Path(path)
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise InputError(f"frames={frames!r} must be a whole number from 1 upwards")
+    with _opened(path) as (container, stream):
+        _check_size(path, stream, frames, max_pixels)
+        index = _index(container, stream)
+        if not index.shown:
+            raise InputError(f"{path} has no frame that can be read; it is empty or damaged: save or download it again")
+        wanted, clock = _wanted(index, frames), _clock(stream, index)
+    found = _decode(path, index, wanted, max_pixels)
+    if not found:
+        raise InputError(f"{path} is damaged: none of the {len(wanted)} frames needed can be decoded; save or download it again")
+    times = tuple((shown - index.shown[0]) * clock for shown in sorted(found))
+    images = tuple(found[shown] for shown in sorted(found))
+    return Frames(images, times, index.duration * clock, len(index.shown), path, tuple(_notes(index, frames, wanted, found)))
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether PyAV finds a video stream in the file; false for whatever it cannot open, and when it is not installed."""
+    try:
+        with _opened(Path(path)):
+            return True
+    except (InputError, UnsupportedError):
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    av = _pyav()
+    check_file(path, "video")
+    try:
+        # an absolute path is never taken for an address, and nothing that the file names may be fetched
+        container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise InputError(f"{path} is not a video that can be read, or it is damaged or cut off ({_reason(error)})") from error
+    with container:
+        names = set(container.format.name.split(","))
+        if names.isdisjoint(FORMATS):
+            raise InputError(f"{path} is of format {container.format.name!r}, which is not read; convert it to MP4, WebM or MKV first")
+        covers = getattr(av.stream.Disposition, "attached_pic", 0)
+        streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+        if not streams:
+            sound = " (there is sound)" if container.streams.audio else ""
+            raise InputError(f"{path} has no video stream{sound}; pass a file with pictures in it")
+        stream = container.streams.best("video")
+        yield container, stream if stream in streams else streams[0]
+
+
+def _pyav() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UnsupportedError(f"reading a video needs PyAV, which is not there ({error}): pip install 'foveate[video]'") from error
+    return av
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _check_size(path: Path, stream: Any, frames: int, max_pixels: int) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width < 1 or height < 1:
+        raise InputError(f"{path} is {width} x {height} pixels; there is nothing to see in it")
+    _check_pixels(path, width, height, max_pixels)
+    count = min(frames, stream.frames or frames)
+    if count * width * height > MAX_TOTAL_PIXELS:
+        most = MAX_TOTAL_PIXELS // (width * height)
+        raise InputError(
+            f"{count} frames of {width} x {height} are {count * width * height / 1e6:.0f} megapixels; the limit is "
+            f"{MAX_TOTAL_PIXELS / 1e6:g}: ask for at most {most} frames, or scale {path} down first"
+        )
+
+
+def _check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InputError(
+            f"{path} is {width} x {height}, {width * height / 1e6:.1f} megapixels a frame; the limit is {max_pixels / 1e6:g}: scale it "
+            f"down first, or raise the limit (max_pixels, on the command line --max-megapixels)"
+        )
+
+
+def _index(container: Any, stream: Any) -> _Index:
+    """Read all packets, decode none."""
+    shown, keys, last = array("q"), array("q"), 0
+    # AVI knows only in which order frames are decoded; a bare stream not even that
+    timed = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    for packet in _packets(container, stream):
+        if packet.size == 0 or packet.is_discard:
+            continue
+        timed = timed and packet.pts is not None
+        shown.append(packet.pts if timed else len(shown))
+        if packet.is_keyframe:
+            keys.append(shown[-1])
+        last = packet.duration or last
+    if not timed:  # frames are counted
+        return _Index(range(len(shown)), (), len(shown), False, guessed=container.format.name != "avi")
+    shown = array("q", sorted(set(shown)))
+    if not last and len(shown) > 1:
+        last = min(after - before for before, after in pairwise(shown))
+    return _Index(shown, array("q", sorted(keys)), shown[-1] - shown[0] + max(last, 1) if shown else 0, True)
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    av = _pyav()
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError:
+        return  # a file that was cut off: what came before the cut is good
+
+
+def _wanted(index: _Index, frames: int) -> list[int]:
+    """The frames on the screen in the middle of each span, each once."""
+    first = index.shown[0]
+    moments = (first + (2 * number + 1) * index.duration / (2 * frames) for number in range(frames))
+    return sorted({index.shown[max(bisect_right(index.shown, moment) - 1, 0)] for moment in moments})
+
+
+def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: int) -> dict[int, Image.Image]:
+    """The wanted pictures, by when they are shown; those that cannot be decoded are left out."""
+    found: dict[int, Image.Image] = {}
+    for seek in (True, False) if len(index.keys) > 1 else (False,):
+        # without seeking is for files in which a seek ends in the wrong place, or at a frame that needs earlier ones
+        missing = [shown for shown in wanted if shown not in found]
+        if missing:
+            with _opened(path) as (container, stream):
+                for shown, frame in _pick(container, stream, index, missing, seek):
+                    _check_pixels(path, frame.width, frame.height, max_pixels)
+                    found[shown] = _upright(frame, stream)
+    return found
+
+
+def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], seek: bool) -> Iterator[tuple[int, Any]]:
+    """Decode no more than is needed: from the keyframe before a wanted frame, unless decoding is past that already."""
+    targets, position = set(wanted), None
+    frames = _frames(container, stream, index)
+    for goal in wanted:
+        if seek:
+            key = index.keys[max(bisect_right(index.keys, goal) - 1, 0)]
+            if key > (index.shown[0] if position is None else position):
+                container.seek(key, stream=stream)
+                frames = _frames(container, stream, index)
+        while position is None or position < goal:
+            shown, frame = next(frames, (None, None))
+            if shown is None:
+                return
+            position = shown
+            if shown in targets:
+                yield shown, frame
+
+
+def _frames(container: Any, stream: Any, index: _Index) -> Iterator[tuple[int, Any]]:
+    """Decoded frames with the time when they are shown, in units of `_Index`."""
+    av = _pyav()
+    count = 0
+    for packet in _packets(container, stream):
+        try:
+            decoded = packet.decode()
+        except av.FFmpegError:
+            continue  # a damaged packet; the frames that are missed are counted in the notes
+        for frame in decoded:
+            if not index.timed:
+                yield count, frame
+            elif frame.pts is not None:
+                yield frame.pts, frame
+            count += 1
+
+
+def _upright(frame: Any, stream: Any) -> Image.Image:
+    """As a player shows it: turned by the camera's mark, pixels square."""
+    image: Image.Image = frame.to_image()
+    aspect = stream.sample_aspect_ratio
+    if aspect and aspect > 0 and aspect != 1:
+        image = image.resize((max(1, round(image.width * float(aspect))), image.height))
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+def _clock(stream: Any, index: _Index) -> float:
+    """Seconds per unit of `_Index`."""
+    if index.timed:
+        return float(stream.time_base)
+    return 1 / float(stream.guessed_rate or stream.base_rate or 25)
+
+
+def _notes(index: _Index, frames: int, wanted: Sequence[int], found: dict[int, Image.Image]) -> Iterator[str]:
+    if len(wanted) < frames:
+        why = f"the video has only {len(index.shown)} frame(s)" if len(index.shown) < frames else "some frames are shown for long"
+        yield f"{len(wanted)} frame(s) instead of {frames}: {why}"
+    if len(found) < len(wanted):
+        yield f"the video is damaged: {len(wanted) - len(found)} of {len(wanted)} frames could not be decoded and are left out"
+    if index.guessed:
+        yield "the video has no time stamps; its frames were taken as equally long"
