@@ -36,12 +36,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rewrites benchmarks/results; the README's tables come from there.
+# Rewrites benchmarks/results; the README's tables and curves come from there.
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/information.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/plots.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(OUT)
