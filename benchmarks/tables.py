@@ -86,7 +86,9 @@ def curves(part: str, budgets: list[int]) -> str:
     for name, cells in data["methods"].items():
         lines.append(f"| {name} | " + " | ".join(interval(cells[str(keep)]["scores"][part]) for keep in budgets) + " |")
     full, blind = data["full"]["scores"][part], data["no_image"]["scores"].get(part)
-    note = f"All 576 tokens: {interval(full)}; no image in the prompt: {interval(blind) if blind else 'not measured'}. {full['n']} questions"
+    note = (
+        f"All 576 tokens: {interval(full)}; no image in the prompt: {interval(blind) if blind else 'not measured'}. {full['n']} questions"
+    )
     return "\n".join(lines) + f"\n\n{note}, exact match, cut before layer {data['layer']}."
 
 
@@ -98,7 +100,12 @@ def accuracy() -> str:
 def accuracy_curves() -> str:
     """Every budget, over all questions and over the parts where the choice of tokens matters most."""
     data = load("accuracy")
-    parts = {"overall": "All questions", "reading": "Reading (words and numbers)", "small things": "Small things, reading aside", "hop": "Multi-hop"}
+    parts = {
+        "overall": "All questions",
+        "reading": "Reading (words and numbers)",
+        "small things": "Small things, reading aside",
+        "hop": "Multi-hop",
+    }
     return "\n\n".join(f"**{title}**\n\n{curves(part, data['budgets'])}" for part, title in parts.items())
 
 
@@ -120,7 +127,9 @@ def winners() -> str:
     data = load("accuracy")
     lines = ["| visual tokens | best | worse by points (questions lost / won), exact McNemar test |", "|---|---|---|"]
     for keep in data["budgets"]:
-        ranked = sorted(((cells[str(keep)], name) for name, cells in data["methods"].items()), key=lambda pair: -pair[0]["scores"]["overall"]["share"])
+        ranked = sorted(
+            ((cells[str(keep)], name) for name, cells in data["methods"].items()), key=lambda pair: -pair[0]["scores"]["overall"]["share"]
+        )
         (best, winner), others = ranked[0], ranked[1:]
         cells = []
         for other, name in others:

@@ -55,15 +55,16 @@ def packed_states(
     rotation = decoder.rotary_emb(states, everywhere)
     attention: dict[int, Tensor] = {}
     for index, layer in enumerate(decoder.layers):
-        states, probabilities = _layer(layer, states, rotation, shape, sealed[1] if index < sealed[0] else None)
+        start = shape.shared if index == len(decoder.layers) - 1 else 0  # nobody reads what the last layer makes of the image
+        states, probabilities = _layer(layer, states, rotation, shape, sealed[1] if index < sealed[0] else None, start)
         if index in watched:
             attention[index] = probabilities.unflatten(2, (questions, length))
-    final = states[:, shape.shared :].unflatten(1, (questions, length))
+    final = states.unflatten(1, (questions, length))
     return functional.rms_norm(final, final.shape[-1:], decoder.norm.weight, decoder.norm.variance_epsilon), attention
 
 
 def _layer(
-    layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape, sealed: int | None
+    layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape, sealed: int | None, start: int
 ) -> tuple[Tensor, Tensor]:
     norm, attend = layer.input_layernorm, layer.self_attn
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
@@ -71,8 +72,8 @@ def _layer(
         project(normed).unflatten(-1, (-1, attend.head_dim)).transpose(1, 2) for project in (attend.q_proj, attend.k_proj, attend.v_proj)
     )
     query, key = apply_rotary_pos_emb(query, key, *rotation)
-    mixed, probabilities = _attend(query * attend.scaling, key, value, shape, sealed)
-    states = states + attend.o_proj(mixed.transpose(1, 2).flatten(2))
+    mixed, probabilities = _attend(query * attend.scaling, key, value, shape, sealed, shared_rows=start == 0)
+    states = states[:, start:] + attend.o_proj(mixed.transpose(1, 2).flatten(2))
     norm, mlp = layer.post_attention_layernorm, layer.mlp
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
     return states + mlp.down_proj(functional.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed)), probabilities
@@ -82,18 +83,12 @@ def _causal(length: int, like: Tensor) -> Tensor:
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape, sealed: int | None) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape, sealed: int | None, *, shared_rows: bool) -> tuple[Tensor, Tensor]:
     """Causal attention among the shared rows, and of each question to those and to itself.
 
     Two products instead of one masked square: the questions do not see each other, so those scores are never made.
     """
     m = shape.shared
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
-        shared_scores = query[:, :, :m] @ key[:, :, :m].transpose(-1, -2) + _causal(m, query)
-        shared_out = shared_scores.softmax(-1) @ value[:, :, :m]
-    else:  # the fused kernel is slower only in half precision on a CPU
-        parts = (part[:, :, :m] for part in (query, key, value))
-        shared_out = functional.scaled_dot_product_attention(*parts, is_causal=True, scale=1.0)
     blocks = (shape.questions, shape.length)
     own_query, own_key, own_value = (part[:, :, m:].unflatten(2, blocks) for part in (query, key, value))
     own_scores = own_query @ own_key.transpose(-1, -2) + _causal(shape.length, query)
@@ -105,4 +100,12 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape, sealed: int
     if sealed is not None:
         read = torch.cat([read[:, :, :sealed], read[:, :, sealed:].detach().roll(1, 0)], dim=2)
     out = to_shared @ read + own.flatten(2, 3)
-    return torch.cat([shared_out, out], dim=2), to_shared
+    return (torch.cat([_among_shared(query, key, value, m), out], dim=2) if shared_rows else out), to_shared
+
+
+def _among_shared(query: Tensor, key: Tensor, value: Tensor, m: int) -> Tensor:
+    query, key, value = (part[:, :, :m] for part in (query, key, value))
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return (query @ key.transpose(-1, -2) + _causal(m, query)).softmax(-1) @ value
+    # The fused kernel is slower only in half precision on a CPU.
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
