@@ -10,10 +10,10 @@ OUT ?= out
 
 demo: $(READY)
 	mkdir -p $(OUT)
-	$(BIN)/foveate demo scene $(OUT)/scene.png
+	$(BIN)/foveate demo scene $(OUT)/scene.png --seed 11
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign say?" --keep 128 --compare --picture $(OUT)/kept.png
-	$(BIN)/foveate ask $(OUT)/scene.png "is the red circle above or below the black triangle?" --keep 128 --compare
-	$(BIN)/foveate ask $(OUT)/scene.png "how many squares are there?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -97,19 +97,21 @@ class Done:
         os.replace(partial, PARTIAL)
 
 
-def main(each: int = 60, batch_size: int = 16, processes: int = 2) -> None:
+def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str = ",".join(map(str, BUDGETS))) -> None:
     """Measure and write benchmarks/results/accuracy.json.
 
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
         processes: that share the work, of one thread each.
+        budgets: visual tokens to keep, separated by commas.
     """
+    keeps = [int(keep) for keep in budgets.split(",")]
     console = Console()
     asked = balanced(each)
     weights = hashlib.sha256((foveate.demo.path() / "model.safetensors").read_bytes()).hexdigest()
     done = Done.of({"weights": weights, "questions": digest(asked), "each": each})
-    wanted = [(FULL, 576), (BLIND, 0), *((name, keep) for keep in BUDGETS for name in METHODS)]
+    wanted = [(FULL, 576), (BLIND, 0), *((name, keep) for keep in keeps for name in METHODS)]
     left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done.pairs]
     with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size)) as pool:
         task = progress.add_task("methods and budgets", total=len(wanted), completed=len(wanted) - len(left))
@@ -122,18 +124,18 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2) -> None:
         "scenes": len({sample.seed for sample in asked}),
         "questions": len(asked),
         "families": [sample.question.family for sample in asked],
-        "budgets": BUDGETS,
+        "budgets": keeps,
         "layer": TokenCarve(keep=1).layer,
         "by_family_at": 128,
         "full": done.pairs[f"{FULL}, 576"],
         "no_image": done.pairs[f"{BLIND}, 0"],
-        "methods": {name: {str(keep): done.pairs[f"{name}, {keep}"] for keep in BUDGETS} for name in METHODS},
+        "methods": {name: {str(keep): done.pairs[f"{name}, {keep}"] for keep in keeps} for name in METHODS},
     }
     save("accuracy", results)
     PARTIAL.unlink(missing_ok=True)
-    view = Table("", *(str(keep) for keep in BUDGETS), title=f"held-out accuracy, {len(asked)} questions")
+    view = Table("", *(str(keep) for keep in keeps), title=f"held-out accuracy, {len(asked)} questions")
     for name, cells in results["methods"].items():
-        view.add_row(name, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in BUDGETS))
+        view.add_row(name, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))
     console.print(view)
 
 

@@ -43,8 +43,8 @@ class Form:
 
 SHORT_FORM, DESCRIPTION_FORM = Form(10, 20, 7), Form(1, 74, LONGEST_DESCRIPTION + 2)
 SCENE_FORM = Form(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
-DESCRIPTIONS = 0.15  # share of the steps that teach descriptions
-HARD = {"count": 2.0, "comparison": 2.0, "hop": 2.0, "word": 1.5, "number": 1.5}  # asked more often than the others, by family
+DESCRIPTIONS = 0.2  # share of the steps that teach descriptions
+HARD = {"comparison": 5.0, "hop": 3.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
 
 # The heads whose attention is led to the relevant patches while training, by decoder layer. The layer before the usual
 # cut is among them: without that, a model this small looks nowhere in particular there, and every method that ranks
