@@ -10,10 +10,10 @@ OUT ?= out
 
 demo: $(READY)
 	mkdir -p $(OUT)
-	$(BIN)/foveate demo scene $(OUT)/scene.png
+	$(BIN)/foveate demo scene $(OUT)/scene.png --seed 11
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign say?" --keep 128 --compare --picture $(OUT)/kept.png
-	$(BIN)/foveate ask $(OUT)/scene.png "is the red circle above or below the black triangle?" --keep 128 --compare
-	$(BIN)/foveate ask $(OUT)/scene.png "how many squares are there?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
+	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -36,12 +36,13 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rewrites benchmarks/results; the README's tables come from there.
+# Rewrites benchmarks/results; the README's tables and curves come from there.
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/information.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/plots.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(OUT)

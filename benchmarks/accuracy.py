@@ -2,75 +2,141 @@
 
 The embedded model's upbringing matters here: some heads of its early layers were guided to the relevant patches, which
 flatters methods that rank by attention. Its card says so, and so must whoever quotes these figures.
+
+A run that was stopped goes on where it ended, as long as weights, questions and settings are the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
+import torch
 import typer
-from common import progress_bar, save
+from common import RESULTS, progress_bar, save
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 import foveate
 import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
-from foveate.demo.evaluate import Sample, evaluate, samples, summary
+from foveate.demo.evaluate import balanced, digest, evaluate, summary
 from foveate.measure.quality import remembered_features
 
-BUDGETS = (192, 128, 64)
+BUDGETS = (384, 288, 192, 144, 128, 96, 64, 32, 16)
 METHODS: dict[str, Callable[[int], Method]] = {
     "TokenCarve": lambda keep: TokenCarve(keep=keep),
     "FastV": lambda keep: FastV(keep=keep),
     "Pool": lambda keep: Pool(keep=keep),
     "Random": lambda keep: Random(keep=keep),
 }
+FULL, BLIND = "all 576 tokens", "no image"
+PARTIAL = RESULTS / "accuracy.partial.json"
 
 
 class Runner:
     """Asks one model the same questions under one method after another."""
 
-    def __init__(self, asked: list[Sample], progress: Progress, batch_size: int) -> None:
+    def __init__(self, each: int, batch_size: int) -> None:
         self.model, self.processor = foveate.demo.load()
-        self.asked, self.batch_size, self.progress = asked, batch_size, progress
+        self.asked, self.batch_size = balanced(each), batch_size
+        self._open = ExitStack()
+        self._open.enter_context(remembered_features(self.model))
 
-    def run(self, name: str, method: Method | None = None, *, without_image: bool = False) -> dict[str, dict[str, float]]:
-        """Scores by question family, and of all together as "overall"."""
-        task = self.progress.add_task(name, total=len(self.asked))
+    def run(self, name: str, keep: int) -> dict[str, Any]:
+        """Scores by question family, part and of all together as "overall", and which questions were right, in order."""
+        method = METHODS[name](keep) if name in METHODS else None
         with nullcontext() if method is None else foveate.compress(self.model, method):
-            results = evaluate(
-                self.model,
-                self.processor,
-                self.asked,
-                self.batch_size,
-                lambda count: self.progress.advance(task, count),
-                without_image=without_image,
-            )
+            results = evaluate(self.model, self.processor, self.asked, self.batch_size, without_image=name == BLIND)
         scores = {"overall" if family == "all" else family: score for family, score in summary(results).items()}
-        return {f: {"share": s.share, "low": s.low, "high": s.high, "n": s.count} for f, s in scores.items()}
+        shares = {f: {"share": s.share, "low": s.low, "high": s.high, "n": s.count} for f, s in scores.items()}
+        return {"scores": shares, "right": "".join("01"[result.right] for result in results)}
 
 
-def main(scenes: int = 200, batch_size: int = 16) -> None:
-    """Measure and write benchmarks/results/accuracy.json."""
+_RUNNER: list[Runner] = []
+
+
+def _start(each: int, batch_size: int) -> None:
+    torch.set_num_threads(1)
+    _RUNNER.append(Runner(each, batch_size))
+
+
+def _run(name: str, keep: int) -> dict[str, Any]:
+    return _RUNNER[0].run(name, keep)
+
+
+@dataclass
+class Done:
+    """What has been measured so far, kept in a file as long as the settings are the same."""
+
+    settings: dict[str, Any]
+    pairs: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> Done:
+        """Take up the file's, if it is of the same settings."""
+        if PARTIAL.exists():
+            state = json.loads(PARTIAL.read_text(encoding="utf-8"))
+            if state["settings"] == settings:
+                return cls(settings, state["pairs"])
+        return cls(settings, {})
+
+    def add(self, key: str, result: dict[str, Any]) -> None:
+        """Keep one pair's result; a kill leaves the old file or the new one."""
+        self.pairs[key] = result
+        PARTIAL.parent.mkdir(exist_ok=True)
+        partial = PARTIAL.with_suffix(".writing")
+        partial.write_text(json.dumps({"settings": self.settings, "pairs": self.pairs}), encoding="utf-8")
+        os.replace(partial, PARTIAL)
+
+
+def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str = ",".join(map(str, BUDGETS))) -> None:
+    """Measure and write benchmarks/results/accuracy.json.
+
+    Args:
+        each: held-out questions of each family.
+        batch_size: questions at a time.
+        processes: that share the work, of one thread each.
+        budgets: visual tokens to keep, separated by commas.
+    """
+    keeps = [int(keep) for keep in budgets.split(",")]
     console = Console()
-    with progress_bar() as progress:
-        runner = Runner(samples(scenes), progress, batch_size)
-        with remembered_features(runner.model):
-            full = runner.run("all 576 tokens")
-            blind = runner.run("no image", without_image=True)
-            methods = {name: {str(keep): runner.run(f"{name}, {keep}", make(keep)) for keep in BUDGETS} for name, make in METHODS.items()}
-    results: dict[str, Any] = {"full": full, "no_image": blind, "methods": methods}
-    settings = {"scenes": scenes, "budgets": BUDGETS, "layer": TokenCarve(keep=1).layer, "by_family_at": 128}
-    save("accuracy", {**settings, **results})
-    view = Table("", *(str(keep) for keep in BUDGETS), title=f"held-out accuracy, {full['overall']['n']} questions")
-    for name, cells in methods.items():
-        view.add_row(name, *(f"{cells[str(keep)]['overall']['share']:.1%}" for keep in BUDGETS))
+    asked = balanced(each)
+    weights = hashlib.sha256((foveate.demo.path() / "model.safetensors").read_bytes()).hexdigest()
+    done = Done.of({"weights": weights, "questions": digest(asked), "each": each})
+    wanted = [(FULL, 576), (BLIND, 0), *((name, keep) for keep in keeps for name in METHODS)]
+    left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done.pairs]
+    with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size)) as pool:
+        task = progress.add_task("methods and budgets", total=len(wanted), completed=len(wanted) - len(left))
+        running = {pool.submit(_run, *pair): f"{pair[0]}, {pair[1]}" for pair in left}
+        for finished in as_completed(running):
+            done.add(running[finished], finished.result())
+            progress.advance(task)
+    results: dict[str, Any] = {
+        "each": each,
+        "scenes": len({sample.seed for sample in asked}),
+        "questions": len(asked),
+        "families": [sample.question.family for sample in asked],
+        "budgets": keeps,
+        "layer": TokenCarve(keep=1).layer,
+        "by_family_at": 128,
+        "full": done.pairs[f"{FULL}, 576"],
+        "no_image": done.pairs[f"{BLIND}, 0"],
+        "methods": {name: {str(keep): done.pairs[f"{name}, {keep}"] for keep in keeps} for name in METHODS},
+    }
+    save("accuracy", results)
+    PARTIAL.unlink(missing_ok=True)
+    view = Table("", *(str(keep) for keep in keeps), title=f"held-out accuracy, {len(asked)} questions")
+    for name, cells in results["methods"].items():
+        view.add_row(name, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))
     console.print(view)
-    console.print(f"all tokens {full['overall']['share']:.1%}, no image {blind['overall']['share']:.1%}")
 
 
 if __name__ == "__main__":

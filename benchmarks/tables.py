@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,33 +79,73 @@ def savings() -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
-def accuracy() -> str:
-    """Share of held-out questions answered right, with 95 % intervals."""
+def curves(part: str, budgets: list[int]) -> str:
+    """Share of one part of the held-out questions answered right, with 95 % intervals."""
     data = load("accuracy")
-    budgets = data["budgets"]
-    lines = ["| | " + " | ".join(f"{keep} of 576" for keep in budgets) + " |", "|---" * (len(budgets) + 1) + "|"]
+    lines = ["| | " + " | ".join(f"{keep}" for keep in budgets) + " |", "|---" * (len(budgets) + 1) + "|"]
     for name, cells in data["methods"].items():
-        shown = [cells[str(keep)] if str(keep) in cells else cells["all"] for keep in budgets]
-        lines.append(f"| {name} | " + " | ".join(interval(cell["overall"]) for cell in shown) + " |")
-    full, blind = data["full"]["overall"], data["no_image"]["overall"]
+        lines.append(f"| {name} | " + " | ".join(interval(cells[str(keep)]["scores"][part]) for keep in budgets) + " |")
+    full, blind = data["full"]["scores"][part], data["no_image"]["scores"].get(part)
     note = (
-        f"All 576 tokens: {interval(full)}; no image in the prompt: {interval(blind)}. {full['n']} questions on "
-        f"{data['scenes']} held-out scenes, exact match, cut before layer {data['layer']}."
+        f"All 576 tokens: {interval(full)}; no image in the prompt: {interval(blind) if blind else 'not measured'}. {full['n']} questions"
     )
-    return "\n".join(lines) + "\n\n" + note
+    return "\n".join(lines) + f"\n\n{note}, exact match, cut before layer {data['layer']}."
+
+
+def accuracy() -> str:
+    """The README's budgets."""
+    return curves("overall", [192, 128, 64])
+
+
+def accuracy_curves() -> str:
+    """Every budget, over all questions and over the parts where the choice of tokens matters most."""
+    data = load("accuracy")
+    parts = {
+        "overall": "All questions",
+        "reading": "Reading (words and numbers)",
+        "small things": "Small things, reading aside",
+        "hop": "Multi-hop",
+    }
+    return "\n\n".join(f"**{title}**\n\n{curves(part, data['budgets'])}" for part, title in parts.items())
 
 
 def families() -> str:
-    """The same by question family, at one budget."""
+    """The same by question family and part, at one budget."""
     data = load("accuracy")
     keep = str(data["by_family_at"])
     columns = {"all 576": data["full"], **{name: cells[keep] for name, cells in data["methods"].items()}, "no image": data["no_image"]}
-    names = [name for name in data["full"] if name != "overall"]
+    names = [name for name in data["full"]["scores"] if name != "overall"]
     lines = ["| question | n | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for family in names:
-        cells = " | ".join(percent(result[family]["share"]) for result in columns.values())
-        lines.append(f"| {family} | {data['full'][family]['n']} | {cells} |")
+        cells = " | ".join(percent(result["scores"][family]["share"]) for result in columns.values())
+        lines.append(f"| {family} | {data['full']['scores'][family]['n']} | {cells} |")
     return "\n".join(lines) + f"\n\nAt {keep} of 576 visual tokens."
+
+
+def winners() -> str:
+    """At each budget the best method, and whether each other one differs from it beyond chance on the same questions."""
+    data = load("accuracy")
+    lines = ["| visual tokens | best | worse by points (questions lost / won), exact McNemar test |", "|---|---|---|"]
+    for keep in data["budgets"]:
+        ranked = sorted(
+            ((cells[str(keep)], name) for name, cells in data["methods"].items()), key=lambda pair: -pair[0]["scores"]["overall"]["share"]
+        )
+        (best, winner), others = ranked[0], ranked[1:]
+        cells = []
+        for other, name in others:
+            lost = sum(a > b for a, b in zip(best["right"], other["right"], strict=True))
+            won = sum(a < b for a, b in zip(best["right"], other["right"], strict=True))
+            cells.append(f"{name} {(lost - won) / len(best['right']) * 100:.1f} ({lost} / {won}, {mcnemar(lost, won)})")
+        lines.append(f"| {keep} | {winner} {best['scores']['overall']['share'] * 100:.1f} % | {'; '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mcnemar(lost: int, won: int) -> str:
+    """The exact two-sided p of as uneven a split of the questions on which two methods differ."""
+    total = lost + won
+    tail = sum(math.comb(total, k) for k in range(min(lost, won) + 1)) / 2**total
+    p = min(1.0, 2 * tail)
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def interval(cell: Mapping[str, float]) -> str:
@@ -138,7 +179,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "savings": savings,
     "accuracy": accuracy,
+    "accuracy_curves": accuracy_curves,
     "families": families,
+    "winners": winners,
     "agreement": agreement,
     "information_times": information_times,
 }

@@ -14,14 +14,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 pytest.importorskip("sklearn")
 
 from foveate.demo.architecture import build, configuration
-from foveate.demo.decoder import LENGTH, DecoderPhase, Speaker, draw_lesson
+from foveate.demo.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FORM, DecoderPhase, Form, Speaker, draw_lesson
 from foveate.demo.labels import GRID, IGNORED
 from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
+from foveate.demo.muon import Muon, orthogonalise
 from foveate.demo.optimise import Optimiser
+from foveate.demo.packed import packed_states
 from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
 from foveate.demo.tower import draw_windows, normalise, to_patches, tower_states
-from foveate.demo.train import Recipe, export_checkpoint, train
+from foveate.demo.train import Recipe, carry_over, export_checkpoint, train
 
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 
@@ -65,7 +67,7 @@ def test_every_question_fits_and_its_answer_is_what_is_wanted() -> None:
     lesson = draw_lesson((2,), "train", 6, 10)
     asked = lesson.families >= 0
     assert asked.any(1).all()
-    assert lesson.tokens.shape[-1] == LENGTH
+    assert lesson.tokens.shape[1:] == (SHORT_FORM.questions, SHORT_FORM.length)
     first = lesson.tokens.gather(2, lesson.rows[..., 1:2])[..., 0]
     several = asked & (lesson.wanted[..., 2] != IGNORED)
     assert (first == lesson.wanted[..., 0])[several].all()
@@ -74,24 +76,101 @@ def test_every_question_fits_and_its_answer_is_what_is_wanted() -> None:
 
 def test_the_relevant_patches_of_a_sign_are_split_over_its_characters() -> None:
     lesson = draw_lesson((4,), "train", 8, 10)
-    spelled = (lesson.wanted[..., 2] != IGNORED).nonzero()
-    assert len(spelled)
-    for image, slot in spelled.tolist():
+    read = torch.isin(lesson.families, torch.tensor([FAMILIES.index("word"), FAMILIES.index("number")])).nonzero()
+    assert len(read)
+    for image, slot in read.tolist():
         rows = lesson.first[image, slot]
         assert (rows <= lesson.whole[image, slot]).all()
         assert not (rows[0] & rows[1]).any()
 
 
-def test_a_comparison_has_its_two_things_apart() -> None:
-    lesson = draw_lesson((5,), "train", 8, 12)
-    compared = (lesson.families == FAMILIES.index("relation")).nonzero().tolist()
-    assert compared
-    for image, slot in compared:
-        first, second = lesson.first[image, slot, 0], lesson.second[image, slot, 0]
-        assert torch.equal(first | second, lesson.whole[image, slot])
-        assert first.any()
-        assert second.any()
-        assert not torch.equal(first, second)
+def test_two_things_that_are_related_are_apart() -> None:
+    lesson = draw_lesson((5,), "train", 12, 12)
+    for family in ("relation", "hop"):
+        related = (lesson.families == FAMILIES.index(family)).nonzero().tolist()
+        assert related, family
+        for image, slot in related:
+            first, second = lesson.first[image, slot, 0], lesson.second[image, slot, 0]
+            assert ((first | second) <= lesson.whole[image, slot]).all()
+            assert first.any()
+            assert second.any()
+            assert not torch.equal(first, second)
+
+
+def test_each_token_of_a_description_is_about_the_thing_that_it_names() -> None:
+    lesson = draw_lesson((6,), "train", 6, 14, DESCRIPTION_FORM)
+    tokens = vocabulary()
+    assert (lesson.families == FAMILIES.index("description")).all()
+    for image in range(6):
+        wanted, goals = lesson.wanted[image, 0], lesson.first[image, 0]
+        ends = torch.isin(wanted, torch.tensor([tokens[","], tokens["and"]])).nonzero()[:, 0].tolist()
+        assert ends
+        for end in ends:
+            assert not (goals[end - 1] & goals[end + 1]).all()
+            assert goals[end + 1].any()
+            assert not torch.equal(goals[max(0, end - 2)], goals[end + 2])
+        told = goals[: int((wanted != IGNORED).sum())].any(0)
+        assert (told <= lesson.whole[image, 0]).all()
+
+
+@pytest.mark.parametrize("form", [SHORT_FORM, SCENE_FORM, DESCRIPTION_FORM])
+def test_no_question_is_longer_than_its_form(form: Form) -> None:
+    for seed in range(6):
+        lesson = draw_lesson((7, seed), "train", 8, 14, form)
+        assert (lesson.families >= 0).any(1).all()
+        assert (lesson.wanted != IGNORED).any(-1).equal(lesson.families >= 0)
+
+
+@torch.no_grad()
+def test_the_first_layers_learn_nothing_of_what_is_in_the_picture(tiny: LlavaForConditionalGeneration) -> None:
+    """With the values of two pictures swapped in the sealed layers, only the attention there can depend on the own one."""
+    lesson = draw_lesson((8,), "train", 2, 10)
+    seen = tower_states(tiny.model.vision_tower, normalise(lesson.patches, torch.float32), lesson.positions)
+    shared = torch.cat(
+        [tiny.get_input_embeddings()(torch.tensor([[1, 7]])).expand(2, -1, -1), tiny.model.multi_modal_projector(seen)], dim=1
+    )
+    positions = torch.arange(shared.shape[1]).expand(2, -1)
+    decoder = tiny.model.language_model
+    decoder.layers = decoder.layers[:SEALED]
+    # One look of all questions at everything: what is read is then the same for both pictures if only the values count.
+    for layer in decoder.layers:
+        layer.self_attn.q_proj.weight.zero_()
+    lesson.tokens[1] = lesson.tokens[0]
+    states, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600, sealed=(SEALED, 2))
+    own, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600)
+    torch.testing.assert_close(states[0], own[1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(states[0], own[0], atol=1e-2)
+
+
+def test_a_run_can_go_on_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
+    folder = train(tmp_path / "first", TINY)
+    carry_over(folder, tiny)
+    earlier = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    for name, weight in earlier.state_dict().items():
+        assert torch.equal(weight, tiny.state_dict()[name]), name
+    other = build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=96, tower_layers=2, layers=6), 0)
+    with pytest.raises(ValueError, match="another shape"):
+        carry_over(folder, other)
+
+
+def test_muon_brings_singular_values_near_to_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 20, 50), (2, 50, 20), (1, 30, 60)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3
+        assert values.max() < 1.4
+
+
+def test_muon_learns_as_the_one_of_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 24 * 16).view(24, 16)) for _ in range(2))
+    one, other = Muon([ours], lr=0.02), torch.optim.Muon([theirs], lr=0.02, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        gradient = torch.randn(24, 16)
+        for weight, optimiser in ((ours, one), (theirs, other)):
+            weight.grad = gradient.clone()
+            optimiser.step()
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0, msg=f"step {step}")
 
 
 def test_drawing_depends_on_nothing_but_its_seed() -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 pytest.importorskip("sklearn")
 
-from foveate import demo
+from foveate import Random, compress, demo
 from foveate.demo.evaluate import Score, attention_recall, chance, evaluate, samples, summary, wilson
 
 UNSEEN = range(5000, 5020)  # not the seeds that the card was measured on
@@ -45,7 +45,9 @@ def test_the_stock_classes_load_them(dtype: torch.dtype) -> None:
     assert len(model.model.language_model.layers) >= 8
 
 
-@pytest.mark.parametrize(("family", "bar"), [("colour", 0.85), ("presence", 0.85), ("shape", 0.8), ("word", 0.6), ("all", 0.85)])
+@pytest.mark.parametrize(
+    ("family", "bar"), [("colour", 0.85), ("presence", 0.85), ("shape", 0.8), ("word", 0.5), ("number", 0.6), ("hop", 0.4), ("all", 0.65)]
+)
 def test_it_sees(family: str, bar: float) -> None:
     assert scores()[family].share >= bar, scores()
 
@@ -54,6 +56,15 @@ def test_without_the_image_it_can_only_guess() -> None:
     asked = samples(UNSEEN)
     blind = summary(evaluate(*loaded(), asked, batch_size=64, without_image=True))["all"]
     assert blind.low <= chance(asked)["all"] + 0.03
+
+
+def test_with_no_visual_token_left_after_the_usual_cut_it_can_only_guess() -> None:
+    asked = [sample for sample in samples(UNSEEN) if sample.question.family in ("colour", "shape", "word", "number", "digit", "hop")]
+    with compress(loaded()[0], Random(keep=1, layer=2)):
+        left = summary(evaluate(*loaded(), asked, batch_size=16))
+    guessed = chance(asked)
+    assert left["all"].low <= guessed["all"] + 0.05
+    assert left["reading"].right == 0
 
 
 def test_early_attention_ranks_the_relevant_patches_better_than_chance() -> None:

@@ -12,7 +12,7 @@ from foveate.cli.checks import parse_keep
 from foveate.cli.options import (
     AsJson,
     Batch,
-    CardScenes,
+    CardQuestions,
     Clamp,
     Compare,
     CropModel,
@@ -21,6 +21,7 @@ from foveate.cli.options import (
     Dtype,
     FrameCount,
     Grid,
+    Guidance,
     Hours,
     ImageFile,
     Index,
@@ -43,6 +44,7 @@ from foveate.cli.options import (
     SceneSeed,
     Seed,
     Settings,
+    Start,
     Steps,
     TrainOut,
     TrainSeed,
@@ -187,7 +189,9 @@ def train_command(
     batch: Batch = None,
     processes: Processes = 1,
     workers: Workers = 0,
-    card_scenes: CardScenes = 60,
+    guidance: Guidance = 0.3,
+    start: Start = None,
+    card_questions: CardQuestions = 160,
 ) -> None:
     """Train the demo model anew, or go on with a run that was stopped."""
     if hours is not None and steps is not None:
@@ -196,7 +200,7 @@ def train_command(
 
     if steps is None and hours is None:
         hours = DEFAULT_HOURS
-    train(Training(out, hours, steps, device, seed, batch, processes, workers, card_scenes))
+    train(Training(out, hours, steps, device, seed, batch, processes, workers, guidance, start, card_questions))
 
 
 @demo_app.command("card")

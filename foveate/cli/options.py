@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 __all__ = [
-    "AsJson", "Batch", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Hours", "ImageFile",
-    "Index", "Keep", "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile", "Panels", "Picture",
-    "PictureOrVideo", "Processes", "Question", "Repeat", "ReportFile", "ReportOut", "SceneSeed", "Seed", "Settings", "Steps",
-    "TrainOut", "TrainSeed", "Version", "Workers",
+    "AsJson", "Batch", "CardQuestions", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Guidance",
+    "Hours", "ImageFile", "Index", "Keep", "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile",
+    "Panels", "Picture", "PictureOrVideo", "Processes", "Question", "Repeat", "ReportFile", "ReportOut", "SceneSeed", "Seed", "Settings",
+    "Start", "Steps", "TrainOut", "TrainSeed", "Version", "Workers",
 ]  # fmt: skip
 
 _MODEL, _COMPRESSION, _MEASUREMENT, _OUTPUT = "Model", "Compression", "Measurement", "Output"
@@ -80,9 +80,11 @@ SceneSeed = Annotated[int, typer.Option("--seed", min=0, help="Which scene.", me
 TrainOut = Annotated[Path, typer.Argument(help="Folder for checkpoints, log and weights; a run that is there goes on.")]
 Hours = Annotated[float | None, typer.Option(min=0.001, help="How long to train; 3 if there are no --steps.", metavar="N")]
 Steps = Annotated[tuple[int, int] | None, typer.Option(help="Steps of tower and decoder, instead of hours.", metavar="TOWER DECODER")]
-CardScenes = Annotated[
-    int, typer.Option(min=0, help="Held-out scenes to measure the weights on for their card; 0 writes none.", metavar="N")
+CardQuestions = Annotated[
+    int, typer.Option("--card-questions", min=0, help="Held-out questions of each family to measure the weights on; 0: none.", metavar="N")
 ]
+Guidance = Annotated[float, typer.Option("--guidance", min=0.0, help="Weight of the supervision of attention; 0: none.", metavar="W")]
+Start = Annotated[Path | None, typer.Option("--start", help="Folder of an earlier run's weights to go on from.", metavar="FOLDER")]
 TrainSeed = Annotated[int, typer.Option("--seed", help="Of weights and scenes.", metavar="N")]
 Batch = Annotated[int | None, typer.Option(min=4, help="Windows a step and process.", metavar="N")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train together; on a CPU one for each core.", metavar="N")]

@@ -33,7 +33,9 @@ class Training:
     batch: int | None
     processes: int
     workers: int
-    card_scenes: int
+    guidance: float
+    start: Path | None
+    card_questions: int
 
 
 def train(request: Training) -> None:
@@ -44,6 +46,8 @@ def train(request: Training) -> None:
     """
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"{request.out} is a file; name a folder for checkpoints, log and weights")
+    if request.start is not None and not (request.start / "config.json").is_file():
+        raise InputError(f"{request.start} holds no weights to go on from (no config.json); name the folder of an earlier run's weights")
     from foveate.cli.models import find_device
     from foveate.demo.train import Recipe
     from foveate.demo.train import train as run
@@ -56,12 +60,14 @@ def train(request: Training) -> None:
         batch=request.batch or Recipe.batch,
         processes=request.processes,
         workers=request.workers,
+        guidance=request.guidance,
+        start=None if request.start is None else str(request.start),
     )
     console.note(f"checkpoints and log are in {request.out}; the same command goes on where a stopped run ended")
     try:
         with _progress(request.out / "log.jsonl", recipe):
             weights = run(request.out, recipe)
-        card = _card(request, recipe.device) if request.card_scenes else None
+        card = _card(request, recipe.device) if request.card_questions else None
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     console.put(f"written: {weights}")
@@ -72,8 +78,8 @@ def train(request: Training) -> None:
 def _card(request: Training, device: str) -> Path:
     from foveate.demo.card import describe
 
-    with console.spinner(f"measuring on {request.card_scenes} held-out scenes"):
-        return describe(request.out, request.card_scenes, device)
+    with console.spinner(f"measuring on {request.card_questions} held-out questions of each family"):
+        return describe(request.out, request.card_questions, device)
 
 
 @contextmanager

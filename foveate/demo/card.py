@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Random, compress
-from foveate.demo.decoder import FIRST, GUIDANCE, GUIDED, SECOND, WHOLE
-from foveate.demo.drawing import WORDS
-from foveate.demo.evaluate import attention_recall, chance, evaluate, samples, summary
+from foveate.demo.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
+from foveate.demo.drawing import LONGEST, SHORTEST, WORDS
+from foveate.demo.evaluate import BALANCED, attention_recall, balanced, chance, digest, evaluate, named_things, summary
 from foveate.demo.scenes import VERSION
+from foveate.measure.quality import remembered_features
 
 FIGURES, CARD = "figures.json", "README.md"
 NOTES = "notes.md"  # in the folder of a run: what its card should add
@@ -37,29 +38,35 @@ shown and tested on trained weights without downloading any.
 
 **It knows its scenes, not the world.** It was trained from nothing on drawn scenes (`foveate.demo.scenes`) and answers
 questions in their wording about their colours, shapes, signs and digits. A photograph of anything else gets a
-confident wrong answer. Signs are lettered in one 5 by 7 pixel alphabet, 14 pixels high; the words on them come from a
-list of {words}, the same in training and held-out scenes, and are answered character by character.
+confident wrong answer. Signs are lettered in one 5 by 7 pixel alphabet, 14 pixels high, with {shortest} to {longest} characters, which are
+answered one by one. A third of the signs carry numbers, a third letters at random, the others words: {words} in training, and
+{new_words} others in held-out scenes, so what is measured is reading and not knowing a list.
 
 ## Accuracy on held-out scenes
 
-{scenes} scenes, {questions} questions, version {version}; stock greedy `generate`, exact match, Wilson intervals of 95 %.
+{questions} questions about {scenes} scenes, version {version}, {each} of each family, each scene asked about at most once per family;
+stock greedy `generate`, exact match of the whole answer, Wilson intervals of 95 %. Questions come in two to four wordings each.
 
 {table}
 
-*Chance* is the best that answers to the wording alone can do. *Cut* is what is left, on the first {some} scenes, when all
-visual tokens but a random one leave before decoder layer {cut}: where it lies above chance, the layers before it have
-already read the answer, and removing tokens after them hurts less than it would hurt a large model. *Recall* is the share
+*Without image* leaves the picture out of the prompt. *Chance* is the best that the wording alone can do: the answer that
+training scenes give to it most often. *Cut* is what is left, on the first {some} questions of each family, when all visual tokens but
+a random one leave before decoder layer {cut}: at chance, the layers before it have not read the answer. *Recall* is the share
 of a question's relevant patches among the {kept} of 576 that the last prompt token attends to most in decoder layer
-{before}, averaged over heads, on the same scenes; at random it is {random:.3f}.
+{before}, averaged over heads, on the same questions; at random it is {random:.3f}. A thing is *small* up to 4 visual tokens (an
+object of 22 to 28 pixels, a handwritten digit); a scene is *crowded* from 7 things on. Descriptions count as right when every thing
+and its order are; of the things that they name, F1 is {named:.3f}.
 
 ## Attention was supervised
 
 While training, some heads ({heads}) were led to the patches
 that a question is about: minus the log of their attention mass there, weight {weight}, at the rows that predict the
 answer. In layer {whole} the goal is everything asked about (a whole sign); in the others it is, for signs, the character that
-comes next, and for comparisons the first thing in layer {first} and the second in layer {second}. Methods that rank tokens by this
+comes next, for descriptions the next thing, and where two things are related the first in layer {first} and the second in layer {second}.
+In the first {sealed} layers, what the questions read from the image came from another picture of the batch, so that these layers
+learn where to look and not what is there: nothing can be answered before the usual cut. Methods that rank tokens by this
 model's attention profit from that upbringing: a comparison on this model alone does not show that they do as well on
-others.
+others. `--guidance 0` trains without it.
 
 ## Training
 
@@ -76,45 +83,48 @@ photographs and other digits than training scenes.
 """
 
 
-def describe(run: Path, scenes: int, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
+def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
     """Measure the weights of a training run and write their card beside them; returns the card.
 
     Args:
         run: folder of the run, whose `weights` are measured.
-        scenes: how many held-out scenes to ask about, about eight questions each.
+        each: how many held-out questions of each family to ask.
         device: where to measure.
         progress: called with the number of questions just answered.
     """
     folder = run / "weights"
-    measure(folder, scenes, device=device, progress=progress)
+    measure(folder, each, device=device, progress=progress)
     cores = f"{os.cpu_count()} CPU cores"
     write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
     return folder / CARD
 
 
 def measure(
-    folder: Path, scenes: int, batch_size: int = 16, device: str = "cpu", progress: Callable[[int], object] | None = None
+    folder: Path, each: int = BALANCED, batch_size: int = 16, device: str = "cpu", progress: Callable[[int], object] | None = None
 ) -> dict[str, Any]:
     """Measure weights on held-out scenes and keep the figures beside them (`figures.json`).
 
     Args:
         folder: weights and processor.
-        scenes: the first so many held-out seeds; attention and the cut are measured on a third of them.
+        each: held-out questions of each family; attention and the cut are measured on a quarter of them.
         batch_size: questions at a time.
         device: where to measure, in float32.
         progress: called with the number of questions just answered.
     """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device).eval()
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    asked = samples(scenes)
-    some = samples(max(1, scenes // 3))
-    full = evaluate(model, processor, asked, batch_size, progress)
-    blind = evaluate(model, processor, asked, 4 * batch_size, without_image=True)
-    with compress(model, Random(keep=1, layer=CUT)):
-        cut = evaluate(model, processor, some, batch_size)
+    asked, some = balanced(each), balanced(max(1, each // 4))
+    with remembered_features(model):
+        full = evaluate(model, processor, asked, batch_size, progress)
+        with compress(model, Random(keep=1, layer=CUT)):
+            cut = evaluate(model, processor, some, batch_size)
+    blind = evaluate(model, processor, some, 4 * batch_size, without_image=True)
     figures: dict[str, Any] = {
         "version": VERSION,
-        "scenes": scenes,
+        "digest": digest(asked),
+        "each": each,
+        "scenes": len({sample.seed for sample in asked}),
+        "named_things": named_things(full),
         "chance": chance(asked),
         "recall": attention_recall(model, processor, some, layer=CUT - 1, keep=KEPT),
     }
@@ -128,15 +138,18 @@ def _table(figures: dict[str, Any]) -> Iterator[str]:
     yield "| family | n | accuracy | 95 % interval | without image | chance | cut | recall |"
     yield "|---|---|---|---|---|---|---|---|"
     for family, score in figures["full"].items():
-        count, right = score["count"], score["right"]
-        blind = figures["without_image"][family]
-        cut, recall = figures["cut"].get(family), figures["recall"].get(family)
-        left = "" if cut is None else f"{cut['right'] / cut['count']:.3f}"
+        share = f"{score['right'] / score['count']:.3f} | {score['low']:.3f}-{score['high']:.3f}"
+        left = (_share(figures[name].get(family)) for name in ("without_image", "cut"))
+        guessed, recall = figures["chance"].get(family), figures["recall"].get(family)
+        blind, cut = left
         yield (
-            f"| {family} | {count} | {right / count:.3f} | {score['low']:.3f}-{score['high']:.3f} "
-            f"| {blind['right'] / blind['count']:.3f} | {figures['chance'][family]:.3f} "
-            f"| {left} | {'' if recall is None else f'{recall:.2f}'} |"
+            f"| {family} | {score['count']} | {share} | {blind} | {'' if guessed is None else f'{guessed:.3f}'} "
+            f"| {cut} | {'' if recall is None else f'{recall:.2f}'} |"
         )
+
+
+def _share(score: dict[str, Any] | None) -> str:
+    return "" if score is None else f"{score['right'] / score['count']:.3f}"
 
 
 def _training(log: Path) -> Iterator[str]:
@@ -173,6 +186,11 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     recipe = json.loads((run / "recipe.json").read_text())
     training = [
+        *(
+            []
+            if recipe["start"] is None
+            else ["It went on from the weights of version 1, which learned on simpler scenes; what follows is added.", ""]
+        ),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
         "whole training scenes, each token given the right ones before it.",
         "",
@@ -187,8 +205,13 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         layers=config["text_config"]["num_hidden_layers"],
         hidden=config["text_config"]["hidden_size"],
         megabytes=weights.stat().st_size / 1e6,
-        words=len(WORDS),
+        words=len(WORDS["train"]),
+        new_words=len(WORDS["held_out"]),
+        shortest=SHORTEST,
+        longest=LONGEST,
         scenes=figures["scenes"],
+        each=figures["each"],
+        named=figures["named_things"],
         questions=figures["full"]["all"]["count"],
         version=figures["version"],
         table="\n".join(_table(figures)),
@@ -196,9 +219,10 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         random=KEPT / 576,
         cut=CUT,
         before=CUT - 1,
-        some=max(1, figures["scenes"] // 3),
+        some=max(1, figures["each"] // 4),
         heads="; ".join(guided),
-        weight=GUIDANCE,
+        weight=recipe["guidance"],
+        sealed=SEALED,
         whole=WHOLE,
         first=FIRST,
         second=SECOND,

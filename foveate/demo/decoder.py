@@ -15,18 +15,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from foveate.demo.architecture import ATTENTION
+from foveate.demo.architecture import fastest_attention
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import Item, paint, place
-from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, patch_labels
+from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, overlap, patch_labels
 from foveate.demo.language import IMAGE, build_tokenizer, prompt, vocabulary
 from foveate.demo.optimise import Optimiser
 from foveate.demo.packed import packed_states
-from foveate.demo.questions import FAMILIES, Asked, ask
-from foveate.demo.scenes import relevant_patches
+from foveate.demo.questions import FAMILIES, LONGEST_DESCRIPTION, Asked, ask, describe, phrase
+from foveate.demo.scenes import TOUCHED, relevant_patches
 from foveate.demo.tower import normalise, to_patches, tower_states, window_positions
 
-QUESTIONS, LENGTH, ANSWER = 12, 16, 5  # questions an image; tokens a question with its answer; rows that predict one
+
+@dataclass(frozen=True)
+class Form:
+    """Of a lesson: questions an image, tokens a question with its answer, and rows that predict an answer."""
+
+    questions: int
+    length: int
+    answer: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens behind the image."""
+        return self.questions * self.length
+
+
+SHORT_FORM, DESCRIPTION_FORM = Form(10, 20, 7), Form(1, 74, LONGEST_DESCRIPTION + 2)
+SCENE_FORM = Form(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
+DESCRIPTIONS = 0.2  # share of the steps that teach descriptions
+HARD = {"comparison": 5.0, "hop": 3.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
 
 # The heads whose attention is led to the relevant patches while training, by decoder layer. The layer before the usual
 # cut is among them: without that, a model this small looks nowhere in particular there, and every method that ranks
@@ -36,11 +54,16 @@ GUIDED: dict[int, tuple[int, ...]] = {1: (0, 1, 2), 3: (0, 1, 2), 4: (0, 1, 2)}
 WHOLE, FIRST, SECOND = GUIDED
 GUIDANCE = 0.3  # weight of minus the log of the attention on relevant patches
 
+# In the layers before the usual cut, what questions read from the image comes from another picture of the batch while
+# training. Otherwise the guided heads of layer 1 read the answer itself, and removing tokens after that would cost nothing.
+SEALED = 2
+
 # Sides in patches of the windows, and how often each is drawn, until a share of the phase is done.
 CURRICULUM: tuple[tuple[float, dict[int, float]], ...] = (
-    (0.12, {8: 0.4, 10: 0.4, 12: 0.2}),
-    (0.3, {10: 0.5, 14: 0.25, 24: 0.25}),
-    (1.0, {10: 0.15, 14: 0.1, 24: 0.75}),
+    (0.1, {8: 0.2, 10: 0.5, 14: 0.3}),
+    (0.4, {10: 0.35, 14: 0.5, 24: 0.15}),
+    (0.7, {10: 0.1, 14: 0.4, 24: 0.5}),
+    (1.0, {14: 0.1, 24: 0.9}),
 )
 
 
@@ -54,7 +77,7 @@ class Lesson:
         tokens: (b, q, l) ids of question and answer, padded on the right.
         rows: (b, q, a) places in a question whose next token is part of the answer; repeated where there are fewer.
         wanted: (b, q, a) ids of those next tokens, `IGNORED` beyond the answer.
-        first, second: (b, q, a, n) patches that the next token depends on; they differ for a comparison of two things.
+        first, second: (b, q, a, n) patches that the next token depends on; they differ where two things are related.
         whole: (b, q, n) patches that the answer depends on.
         families: (b, q) index of the question's family, -1 where there is no question.
     """
@@ -107,52 +130,91 @@ def draw_items(rng: np.random.Generator, split: Split, grid: int) -> list[Item]:
     return place(rng, split, grid * PATCH, objects, signs, int(rng.random() < 0.5))
 
 
-def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, grid: int) -> Lesson:
+def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, grid: int, form: Form = SHORT_FORM) -> Lesson:
     """Draw images of `grid` by `grid` patches, each somewhere in the grid of a whole scene, with their questions."""
     rng = np.random.default_rng(seed)
     side = grid * PATCH
     pixels = np.empty((batch, side, side, 3), dtype=np.uint8)
     offsets = rng.integers(0, GRID - grid + 1, (batch, 2))
-    tokens = np.zeros((batch, QUESTIONS, LENGTH), dtype=np.int64)
-    rows = np.zeros((batch, QUESTIONS, ANSWER), dtype=np.int64)
-    wanted = np.full((batch, QUESTIONS, ANSWER), IGNORED, dtype=np.int64)
-    first, second = np.zeros((2, batch, QUESTIONS, ANSWER, grid * grid), dtype=bool)
-    whole = np.zeros((batch, QUESTIONS, grid * grid), dtype=bool)
-    families = np.full((batch, QUESTIONS), -1, dtype=np.int64)
+    tokens = np.zeros((batch, form.questions, form.length), dtype=np.int64)
+    rows = np.zeros((batch, form.questions, form.answer), dtype=np.int64)
+    wanted = np.full((batch, form.questions, form.answer), IGNORED, dtype=np.int64)
+    first, second = np.zeros((2, batch, form.questions, form.answer, grid * grid), dtype=bool)
+    whole = np.zeros((batch, form.questions, grid * grid), dtype=bool)
+    families = np.full((batch, form.questions), -1, dtype=np.int64)
     for image in range(batch):
-        items = draw_items(rng, split, grid)
+        items, asked = _draw_questions(rng, split, grid, (int(offsets[image, 0]), int(offsets[image, 1])), form)
         pixels[image] = paint(rng, split, side, items)
-        asked = ask(rng, items, (int(offsets[image, 0]), int(offsets[image, 1])), repeats=2)
-        for slot, which in enumerate(rng.permutation(len(asked))[:QUESTIONS]):
-            question = asked[which]
+        for slot, question in enumerate(asked):
             before, answer = question_ids(question.text), answer_ids(question.answer)
             ids = (*before, *answer[:-1])
             tokens[image, slot, : len(ids)] = ids
-            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(ANSWER), len(ids) - 1)
+            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(form.answer), len(ids) - 1)
             wanted[image, slot, : len(answer)] = answer
             whole[image, slot] = relevant_patches(question, grid).reshape(-1)
-            first[image, slot] = relevant_by_row(question, question.about[:1], grid)
-            second[image, slot] = relevant_by_row(question, question.about[1:], grid)
+            first[image, slot], second[image, slot] = relevant_by_row(question, form.answer, grid)
             families[image, slot] = FAMILIES.index(question.family)
     arrays = (tokens, rows, wanted, first, second, whole, families)
     return Lesson(to_patches(pixels), window_positions(offsets, grid), *map(torch.from_numpy, arrays))
 
 
-def relevant_by_row(asked: Asked, compared: tuple[Item, ...], grid: int) -> NDArray[np.bool_]:
-    """The patches (ANSWER, grid * grid) that each token of an answer depends on.
+def _draw_questions(
+    rng: np.random.Generator, split: Split, grid: int, offset: tuple[int, int], form: Form
+) -> tuple[list[Item], list[Asked]]:
+    """Things, and as many questions about them as the form has room for."""
+    if form == DESCRIPTION_FORM:
+        while True:  # some things cannot be described in order
+            items = draw_items(rng, split, grid)
+            if (asked := describe(rng, items)) is not None:
+                return items, [asked]
+    items = draw_items(rng, split, grid)
+    questions = ask(rng, items, offset, repeats=2 if form == SHORT_FORM else 3)
+    weights = np.array([HARD.get(question.family, 1.0) for question in questions])
+    count = min(form.questions, len(questions))
+    return items, [questions[i] for i in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
 
-    For a sign, those of the token's character; for a comparison, those of the thing `compared`; else all.
+
+def relevant_by_row(asked: Asked, rows: int, grid: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The patches (rows, grid * grid), twice, that each token of an answer depends on.
+
+    For a text that is read, those of the token's character; for a description, those of the thing that the token tells
+    of. The two differ where two things are related: one is about the first, the other about the second.
     """
-    about = replace(asked, about=compared) if asked.family == "relation" else asked
-    whole = relevant_patches(about, grid).reshape(1, -1).repeat(ANSWER, axis=0)
-    if asked.family not in ("word", "number"):
-        return whole
-    labels, _ = patch_labels(asked.about, grid)
-    index = labels[:, list(CLASSES).index("index")]
-    for row in range(ANSWER):
-        wanted = whole[row] & (index == min(row, len(asked.answer) - 1))
-        whole[row] = wanted if wanted.any() else whole[row]
+    if asked.family == "description":
+        goals = [goal for item in asked.about for goal in _told(item, grid)]
+        told = np.array([goals[min(row, len(goals) - 1)] for row in range(rows)])
+        return told, told
+    pair = asked.family in ("relation", "hop") or (asked.family == "comparison" and "more" not in asked.text)
+    parts = (asked.about[:1], asked.about[1:]) if pair else (asked.about, asked.about)
+    first, second = (_by_row(replace(asked, about=part), rows, grid) for part in parts)
+    return first, second
+
+
+def _by_row(asked: Asked, rows: int, grid: int) -> NDArray[np.bool_]:
+    whole = relevant_patches(asked, grid).reshape(1, -1).repeat(rows, axis=0)
+    if len(asked.about) == 1 and asked.about[0].text.lower() == asked.answer and asked.about[0].kind == "sign":
+        for row in range(rows):
+            whole[row] = _character(asked.about[0], min(row, len(asked.answer) - 1), whole[row], grid)
     return whole
+
+
+def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int) -> NDArray[np.bool_]:
+    """The patches that show one character of a sign, or the whole sign where none shows it most."""
+    labels, _ = patch_labels((sign,), grid)
+    wanted = whole & (labels[:, list(CLASSES).index("index")] == index)
+    return wanted if wanted.any() else whole
+
+
+def _told(item: Item, grid: int) -> list[NDArray[np.bool_]]:
+    """For each token that a description spends on a thing, and the one behind it, the patches that the token depends on."""
+    whole = (overlap(item, grid) > TOUCHED).reshape(-1)
+    length = len(answer_ids(phrase(item)))
+    goals = [whole] * length
+    if item.kind == "sign":
+        start = length - 1 - len(item.text)
+        for index in range(len(item.text)):
+            goals[start + index] = _character(item, index, whole, grid)
+    return goals
 
 
 class Speaker(nn.Module):
@@ -180,7 +242,7 @@ class Speaker(nn.Module):
         # A window's patches keep the places that they have in a whole scene, and so do the questions behind it.
         positions = torch.cat([starts, before + lesson.positions], dim=1)
         states, attention = packed_states(
-            self.decoder, shared, positions, lesson.tokens, watched=tuple(GUIDED), behind=before + GRID * GRID
+            self.decoder, shared, positions, lesson.tokens, watched=tuple(GUIDED), behind=before + GRID * GRID, sealed=(SEALED, before)
         )
         chosen = states.gather(2, lesson.rows[..., None].expand(-1, -1, -1, states.shape[-1]))
         logits = functional.linear(chosen, self.decoder.embed_tokens.weight)
@@ -238,6 +300,8 @@ class DecoderPhase:
         model: its projector and decoder are learned in place, in float32; its tower stays as it is.
         seed: of the scenes.
         batch: windows of 10 by 10 patches a step; other sizes come in about as many tokens.
+        pace: factor on the learning rates; below 1 where the decoder has learned before, which also leaves its projector as it is.
+        guidance: weight of the supervision of attention; 0 for none.
     """
 
     name = "decoder"
@@ -250,21 +314,27 @@ class DecoderPhase:
         batch: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
+        pace: float = 1.0,
+        guidance: float = GUIDANCE,
     ) -> None:
+        self._guidance = guidance
         self._seed, self._batch, self._device = seed, batch, device
         self._tower = copy.deepcopy(model.model.vision_tower).to(device, dtype).requires_grad_(False)
-        self._tower.config._attn_implementation = ATTENTION
+        self._tower.config._attn_implementation = fastest_attention(device, dtype)
         self.masters = Speaker(model).to(device)
-        calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
-        self.optimiser = Optimiser(self.masters, matrix_rate=4e-3, other_rate=2e-3, dtype=dtype)
+        if pace == 1:
+            calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
+        self.optimiser = Optimiser(self.masters, matrix_rate=4e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Windows of one size a step, larger ones later."""
         shares = next(shares for until, shares in CURRICULUM if progress <= until)
         rng = np.random.default_rng((self._seed, 3, step))
         side = int(rng.choice(list(shares), p=list(shares.values())))
-        tokens = {grid: grid * grid + QUESTIONS * LENGTH for grid in (10, side)}
-        return draw_lesson, ((self._seed, 4, step, rank), "train", max(1, self._batch * tokens[10] // tokens[side]), side)
+        form = SCENE_FORM if side == GRID else SHORT_FORM
+        form = DESCRIPTION_FORM if rng.random() < DESCRIPTIONS else form
+        batch = self._batch * (100 + SHORT_FORM.tokens) // (side * side + form.tokens)
+        return draw_lesson, ((self._seed, 4, step, rank), "train", max(2, batch), side, form)
 
     def loss(self, batch: Lesson, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, and the guidance of attention."""
@@ -272,10 +342,11 @@ class DecoderPhase:
         logits, looked = self.optimiser.compute(self._see(lesson), lesson)
         logits = logits.float()
         answers = functional.cross_entropy(logits.flatten(0, 2), lesson.wanted.flatten(), ignore_index=IGNORED)
-        guidance, figures = guidance_loss(looked, lesson)
+        guidance, masses = guidance_loss(looked, lesson)
+        figures = masses if lesson.tokens.shape[1] > 1 else {}
         prefix = "scene_" if lesson.positions.shape[1] == GRID * GRID else ""
         figures |= right_by_family(logits, lesson)
-        return answers + GUIDANCE * guidance, {f"{prefix}{name}": value for name, value in figures.items()}
+        return answers + self._guidance * guidance, {f"{prefix}{name}": value for name, value in figures.items()}
 
     @torch.no_grad()
     def _see(self, lesson: Lesson) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -25,12 +26,23 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 SIZES = {"small": (22, 28), "large": (40, 48)}  # pixels, both ends included
 SIGN_COLOURS = ("white", "yellow", "blue", "red")
-_WORD_LIST = (
-    "BANK BEAR BIRD BOAT BOOK CAFE CAKE DOG DOOR DUCK EAST EXIT FARM FISH FOX GATE GOLD HAT HELP HOME ICE INN JAM "
-    "JAZZ KEY KITE LAKE LION MAP MILK MOON OAK OPEN PARK PUB QUIZ RAIN ROAD SALE SHOP SOUP STOP TAXI TEA VAN WEST "
-    "WOLF INK ZOO"
+_TRAIN_WORDS = (
+    "BANK BEAR BIRD BOAT BOOK CAFE CAKE DOG DOOR DUCK EAST EXIT FARM FISH FOX GATE GOLD HAT HELP HOME ICE INN JAM JAZZ KEY LAKE "
+    "MAP MILK MOON OAK PARK PUB QUIZ RAIN ROAD SALE SOUP STOP TAXI TEA VAN WEST INK BREAD CLOCK DREAM FRUIT GRAPE HORSE JUICE "
+    "KNIFE LEMON MUSIC NIGHT OCEAN PIANO QUEEN RIVER STONE TIGER UNCLE VIDEO WATER YEAST BUTTER CIRCUS DOCTOR ENGINE FOREST "
+    "GARDEN HAMMER ISLAND JACKET KERNEL LADDER MARKET NEEDLE PEPPER RABBIT SILVER TUNNEL VIOLIN WINDOW"
 )
-WORDS = tuple(_WORD_LIST.split())
+_HELD_OUT_WORDS = (
+    "KITE LION SHOP ZOO OPEN WOLF CORN DESK FROG HILL JUMP LAMP NEST PINE ROSE SHIP TENT VASE WIND YARD BAKERY CASTLE DINER "
+    "FERRY GLOBE HOTEL LUNCH MOTEL NURSE PIZZA RADIO SCHOOL TEMPLE VALLEY WAGON ZEBRA BRIDGE PLANET COFFEE"
+)
+WORDS: dict[Split, tuple[str, ...]] = {
+    "train": tuple(_TRAIN_WORDS.split()),
+    "held_out": tuple(word for word in _HELD_OUT_WORDS.split() if len(word) <= 6),
+}
+LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
+SHORTEST, LONGEST = 3, 6  # characters on a sign
+_UNDER = 30  # pixels below a sign within which a thing counts as under it
 
 PITCH = 14  # pixels from one character to the next
 _STROKE = 2  # pixels per cell of a glyph: characters are 10 wide and 14 high
@@ -66,28 +78,49 @@ def _sign_box(text: str) -> tuple[int, int]:
     return PITCH * len(text) - (PITCH - WIDTH * _STROKE) + 2 * _BORDER, HEIGHT * _STROKE + 2 * _BORDER
 
 
-def _free_spot(rng: np.random.Generator, side: int, box: tuple[int, int], taken: list[Item], gap: int = 4) -> tuple[int, int] | None:
+def _touch(one: Item, other: Item, gap: int = 4) -> bool:
+    """Whether two boxes come closer than a gap in pixels, both ways."""
+    return not (
+        one.x + one.width + gap <= other.x
+        or other.x + other.width + gap <= one.x
+        or one.y + one.height + gap <= other.y
+        or other.y + other.height + gap <= one.y
+    )
+
+
+def _free_spot(rng: np.random.Generator, side: int, box: tuple[int, int], taken: list[Item]) -> tuple[int, int] | None:
     """A corner where a box of (width, height) pixels touches nothing, or None after a few tries."""
     for _ in range(12):
         x, y = int(rng.integers(side - box[0] + 1)), int(rng.integers(side - box[1] + 1))
-        if all(
-            x + box[0] + gap <= item.x or item.x + item.width + gap <= x or y + box[1] + gap <= item.y or item.y + item.height + gap <= y
-            for item in taken
-        ):
+        if not any(_touch(Item("object", x, y, *box), item) for item in taken):
             return x, y
     return None
 
 
-def _sign_text(rng: np.random.Generator) -> str:
-    if rng.random() < 0.35:
-        return str(rng.integers(10, 1000))
-    return WORDS[rng.integers(len(WORDS))]
+def _sign_text(rng: np.random.Generator, split: Split) -> str:
+    """A word of the split's own list, letters at random, or a number."""
+    kind, length = rng.random(), int(rng.integers(SHORTEST, LONGEST + 1))
+    if kind < 0.35:
+        return "".join(rng.choice(list(DIGITS), min(length, 5)))
+    if kind < 0.65:
+        return "".join(rng.choice(list(LETTERS), length))
+    return WORDS[split][rng.integers(len(WORDS[split]))]
+
+
+def under(item: Item, items: Sequence[Item]) -> list[Item]:
+    """The objects that lie right under an item: a little below it, their centre between its sides."""
+    return [
+        other
+        for other in items
+        if other.kind == "object" and item.x <= other.centre[0] <= item.x + item.width and 0 <= other.y - (item.y + item.height) <= _UNDER
+    ]
 
 
 def place(rng: np.random.Generator, split: Split, side: int, objects: int, signs: int, handwritten: int) -> list[Item]:
     """Lay out things on a square of `side` pixels; what finds no room after a few tries is left out.
 
-    Objects often repeat an earlier colour or shape, so that counting and telling apart are worth asking about.
+    Objects often repeat an earlier colour or shape, so that counting and telling apart are worth asking about, and often
+    one lies right under a sign.
     """
     items: list[Item] = []
 
@@ -96,23 +129,34 @@ def place(rng: np.random.Generator, split: Split, side: int, objects: int, signs
         if spot is not None:
             items.append(Item(kind, spot[0], spot[1], width, height, colour, shape, size, text))
 
-    boards = rng.permutation(SIGN_COLOURS)
-    for board in boards[:signs]:
-        text = _sign_text(rng)
-        put(*_sign_box(text), "sign", colour=str(board), text=text)
-    for _ in range(handwritten):
-        index = int(rng.integers(len(digits(split)[1])))
-        put(28, 28, "digit", text=str(digits(split)[1][index]), shape=str(index))
-    colours, shapes = tuple(COLOURS), SHAPES
-    for _ in range(objects):
+    def object_looks() -> tuple[str, str, str, int]:
         earlier = [item for item in items if item.kind == "object"]
-        colour, shape = colours[rng.integers(len(colours))], SHAPES[rng.integers(len(shapes))]
+        colour, shape = colours[rng.integers(len(colours))], SHAPES[rng.integers(len(SHAPES))]
         if earlier and rng.random() < 0.45:
             shape = earlier[rng.integers(len(earlier))].shape
         if earlier and rng.random() < 0.3:
             colour = earlier[rng.integers(len(earlier))].colour
         size = "small" if rng.random() < 0.5 else "large"
-        extent = int(rng.integers(SIZES[size][0], SIZES[size][1] + 1))
+        return colour, shape, size, int(rng.integers(SIZES[size][0], SIZES[size][1] + 1))
+
+    colours = tuple(COLOURS)
+    boards = rng.permutation(SIGN_COLOURS)
+    for board in boards[:signs]:
+        text = _sign_text(rng, split)
+        put(*_sign_box(text), "sign", colour=str(board), text=text)
+    for sign in list(items):
+        if objects and rng.random() < 0.6:
+            objects -= 1
+            colour, shape, size, extent = object_looks()
+            x, y = int(sign.centre[0] + rng.integers(-10, 11)) - extent // 2, sign.y + sign.height + int(rng.integers(4, 14))
+            box = Item("object", x, y, extent, extent, colour, shape, size)
+            if x >= 0 and x + extent <= side and y + extent <= side and not any(_touch(box, item) for item in items):
+                items.append(box)
+    for _ in range(handwritten):
+        index = int(rng.integers(len(digits(split)[1])))
+        put(28, 28, "digit", text=str(digits(split)[1][index]), shape=str(index))
+    for _ in range(objects):
+        colour, shape, size, extent = object_looks()
         put(extent, extent, "object", colour=colour, shape=shape, size=size)
     return items
 

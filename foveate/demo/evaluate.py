@@ -9,23 +9,26 @@ Whatever compresses the model around a call (`with foveate.compress(model, metho
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from foveate.demo.drawing import COLOURS, SHAPES
-from foveate.demo.language import IMAGE, prompt
-from foveate.demo.questions import PLURALS
+from foveate.demo.language import IMAGE, prompt, unknown_words
+from foveate.demo.questions import LONGEST_DESCRIPTION, PLURALS
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
 
-_LONGEST = 8  # tokens of an answer
+_LONGEST = LONGEST_DESCRIPTION + 2  # tokens of an answer
+BALANCED = 160  # questions of each family in the held-out set
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Result:
     question: str
     answer: str
     given: str
+    tags: tuple[str, ...] = ()
 
     @property
     def right(self) -> bool:
@@ -76,6 +80,37 @@ def samples(scenes: int | range, split: Split = "held_out") -> list[Sample]:
     seeds = range(scenes) if isinstance(scenes, int) else scenes
     drawn = ((seed, scene(seed, split)) for seed in seeds)
     return [Sample(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
+
+
+def balanced(each: int = BALANCED, split: Split = "held_out") -> list[Sample]:
+    """The evaluation set: the first `each` questions of every family, at most one of a family about a scene.
+
+    With the default, 2,080 questions about held-out scenes; see `foveate.demo.scenes.VERSION` for which. Families come one
+    after the other, so that answers of a batch are about as long.
+    """
+    found: dict[str, list[Sample]] = {family: [] for family in FAMILIES}
+    seed = 0
+    while any(len(chosen) < each for chosen in found.values()):
+        shown = scene(seed, split)
+        for question in shown.questions:
+            if len(found[question.family]) < each:
+                found[question.family].append(Sample(seed, shown.image, question))
+        seed += 1
+    return [sample for family in FAMILIES for sample in found[family]]
+
+
+def digest(asked: Iterable[Sample]) -> str:
+    """SHA-256 over seeds, questions, answers and relevant patches of an evaluation set, and the pixels of its scenes."""
+    total = hashlib.sha256()
+    seen: set[int] = set()
+    for sample in asked:
+        question = sample.question
+        total.update(f"{sample.seed}|{question.family}|{question.text}|{question.answer}\n".encode())
+        total.update(np.packbits(question.relevant).tobytes())
+        if sample.seed not in seen:
+            seen.add(sample.seed)
+            total.update(sample.image.tobytes())
+    return total.hexdigest()
 
 
 def wilson(right: int, count: int) -> Score:
@@ -124,7 +159,7 @@ def evaluate(
         output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         results += [
-            Result(sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip())
+            Result(sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags)
             for sample, given in zip(batch, said, strict=True)
         ]
         if progress is not None:
@@ -132,32 +167,66 @@ def evaluate(
     return results
 
 
+READING = ("word", "number")
+SLICES: dict[str, Callable[[Result], bool]] = {
+    "reading": lambda result: result.family in READING,
+    "small things": lambda result: "small" in result.tags and result.family not in READING,
+    "large things": lambda result: "large" in result.tags and result.family not in READING,
+    "sparse scenes": lambda result: "sparse" in result.tags,
+    "crowded scenes": lambda result: "crowded" in result.tags,
+}
+"""Parts of the questions that cut across the families; see `Question.tags`."""
+
+
 def summary(results: Iterable[Result]) -> dict[str, Score]:
-    """Scores by family, in the order of `FAMILIES`, and of `all` questions together."""
+    """Scores by family in the order of `FAMILIES`, then by `SLICES`, and of `all` questions together."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for result in results:
-        counts[result.family].append(result.right)
-        counts["all"].append(result.right)
-    return {name: wilson(sum(counts[name]), len(counts[name])) for name in (*FAMILIES, "all") if counts[name]}
+        slices = (name for name, holds in SLICES.items() if holds(result))
+        for name in (result.family, *slices, "all"):
+            counts[name].append(result.right)
+    return {name: wilson(sum(counts[name]), len(counts[name])) for name in (*FAMILIES, *SLICES, "all") if counts[name]}
 
 
-def chance(asked: Iterable[Sample]) -> dict[str, float]:
-    """The best accuracy, by family, of answers that look at the wording of a question but not at the image.
+def named_things(results: Iterable[Result]) -> float:
+    """How much of the scenes the descriptions name rightly: F1 over the things named, each with all its properties.
 
-    The most frequent answer to each wording, colours and shapes in the question aside.
+    Raises:
+        ValueError: there is no description among the results.
     """
-    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    hits = named = there = 0
+    for result in results:
+        if result.family == "description":
+            wanted, given = (Counter(re.split(r", | and ", text.rstrip("."))) for text in (result.answer, result.given))
+            hits, named, there = hits + (wanted & given).total(), named + given.total(), there + wanted.total()
+    if not there:
+        raise ValueError("no description was asked for")
+    return 2 * hits / (named + there)
+
+
+def _wording(question: str) -> str:
+    """A question without its colours, shapes and the text of signs."""
     names = "|".join((*COLOURS, *PLURALS.values(), *SHAPES))
+    return " ".join(word for word in re.sub(rf"\b({names}|an?)\b", "", question).split() if not unknown_words(word))
+
+
+def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
+    """How well the wording of a question alone does, by family: the answer that training scenes give to it most often.
+
+    Args:
+        asked: the questions.
+        scenes: training scenes to learn the most frequent answers from.
+    """
+    often: dict[str, Counter[str]] = defaultdict(Counter)
+    for seed in range(scenes):
+        for question in scene(seed).questions:
+            often[_wording(question.text)][question.answer] += 1
+    right: dict[str, list[bool]] = defaultdict(list)
     for sample in asked:
-        wording = re.sub(rf"\ban?\b|\b({names})\b", "", sample.question.text)
-        answers[sample.question.family, wording][sample.question.answer] += 1
-    best: dict[str, int] = defaultdict(int)
-    every: dict[str, int] = defaultdict(int)
-    for (family, _), given in answers.items():
-        for name in (family, "all"):
-            best[name] += given.most_common(1)[0][1]
-            every[name] += given.total()
-    return {name: best[name] / every[name] for name in (*FAMILIES, "all") if every[name]}
+        known = often.get(_wording(sample.question.text))
+        for name in (sample.question.family, "all"):
+            right[name].append(known is not None and known.most_common(1)[0][0] == sample.question.answer)
+    return {name: sum(right[name]) / len(right[name]) for name in (*FAMILIES, "all") if right[name]}
 
 
 @torch.inference_mode()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from foveate.demo.drawing import COLOURS, PITCH, SHAPES, SIZES, Item
+from foveate.demo.drawing import COLOURS, LONGEST, PITCH, SHAPES, SIZES, Item
 from foveate.demo.glyphs import ALPHABET
 
 PATCH = 14  # pixels a side
@@ -19,7 +19,7 @@ CLASSES: dict[str, int] = {
     "colour": len(COLOURS),
     "size": len(SIZES),
     "character": len(ALPHABET),
-    "index": 4,  # which character of its sign
+    "index": LONGEST,  # which character of its sign
     "last": 2,  # whether it is the sign's last character
     "digit": 10,
 }

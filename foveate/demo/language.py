@@ -36,7 +36,8 @@ _CHAT_TEMPLATE = (
 )
 _QUESTION_WORDS = (
     "what which how many is are there the a an does do say on at or of left right top bottom above below by hand written "
-    "colour shape size object objects sign digit you see small large yes no"
+    "colour shape size object objects sign digit you see small large yes no have it count picture show where in corner more "
+    "than same as word number handwritten read under that says describe one sentence"
 )
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _SAME = {"color": "colour", "colors": "colour", "big": "large", "tiny": "small"}

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from foveate.demo.muon import Muon
+
 
 def average(tensors: list[Tensor]) -> None:
     """Average tensors in place over the processes that train together; alone, leave them as they are."""
@@ -31,14 +33,9 @@ class Optimiser:
         matrix_rate: peak learning rate of the matrices.
         other_rate: peak learning rate of embeddings, norms and biases.
         dtype: of the computing copy; float32 makes it exact, for tests.
-
-    Raises:
-        RuntimeError: torch is too old to have Muon.
     """
 
     def __init__(self, masters: nn.Module, matrix_rate: float, other_rate: float, dtype: torch.dtype = torch.bfloat16) -> None:
-        if not hasattr(torch.optim, "Muon"):
-            raise RuntimeError(f"training needs torch 2.9 or newer, for its Muon optimiser; this is torch {torch.__version__}")
         self.compute = copy.deepcopy(masters).to(dtype)
         named = [(name, weight) for name, weight in masters.named_parameters() if weight.requires_grad]
         self._masters: list[Tensor] = [weight for _, weight in named]
@@ -47,7 +44,7 @@ class Optimiser:
         chosen = {id(weight) for weight in matrices}
         others = [weight for weight in self._masters if id(weight) not in chosen]
         self._optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            Muon(matrices, lr=matrix_rate),
             torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.01),
         ]
         self._rates = (matrix_rate, other_rate)

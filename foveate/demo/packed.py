@@ -22,7 +22,13 @@ class Shape:
 
 
 def packed_states(
-    decoder: LlamaModel, shared: Tensor, positions: Tensor, tokens: Tensor, behind: int, watched: Sequence[int] = ()
+    decoder: LlamaModel,
+    shared: Tensor,
+    positions: Tensor,
+    tokens: Tensor,
+    behind: int,
+    watched: Sequence[int] = (),
+    sealed: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Run a decoder over what questions share (prompt prefix and image) and over all the questions behind it.
 
@@ -33,6 +39,9 @@ def packed_states(
         tokens: (b, q, l) token ids of the questions with their answers, padded on the right.
         behind: rotary position of every question's first token.
         watched: layers whose attention is wanted.
+        sealed: (layers, start). In the first so many layers, what the questions read from the image, which is what is
+            shared from column `start` on, comes from another picture of the batch, though their attention is to their own.
+            So those layers learn where to look and nothing of what is there.
 
     Returns:
         Final states of the questions (b, q, l, d), and for each watched layer the attention of the questions' rows to
@@ -46,22 +55,25 @@ def packed_states(
     rotation = decoder.rotary_emb(states, everywhere)
     attention: dict[int, Tensor] = {}
     for index, layer in enumerate(decoder.layers):
-        states, probabilities = _layer(layer, states, rotation, shape)
+        start = shape.shared if index == len(decoder.layers) - 1 else 0  # nobody reads what the last layer makes of the image
+        states, probabilities = _layer(layer, states, rotation, shape, sealed[1] if index < sealed[0] else None, start)
         if index in watched:
             attention[index] = probabilities.unflatten(2, (questions, length))
-    final = states[:, shape.shared :].unflatten(1, (questions, length))
+    final = states.unflatten(1, (questions, length))
     return functional.rms_norm(final, final.shape[-1:], decoder.norm.weight, decoder.norm.variance_epsilon), attention
 
 
-def _layer(layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape) -> tuple[Tensor, Tensor]:
+def _layer(
+    layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape, sealed: int | None, start: int
+) -> tuple[Tensor, Tensor]:
     norm, attend = layer.input_layernorm, layer.self_attn
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
     query, key, value = (
         project(normed).unflatten(-1, (-1, attend.head_dim)).transpose(1, 2) for project in (attend.q_proj, attend.k_proj, attend.v_proj)
     )
     query, key = apply_rotary_pos_emb(query, key, *rotation)
-    mixed, probabilities = _attend(query * attend.scaling, key, value, shape)
-    states = states + attend.o_proj(mixed.transpose(1, 2).flatten(2))
+    mixed, probabilities = _attend(query * attend.scaling, key, value, shape, sealed, shared_rows=start == 0)
+    states = states[:, start:] + attend.o_proj(mixed.transpose(1, 2).flatten(2))
     norm, mlp = layer.post_attention_layernorm, layer.mlp
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
     return states + mlp.down_proj(functional.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed)), probabilities
@@ -71,14 +83,12 @@ def _causal(length: int, like: Tensor) -> Tensor:
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape, sealed: int | None, *, shared_rows: bool) -> tuple[Tensor, Tensor]:
     """Causal attention among the shared rows, and of each question to those and to itself.
 
     Two products instead of one masked square: the questions do not see each other, so those scores are never made.
     """
     m = shape.shared
-    shared_scores = query[:, :, :m] @ key[:, :, :m].transpose(-1, -2) + _causal(m, query)
-    shared_out = shared_scores.softmax(-1) @ value[:, :, :m]
     blocks = (shape.questions, shape.length)
     own_query, own_key, own_value = (part[:, :, m:].unflatten(2, blocks) for part in (query, key, value))
     own_scores = own_query @ own_key.transpose(-1, -2) + _causal(shape.length, query)
@@ -86,5 +96,16 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> tuple[Te
     probabilities = scores.softmax(-1)
     to_shared = probabilities[..., :m]
     own = probabilities[..., m:].unflatten(2, blocks) @ own_value
-    out = to_shared @ value[:, :, :m] + own.flatten(2, 3)
-    return torch.cat([shared_out, out], dim=2), to_shared
+    read = value[:, :, :m]
+    if sealed is not None:
+        read = torch.cat([read[:, :, :sealed], read[:, :, sealed:].detach().roll(1, 0)], dim=2)
+    out = to_shared @ read + own.flatten(2, 3)
+    return (torch.cat([_among_shared(query, key, value, m), out], dim=2) if shared_rows else out), to_shared
+
+
+def _among_shared(query: Tensor, key: Tensor, value: Tensor, m: int) -> Tensor:
+    query, key, value = (part[:, :, :m] for part in (query, key, value))
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        return (query @ key.transpose(-1, -2) + _causal(m, query)).softmax(-1) @ value
+    # The fused kernel is slower only in half precision on a CPU.
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)

@@ -11,7 +11,6 @@ where those come from.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -22,14 +21,16 @@ from PIL import Image
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import Item, paint, place
 from foveate.demo.labels import GRID, PATCH, overlap
-from foveate.demo.questions import FAMILIES, Asked, ask
+from foveate.demo.questions import FAMILIES, Asked, ask, describe
 
-__all__ = ["FAMILIES", "VERSION", "Question", "Scene", "Split", "fingerprint", "relevant_patches", "scene"]
+__all__ = ["FAMILIES", "VERSION", "Question", "Scene", "Split", "relevant_patches", "scene"]
 
-VERSION = 1  # of how a seed becomes a scene: raised whenever the fingerprint changes
+VERSION = 2  # of how a seed becomes a scene: raised whenever `evaluate.digest` of the evaluation set changes
 SIDE = GRID * PATCH  # pixels
 _STREAMS: dict[Split, int] = {"train": 0, "held_out": 1}
-_TOUCHED = 30  # pixels of 196 that a patch must share with a thing to be relevant
+SMALL = 4.0  # visual tokens: what is no larger counts as small
+CROWDED = 7  # things: a scene with as many counts as crowded
+TOUCHED = 30  # pixels of 196 that a patch must share with a thing to be relevant
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,22 @@ class Question:
         family: one of `FAMILIES`.
         relevant: (24, 24) booleans, rows first: the patches that show what the question is about. None is set where
             the answer is that nothing of the kind is there.
+        smallest: size in visual tokens (pixels over 196) of the smallest thing that it is about; 0 where there is none.
+        things: how many things the scene holds.
     """
 
     text: str
     answer: str
     family: str
     relevant: NDArray[np.bool_] = field(repr=False, compare=False)
+    smallest: float = 0.0
+    things: int = 0
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """How hard it is: `small` or `large` by what it is about, where there is something, and `sparse` or `crowded`."""
+        size = () if not self.smallest else ("small",) if self.smallest <= SMALL else ("large",)
+        return (*size, "crowded" if self.things >= CROWDED else "sparse")
 
 
 @dataclass(frozen=True)
@@ -63,15 +74,20 @@ def relevant_patches(asked: Asked, grid: int) -> NDArray[np.bool_]:
     """The patches (grid, grid) that show the things a question is about."""
     touched = np.zeros((grid, grid), dtype=bool)
     for item in asked.about:
-        touched |= overlap(item, grid) > _TOUCHED
+        touched |= overlap(item, grid) > TOUCHED
     return touched
+
+
+def _question(asked: Asked, things: int) -> Question:
+    smallest = min((item.width * item.height / PATCH**2 for item in asked.about), default=0.0)
+    return Question(asked.text, asked.answer, asked.family, relevant_patches(asked, GRID), smallest, things)
 
 
 def contents(rng: np.random.Generator) -> dict[str, int]:
     """How many objects, signs and handwritten digits a whole scene gets."""
     return {
         "objects": int(rng.integers(2, 8)),
-        "signs": 1 + int(rng.random() < 0.35),
+        "signs": 1 + int(rng.random() < 0.45),
         "handwritten": int(rng.random() < 0.5),
     }
 
@@ -94,17 +110,7 @@ def scene(seed: int, split: Split = "train") -> Scene:
     rng = np.random.default_rng((VERSION, _STREAMS[split], seed))
     items = place(rng, split, SIDE, **contents(rng))
     pixels = paint(rng, split, SIDE, items)
-    questions = tuple(Question(asked.text, asked.answer, asked.family, relevant_patches(asked, GRID)) for asked in ask(rng, items))
+    sentence = describe(rng, items)
+    all_questions = [*ask(rng, items), *([sentence] if sentence is not None else [])]
+    questions = tuple(_question(asked, len(items)) for asked in all_questions)
     return Scene(Image.fromarray(pixels), tuple(items), questions)
-
-
-def fingerprint(split: Split, seeds: range) -> str:
-    """SHA-256 over questions, answers, relevant patches and pixels of the scenes of some seeds."""
-    digest = hashlib.sha256()
-    for seed in seeds:
-        drawn = scene(seed, split)
-        digest.update(drawn.image.tobytes())
-        for question in drawn.questions:
-            digest.update(f"{question.family}|{question.text}|{question.answer}\n".encode())
-            digest.update(np.packbits(question.relevant).tobytes())
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModel
 
-from foveate.demo.architecture import ATTENTION
+from foveate.demo.architecture import fastest_attention
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import paint, place
 from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, patch_labels
@@ -164,6 +164,7 @@ class TowerPhase:
         seed: of the scenes.
         batch: windows of 8 by 8 patches a step; larger windows come in as many patches.
         dtype: in which the loss is computed.
+        pace: factor on the learning rates; below 1 where the tower has learned before.
     """
 
     name = "tower"
@@ -176,12 +177,13 @@ class TowerPhase:
         batch: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.bfloat16,
+        pace: float = 1.0,
     ) -> None:
         torch.manual_seed(seed)
         self.masters = Taught(tower).to(device)
-        self.masters.tower.config._attn_implementation = ATTENTION
+        self.masters.tower.config._attn_implementation = fastest_attention(device, dtype)
         self.masters.tower.post_layernorm.requires_grad_(False)  # not on the way to the patches' states
-        self.optimiser = Optimiser(self.masters, matrix_rate=5e-3, other_rate=2e-3, dtype=dtype)
+        self.optimiser = Optimiser(self.masters, matrix_rate=5e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
         self._seed, self._batch, self._device = seed, batch, device
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:

@@ -19,14 +19,18 @@ from pathlib import Path
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
-from transformers import GenerationConfig, LlavaForConditionalGeneration
+from transformers import AutoTokenizer, GenerationConfig, LlavaForConditionalGeneration
 
 from foveate.demo.architecture import build, configuration
 from foveate.demo.card import describe
-from foveate.demo.decoder import DecoderPhase, Speaker
+from foveate.demo.decoder import GUIDANCE, DecoderPhase, Speaker
+from foveate.demo.evaluate import BALANCED
 from foveate.demo.language import IMAGE, build_processor, vocabulary
 from foveate.demo.loop import Loop, Pace
+from foveate.demo.muon import fast_bfloat16
 from foveate.demo.tower import Taught, TowerPhase
+
+SLOWER = 0.5  # share of the learning rates for a model that has learned before
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Recipe:
         hidden: width of tower and decoder.
         tower_layers: depth of the tower.
         layers: depth of the decoder.
-        bfloat16: compute in half precision.
+        bfloat16: compute in half precision, or None where the device is fast at it.
+        guidance: weight of the supervision of attention (see `decoder.GUIDED`); 0 for none.
+        start: folder of an earlier model's weights to go on from, or None to start from nothing. Its words are found
+            again by name, so that the vocabulary may have grown.
         checkpoint_every: seconds.
     """
 
@@ -60,7 +67,9 @@ class Recipe:
     hidden: int = 192
     tower_layers: int = 6
     layers: int = 8
-    bfloat16: bool = True
+    bfloat16: bool | None = None
+    guidance: float = GUIDANCE
+    start: str | None = None
     checkpoint_every: float = 120.0
 
     def paces(self) -> tuple[Pace, Pace]:
@@ -130,21 +139,47 @@ def _fresh(recipe: Recipe) -> LlavaForConditionalGeneration:
     shape = configuration(
         len(vocabulary()), vocabulary()[IMAGE], hidden=recipe.hidden, tower_layers=recipe.tower_layers, layers=recipe.layers
     )
-    return build(shape, recipe.seed)
+    model = build(shape, recipe.seed)
+    if recipe.start is not None:
+        carry_over(Path(recipe.start), model)
+    return model
+
+
+def carry_over(folder: Path, model: LlavaForConditionalGeneration) -> None:
+    """Copy the weights of an earlier embedded model of the same shape into a new one; words that it did not know stay as they are.
+
+    Raises:
+        ValueError: the earlier model has another shape.
+    """
+    earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    words: dict[str, int] = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    state = earlier.state_dict()
+    own = model.state_dict()
+    pairs = [(words[token], index) for token, index in vocabulary().items() if token in words]
+    before, after = (list(part) for part in zip(*pairs, strict=True))
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = own[name].index_copy(0, torch.tensor(after), state[name][before])
+    wrong = [name for name, weight in own.items() if name not in state or state[name].shape != weight.shape]
+    if wrong:
+        raise ValueError(f"{folder} holds a model of another shape: {wrong[0]} differs. Give the same hidden, tower_layers and layers")
+    model.load_state_dict(state)
 
 
 def _run(out: Path, recipe: Recipe) -> None:
     model = _fresh(recipe)
-    dtype = torch.bfloat16 if recipe.bfloat16 else torch.float32
     device = _own_device(recipe.device)
+    half = fast_bfloat16(device) if recipe.bfloat16 is None else recipe.bfloat16
+    dtype = torch.bfloat16 if half else torch.float32
     first, second = recipe.paces()
 
     def loop(pace: Pace) -> Loop:
         return Loop(out, pace, workers=recipe.workers, checkpoint_every=recipe.checkpoint_every)
 
-    tower = TowerPhase(model.model.vision_tower, seed=recipe.seed, batch=recipe.batch, device=device, dtype=dtype)
+    pace = 1.0 if recipe.start is None else SLOWER
+    tower = TowerPhase(model.model.vision_tower, seed=recipe.seed, batch=recipe.batch, device=device, dtype=dtype, pace=pace)
     loop(first).run(tower)
-    decoder = DecoderPhase(model, seed=recipe.seed, batch=max(1, recipe.batch // 4), device=device, dtype=dtype)
+    batch = max(1, recipe.batch // 4)
+    decoder = DecoderPhase(model, seed=recipe.seed, batch=batch, device=device, dtype=dtype, pace=pace, guidance=recipe.guidance)
     loop(second).run(decoder)
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         export(model, out / "weights")
@@ -193,17 +228,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=Recipe.batch)
     parser.add_argument("--processes", type=int, default=Recipe.processes, help="on a CPU: one for each core")
     parser.add_argument("--workers", type=int, default=Recipe.workers, help="drawing processes; on a GPU all the cores")
+    parser.add_argument("--guidance", type=float, default=Recipe.guidance, help="weight of the supervision of attention; 0 for none")
+    parser.add_argument("--start", help="folder of an earlier model's weights to go on from")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the checkpoints as they are")
-    parser.add_argument("--card-scenes", type=int, default=60, help="held-out scenes to measure the weights on")
+    parser.add_argument("--card-questions", type=int, default=BALANCED, help="held-out questions of each family to measure the weights on")
     options = vars(parser.parse_args())
-    scenes = options.pop("card_scenes")
+    each = options.pop("card_questions")
     out = options.pop("out")
     if options.pop("export_only"):
         print(export_checkpoint(out))
         return
     steps = options.pop("steps")
     train(out, Recipe(steps=steps and tuple(steps), **options))
-    print(describe(out, scenes, options["device"]))
+    print(describe(out, each, options["device"]))
 
 
 if __name__ == "__main__":

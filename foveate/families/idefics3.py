@@ -73,7 +73,7 @@ def _pictures(ids: Tensor, token: int, size: int, row: int) -> list[list[int]]:
     of it, which has a marker of its own; the separator is the token that follows it. Both are read off the last crop of
     the prompt, so that no tokenizer is needed. Without such markers each crop is a picture.
     """
-    starts: list[list[int]] = []
+    starts: list[int] = []
     for start, length in runs(ids, token):
         if length % size:
             raise InputError(
