@@ -44,7 +44,8 @@ class Form:
 SHORT_FORM, DESCRIPTION_FORM = Form(10, 20, 7), Form(1, 74, LONGEST_DESCRIPTION + 2)
 SCENE_FORM = Form(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
 DESCRIPTIONS = 0.2  # share of the steps that teach descriptions
-HARD = {"comparison": 5.0, "hop": 3.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
+HARD = {"comparison": 10.0, "hop": 4.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
+REPEATS = 8  # tries of each kind of question, of which a lesson takes some; many, so that hard ones can be asked more often
 
 # The heads whose attention is led to the relevant patches while training, by decoder layer. The layer before the usual
 # cut is among them: without that, a model this small looks nowhere in particular there, and every method that ranks
@@ -168,7 +169,7 @@ def _draw_questions(
             if (asked := describe(rng, items)) is not None:
                 return items, [asked]
     items = draw_items(rng, split, grid)
-    questions = ask(rng, items, offset, repeats=2 if form == SHORT_FORM else 3)
+    questions = ask(rng, items, offset, repeats=REPEATS)
     weights = np.array([HARD.get(question.family, 1.0) for question in questions])
     count = min(form.questions, len(questions))
     return items, [questions[i] for i in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
