@@ -164,4 +164,4 @@ def _lengths(output: Any) -> tuple[int, ...]:
     features = output[0] if isinstance(output, tuple) else getattr(output, "pooler_output", output)
     if isinstance(features, Tensor):
         return (features.shape[0],) if features.ndim == 2 else (features.shape[1],) * features.shape[0]
-    return tuple(len(part) for part in features) if features is not None else ()
+    return tuple(part.shape[:-1].numel() for part in features) if features is not None else ()

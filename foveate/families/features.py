@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.families.layout import Encoding, Layout
 
-__all__ = ["argument", "check_encoded", "rows_of_patches"]
+__all__ = ["argument", "check_encoded", "clips", "rows_of_patches"]
 
 
 def argument(seen: Encoding, name: str) -> Any:
@@ -26,6 +26,18 @@ def argument(seen: Encoding, name: str) -> Any:
             f"pixels to the model while the handle is in place, not features that were computed earlier"
         )
     return value
+
+
+def clips(seen: Encoding) -> tuple[int, int]:
+    """How many videos a call encoded, and of how many frames each.
+
+    Raises:
+        InputError: the pixels are not known.
+    """
+    # Older transformers call them as they call an image's.
+    name = "pixel_values" if "pixel_values" in seen.arguments else "pixel_values_videos"
+    videos, frames = argument(seen, name).shape[:2]
+    return int(videos), int(frames)
 
 
 def check_encoded(found: Iterable[Layout], seen: Sequence[Encoding]) -> None:

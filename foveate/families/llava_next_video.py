@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foveate.families.anyres import layouts, side
 from foveate.families.base import DECODER_SIGNALS, register
-from foveate.families.features import argument
+from foveate.families.features import clips
 from foveate.families.layout import Encoding, ImageTokens, Kind, Layout, place
 from foveate.families.llava_next import LlavaNext, pictures
 
@@ -36,7 +36,7 @@ class LlavaNextVideo(LlavaNext):
 
 
 def _videos(config: Any, seen: Encoding) -> list[Layout]:
-    videos, frames = argument(seen, "pixel_values_videos").shape[:2]
+    videos, frames = clips(seen)
     pooled = side(config) // config.spatial_pool_stride
     return [Layout(((frames, pooled, pooled),), torch.arange(frames * pooled**2), frames * pooled**2)] * videos
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from foveate.families.anyres import Picture, layouts, side, spatial_size
 from foveate.families.base import register
-from foveate.families.features import argument
+from foveate.families.features import argument, clips
 from foveate.families.layout import Encoding, ImageTokens, Kind, Layout, place
 from foveate.families.llava_next import LlavaNext
 
@@ -45,8 +45,8 @@ class LlavaOnevision(LlavaNext):
         patches, pooled = side(config), _pooled(config)
         frames = values.view(-1, patches, patches, values.shape[-1]).permute(0, 3, 1, 2)
         small = F.interpolate(frames, (pooled, pooled), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
-        per_video: int = argument(seen, "pixel_values_videos").shape[1]
-        return [part.flatten(0, 1) for part in small.split(per_video)]
+        _, frames_each = clips(seen)
+        return [part.flatten(0, 1) for part in small.split(frames_each)]
 
 
 def _pictures(config: Any, seen: Encoding) -> list[Picture]:
@@ -63,7 +63,7 @@ def _pictures(config: Any, seen: Encoding) -> list[Picture]:
 
 
 def _videos(config: Any, seen: Encoding) -> list[Layout]:
-    videos, frames = argument(seen, "pixel_values_videos").shape[:2]
+    videos, frames = clips(seen)
     pooled = _pooled(config)
     tokens = frames * pooled**2
     return [Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)] * videos

@@ -102,15 +102,16 @@ def encode(model: Any, piece: Piece) -> tuple[Tensor, Tensor, Any]:
     encoders = Encoders(model, family, frozenset())
     name = "pixel_values" if piece.kind == "image" else "pixel_values_videos"
     pixels = piece.tensors[name].clone().requires_grad_()
-    tensors = {**piece.tensors, name: pixels[None] if isinstance(family, Idefics3) else pixels}
+    sizes = {key: value for key, value in piece.tensors.items() if key != name}
     try:
         encoders.enter()
-        output = getattr(family.backbone(model), f"get_{piece.kind}_features")(**tensors, return_dict=True)
+        given = pixels[None] if isinstance(family, Idefics3) else pixels
+        output = getattr(family.backbone(model), f"get_{piece.kind}_features")(given, **sizes, return_dict=True)
         seen, _ = encoders.seen(None)
     finally:
         encoders.remove()
     features = output.pooler_output
-    features = features.flatten(0, -2) if isinstance(features, Tensor) else torch.cat(list(features))
+    features = torch.cat([part.reshape(-1, part.shape[-1]) for part in features])
     (image,) = family.images(model, torch.tensor([piece.ids]), seen)[0]
     return features, pixels, image
 

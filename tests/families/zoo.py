@@ -88,10 +88,17 @@ def text(kind: str = "llama", **options: Any) -> Any:
     return CONFIG_MAPPING[kind](**{**sizes, **tokens, "max_position_embeddings": 2048, "head_dim": 8, **options})
 
 
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
 def tower(kind: str, **options: Any) -> Any:
     """A small vision tower's configuration."""
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return CONFIG_MAPPING[kind](**{**sizes, **options})
+    return CONFIG_MAPPING[kind](**{**TOWER, **options})
+
+
+def own_tower(model_type: str, **options: Any) -> Any:
+    """As `tower`, of the kind that a model type has for itself; older transformers do not register all of them."""
+    return CONFIG_MAPPING[model_type].sub_configs["vision_config"](**{**TOWER, **options})
 
 
 def clip(side: int = 4, patch: int = 7) -> Any:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from zoo import END, IMAGE, MARK, NEWLINE, START, VIDEO, WHOLE, Case, Piece, clip, model_of, noise, plain, siglip, text, tower
+from zoo import END, IMAGE, MARK, NEWLINE, START, VIDEO, WHOLE, Case, Piece, clip, model_of, noise, own_tower, plain, siglip, text, tower
 
 SQUARE = (1, 4, 4)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -45,7 +45,7 @@ def merged(seed: int, *patch: int, block: int = 2, more: dict[str, Any] | None =
 
 def got_ocr(model_type: str) -> Any:
     sizes = {"image_size": 256, "patch_size": 16, "mlp_dim": 64, "output_channels": 16, "global_attn_indexes": [1], "window_size": 4}
-    vision = tower(f"{model_type}_vision", **sizes)
+    vision = own_tower(model_type, **sizes)
     return model_of(model_type, sdpa=False, vision_config=vision, text_config=text("qwen2"), image_token_index=IMAGE, image_seq_length=16)
 
 
@@ -85,7 +85,7 @@ def janus() -> Any:
 
 
 def ovis2() -> Any:
-    vision = tower("ovis2_vision", image_size=28, patch_size=7, vocab_size=32, hidden_stride=1)
+    vision = own_tower("ovis2", image_size=28, patch_size=7, vocab_size=32, hidden_stride=1)
     ids = {"image_token_id": IMAGE, "visual_indicator_token_ids": [START, MARK, NEWLINE, WHOLE, END]}
     return model_of("ovis2", vision_config=vision, text_config=text("qwen2"), hidden_size=32, vocab_size=96, **ids)
 
