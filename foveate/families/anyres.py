@@ -16,12 +16,11 @@ from torch.nn import functional as F
 from transformers.image_processing_utils import select_best_resolution
 
 from foveate.errors import InputError, UnsupportedModelError
-from foveate.families.layout import Encoding, Grid, Layout
+from foveate.families.layout import Encoding, Layout
+from foveate.families.towers import CLASS_TOKENS
+from foveate.view import Grid
 
 __all__ = ["Picture", "check_class_token", "layouts", "side", "spatial_size"]
-
-_CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Vision towers that are known, with the number of class tokens in front of their patches."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ def check_class_token(config: Any) -> None:
         UnsupportedModelError: an unknown tower, or a class token among the patches.
     """
     tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
-    if tower not in _CLASS_TOKENS:
-        raise UnsupportedModelError(f"vision tower {tower!r} is not supported here; towers that are: {', '.join(_CLASS_TOKENS)}")
-    if (strategy == "default") != bool(_CLASS_TOKENS[tower]):
-        wanted = "default" if _CLASS_TOKENS[tower] else "full"
+    if tower not in CLASS_TOKENS:
+        raise UnsupportedModelError(f"vision tower {tower!r} is not supported here; towers that are: {', '.join(CLASS_TOKENS)}")
+    if (strategy == "default") != bool(CLASS_TOKENS[tower]):
+        wanted = "default" if CLASS_TOKENS[tower] else "full"
         raise UnsupportedModelError(
             f"vision_feature_select_strategy={strategy!r} does not leave the patches of {tower} as a square; it takes {wanted!r}"
         )

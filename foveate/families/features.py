@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -40,13 +40,13 @@ def clips(seen: Encoding) -> tuple[int, int]:
     return int(videos), int(frames)
 
 
-def check_encoded(found: Iterable[Layout], seen: Sequence[Encoding]) -> None:
-    """Hold the placeholders of layouts that were read off the prompt against the features that were made for them.
+def check_encoded(wanted: int, seen: Sequence[Encoding]) -> None:
+    """Hold the placeholders that were read off the prompt against the features that were made for them.
 
     Raises:
         InputError: there are more or fewer.
     """
-    wanted, made = sum(layout.placeholders for layout in found), sum(sum(call.lengths) for call in seen)
+    made = sum(sum(call.lengths) for call in seen)
     if wanted != made:
         raise InputError(
             f"the prompt has {wanted} image placeholders, and the model made {made} features for them; "

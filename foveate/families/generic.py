@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from foveate.errors import InputError, UnsupportedError
 from foveate.families.base import Family, register
 from foveate.families.features import argument, check_encoded
-from foveate.families.layout import Encoding, Grid, ImageTokens, Layout, place
-from foveate.families.runs import crops_per_run, runs
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.runs import crops_per_run, whole_runs
+from foveate.view import Grid
 
 __all__ = ["ENTRIES", "Entry", "Generic"]
 
@@ -33,14 +34,14 @@ def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 def crops(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
     """Square crops directly behind each other; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, _square(seen.lengths[0]))
-    check_encoded(found, [seen])
+    check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
 def queries(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
     """Learned queries without a place in the image; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, (1, 1, seen.lengths[0]))
-    check_encoded(found, [seen])
+    check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
@@ -50,10 +51,7 @@ def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
     crop = _square(seen.lengths[0])
     size, found = crop[1] * crop[2], []
     for row, ids in enumerate(input_ids):
-        crops_here = runs(ids, config.image_token_id)
-        for start, length in crops_here:
-            if length % size:
-                raise InputError(f"row {row} has {length} image placeholders at column {start}, which are no crops of {size} tokens")
+        crops_here = whole_runs(ids, config.image_token_id, size, row)
         opened = (ids == first).nonzero().flatten().tolist()
         closed = (ids == last).nonzero().flatten().tolist()
         if len(opened) != len(closed):
@@ -62,7 +60,7 @@ def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
             sum(length // size for start, length in crops_here if begin < start < end) for begin, end in zip(opened, closed, strict=True)
         ]
         found += [Layout((crop,) * count) for count in inside if count]
-    check_encoded(found, [seen])
+    check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import InputError
 from foveate.families.base import DECODER_SIGNALS, Family, register
+from foveate.families.features import check_encoded
 from foveate.families.layout import Encoding, ImageTokens
-from foveate.families.runs import runs
+from foveate.families.runs import whole_runs
 
 __all__ = ["Idefics3"]
 
@@ -44,12 +44,7 @@ class Idefics3(Family):
         """See `Family.images`; the crops of a picture and the whole of it share one budget, markers stay."""
         token, side = self.placeholders(model)["image"], crop_side(model.config)
         found = [_pictures(ids, token, side**2, row) for row, ids in enumerate(input_ids)]
-        wanted, made = sum(len(crops) for row in found for crops in row) * side**2, sum(sum(call.lengths) for call in seen)
-        if wanted != made:
-            raise InputError(
-                f"the prompt has {wanted} image placeholders, and the model made {made} features for them; "
-                f"pass the pixels with the prompt, as the model's processor makes both"
-            )
+        check_encoded(sum(len(crops) for row in found for crops in row) * side**2, seen)
         return [[_tokens(crops, side) for crops in row] for row in found]
 
 
@@ -74,12 +69,7 @@ def _pictures(ids: Tensor, token: int, size: int, row: int) -> list[list[int]]:
     the prompt, so that no tokenizer is needed. Without such markers each crop is a picture.
     """
     starts: list[int] = []
-    for start, length in runs(ids, token):
-        if length % size:
-            raise InputError(
-                f"the {length} image placeholders from column {start} of row {row} on do not make whole crops of {size} tokens; "
-                f"pass the prompt in one piece, as the model's processor makes it"
-            )
+    for start, length in whole_runs(ids, token, size, row):
         starts += range(start, start + length, size)
     if not starts:
         return []

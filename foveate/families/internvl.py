@@ -11,8 +11,8 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import check_encoded
 from foveate.families.layout import Encoding, ImageTokens, place
-from foveate.families.llava import feature_block
 from foveate.families.runs import crops_per_run
+from foveate.families.towers import feature_block, single_layer
 
 __all__ = ["InternVL"]
 
@@ -41,13 +41,12 @@ class InternVL(Family):
         rows, columns = crop_grid(model.config)
         found = crops_per_run(input_ids, token, (1, rows, columns))
         if seen:
-            check_encoded(found, seen)
+            check_encoded(sum(layout.placeholders for layout in found), seen)
         return place(input_ids, {"image": token}, {"image": found if seen else ()})
 
     def gives(self, model: nn.Module) -> frozenset[str]:
         """No tower signals where several layers are joined."""
-        config: Any = model.config
-        return self.signals if isinstance(config.vision_feature_layer, int) else self.signals - TOWER_SIGNALS
+        return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""

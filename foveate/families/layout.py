@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError
+from foveate.view import Grid
 
-__all__ = ["Encoding", "Grid", "ImageTokens", "Kind", "Layout", "place"]
+__all__ = ["Encoding", "ImageTokens", "Kind", "Layout", "place"]
 
 Kind = Literal["image", "video"]
 """What a sequence of visual tokens shows."""
-
-Grid = tuple[int, int, int]
-"""Frames, rows and columns of tokens."""
 
 
 @dataclass(frozen=True)

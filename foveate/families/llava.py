@@ -12,11 +12,9 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.towers import CLASS_TOKENS, feature_attention, single_layer
 
 __all__ = ["Llava"]
-
-_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Vision towers whose token count follows from the configuration, with the number of class tokens in front."""
 
 _ROWS = "pixtral"
 """The vision tower whose token count follows from each picture's size."""
@@ -34,8 +32,8 @@ class Llava(Family):
         """Refuse other towers, and a selection of features that takes a patch for a class token."""
         config: Any = model.config
         tower, strategy = config.vision_config.model_type, config.vision_feature_select_strategy
-        if tower not in (*_TOWERS, _ROWS):
-            known = ", ".join((*_TOWERS, _ROWS))
+        if tower not in (*CLASS_TOKENS, _ROWS):
+            known = ", ".join((*CLASS_TOKENS, _ROWS))
             raise UnsupportedModelError(f"a LLaVA with vision tower {tower!r} is not supported; towers that are: {known}")
         if tower == _ROWS and strategy != "full":
             raise UnsupportedModelError(f"vision_feature_select_strategy={strategy!r} drops a patch of {tower}, which takes 'full'")
@@ -52,18 +50,17 @@ class Llava(Family):
     def gives(self, model: nn.Module) -> frozenset[str]:
         """No tower signals where class tokens are visual tokens or several layers are joined: neither is a patch's own."""
         config: Any = model.config
-        square = config.vision_config.model_type in _TOWERS and image_grid(config)[1] > 1
-        plain = square and isinstance(config.vision_feature_layer, int)
-        return self.signals if plain else self.signals - TOWER_SIGNALS
+        square = config.vision_config.model_type in CLASS_TOKENS and image_grid(config)[1] > 1
+        return self.signals if square and single_layer(config) else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+        return feature_attention(self.tower(model), model.config)
 
     def class_token(self, model: nn.Module) -> bool:
         """CLIP has one, SigLIP has not."""
         config: Any = model.config
-        return bool(_TOWERS[config.vision_config.model_type])
+        return bool(CLASS_TOKENS[config.vision_config.model_type])
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """Patches are tokens, in the same order."""
@@ -75,20 +72,8 @@ def image_grid(config: Any) -> tuple[int, int, int]:
     """(1, h, w) of each image; (1, 1, n) where a class token or a cropped patch breaks the rectangle."""
     vision = config.vision_config
     side = vision.image_size // vision.patch_size
-    extra = _TOWERS[vision.model_type] - (config.vision_feature_select_strategy == "default")
+    extra = CLASS_TOKENS[vision.model_type] - (config.vision_feature_select_strategy == "default")
     return (1, side, side) if extra == 0 else (1, 1, side * side + extra)
-
-
-def tower_layers(tower: nn.Module) -> Sequence[nn.Module]:
-    """The layers of a CLIP or SigLIP tower, with or without the wrapper that some versions have around it."""
-    inner: Any = getattr(tower, "vision_model", tower)
-    return inner.encoder.layers  # type: ignore[no-any-return]
-
-
-def feature_block(config: Any) -> int:
-    """Index of the tower layer whose output is projected: hidden states count the input as number 0."""
-    layer: int = config.vision_feature_layer
-    return layer if layer < 0 else layer - 1
 
 
 register(Llava())

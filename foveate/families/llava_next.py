@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from foveate.families.anyres import Picture, check_class_token, layouts, spatial_size
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import argument
-from foveate.families.layout import Encoding, ImageTokens, place
-from foveate.families.llava import feature_block, tower_layers
+from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.towers import feature_attention, single_layer
 
-__all__ = ["LlavaNext", "pictures"]
+__all__ = ["LlavaNext"]
 
 
 class LlavaNext(Family):
@@ -30,18 +30,23 @@ class LlavaNext(Family):
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
         """See `Family.images`; whole picture and tiles share one budget, and newlines stay."""
-        config: Any = model.config
-        found = {call.kind: layouts(pictures(config, call), call) for call in seen}
-        return place(input_ids, self.placeholders(model), found)
+        return place(input_ids, self.placeholders(model), {call.kind: self.layouts(model.config, call) for call in seen})
+
+    def layouts(self, config: Any, seen: Encoding) -> list[Layout]:
+        """The layout of every picture, or video, of one call."""
+        return layouts(self.pictures(config, seen), seen)
+
+    def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
+        """What becomes of every picture of one call, which follows from its size in pixels."""
+        return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
 
     def gives(self, model: nn.Module) -> frozenset[str]:
         """No tower signals where several layers are joined: the joined features have no attention of their own."""
-        config: Any = model.config
-        return self.signals if isinstance(config.vision_feature_layer, int) else self.signals - TOWER_SIGNALS
+        return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+        return feature_attention(self.tower(model), model.config)
 
     def class_token(self, model: nn.Module) -> bool:
         """Where there is one, the model's configuration takes it off."""
@@ -50,14 +55,9 @@ class LlavaNext(Family):
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """Tiles are joined and their padding is taken away, as the model does with their features."""
-        shown = pictures(model.config, seen)
+        shown = self.pictures(model.config, seen)
         split = values.split([picture.patches for picture in shown])
         return [picture.fold(part) for picture, part in zip(shown, split, strict=True)]
-
-
-def pictures(config: Any, seen: Encoding) -> list[Picture]:
-    """Each picture of a call, from its size in pixels."""
-    return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
 
 
 register(LlavaNext())

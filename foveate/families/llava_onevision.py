@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.families.anyres import Picture, layouts, side, spatial_size
+from foveate.families.anyres import Picture, side, spatial_size
 from foveate.families.base import register
 from foveate.families.features import argument, clips
-from foveate.families.layout import Encoding, ImageTokens, Kind, Layout, place
+from foveate.families.layout import Encoding, Layout
 from foveate.families.llava_next import LlavaNext
 
 __all__ = ["LlavaOnevision"]
@@ -27,46 +26,38 @@ class LlavaOnevision(LlavaNext):
     model_types = ("llava_onevision",)
     takes = frozenset({"image", "several images", "video"})
 
-    def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
-        """See `Family.images`; newlines stay, and the one behind a video too."""
-        config: Any = model.config
-        found: dict[Kind, Sequence[Layout]] = {}
-        for call in seen:
-            found[call.kind] = layouts(_pictures(config, call), call) if call.kind == "image" else _videos(config, call)
-        return place(input_ids, self.placeholders(model), found)
+    def layouts(self, config: Any, seen: Encoding) -> list[Layout]:
+        """Newlines stay, and the one behind a video too."""
+        if seen.kind == "image":
+            return super().layouts(config, seen)
+        videos, frames = clips(seen)
+        pooled = _pooled(config)
+        tokens = frames * pooled**2
+        return [Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)] * videos
+
+    def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
+        """In tiles where a sample has one picture; whole where it has several."""
+        sizes = argument(seen, "image_sizes").tolist()
+        aspect = seen.arguments.get("vision_aspect_ratio") or config.vision_aspect_ratio
+        most = int(aspect.removeprefix("anyres_max_"))
+        per_sample = seen.arguments.get("batch_num_images")
+        # Without the counts transformers treats every picture as the only one of its sample.
+        alone = [True] * len(sizes) if per_sample is None else [int(n) == 1 for n in per_sample for _ in range(int(n))]
+        return [
+            spatial_size(config, int(height), int(width), most=most) if single else Picture(side(config))
+            for (height, width), single in zip(sizes, alone, strict=True)
+        ]
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """As the model folds its features: joined, unpadded and scaled pictures; frames scaled to half their sides."""
-        config: Any = model.config
         if seen.kind == "image":
-            shown = _pictures(config, seen)
-            split = values.split([picture.patches for picture in shown])
-            return [picture.fold(part) for picture, part in zip(shown, split, strict=True)]
+            return super().fold(model, signal, values, seen)
+        config: Any = model.config
         patches, pooled = side(config), _pooled(config)
         frames = values.view(-1, patches, patches, values.shape[-1]).permute(0, 3, 1, 2)
         small = F.interpolate(frames, (pooled, pooled), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
         _, frames_each = clips(seen)
         return [part.flatten(0, 1) for part in small.split(frames_each)]
-
-
-def _pictures(config: Any, seen: Encoding) -> list[Picture]:
-    sizes = argument(seen, "image_sizes").tolist()
-    aspect = seen.arguments.get("vision_aspect_ratio") or config.vision_aspect_ratio
-    most = int(aspect.removeprefix("anyres_max_"))
-    per_sample = seen.arguments.get("batch_num_images")
-    # Without the counts transformers treats every picture as the only one of its sample.
-    alone = [True] * len(sizes) if per_sample is None else [int(n) == 1 for n in per_sample for _ in range(int(n))]
-    return [
-        spatial_size(config, int(height), int(width), most=most) if single else Picture(side(config))
-        for (height, width), single in zip(sizes, alone, strict=True)
-    ]
-
-
-def _videos(config: Any, seen: Encoding) -> list[Layout]:
-    videos, frames = clips(seen)
-    pooled = _pooled(config)
-    tokens = frames * pooled**2
-    return [Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)] * videos
 
 
 def _pooled(config: Any) -> int:

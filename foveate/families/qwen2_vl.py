@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import InputError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.features import argument
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
 
 __all__ = ["Qwen2VL"]
@@ -67,14 +67,8 @@ class Qwen2VL(Family):
         Raises:
             InputError: the features were computed while no handle was there to see the grids.
         """
-        given = encoding.arguments.get(f"{encoding.kind}_grid_thw")
-        if given is None:
-            raise InputError(
-                f"the grid of the {encoding.kind}s is not known, because their features were computed before compress(); "
-                f"compute them while the handle is in place, or pass the pixels"
-            )
         side = _merge_size(model)
-        return [(t, h // side, w // side) for t, h, w in given.tolist()]
+        return [(t, h // side, w // side) for t, h, w in argument(encoding, f"{encoding.kind}_grid_thw").tolist()]
 
     def order(self, model: nn.Module, grids: Sequence[tuple[int, int, int]]) -> Tensor | None:
         """Where in the tower each token is computed, (n,) over all grids, where windows reorder them; else `None`."""

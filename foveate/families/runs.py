@@ -6,17 +6,29 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError
-from foveate.families.layout import Grid, Layout
+from foveate.families.layout import Layout
+from foveate.view import Grid
 
-__all__ = ["crops_per_run", "runs"]
+__all__ = ["crops_per_run", "whole_runs"]
 
 
-def runs(ids: Tensor, token: int) -> list[tuple[int, int]]:
-    """The unbroken runs of `token` in ids (s,), as (first column, length)."""
+def whole_runs(ids: Tensor, token: int, size: int, row: int) -> list[tuple[int, int]]:
+    """The unbroken runs of `token` in the ids (s,) of a row, as (first column, length).
+
+    Raises:
+        InputError: a run is not a whole number of crops of `size` tokens.
+    """
     visual = torch.cat([torch.zeros(1, dtype=torch.long), (ids == token).long(), torch.zeros(1, dtype=torch.long)])
     steps = visual.diff()
     starts, ends = (steps == 1).nonzero().flatten().tolist(), (steps == -1).nonzero().flatten().tolist()
-    return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
+    found = [(start, end - start) for start, end in zip(starts, ends, strict=True)]
+    for start, length in found:
+        if length % size:
+            raise InputError(
+                f"the {length} image placeholders from column {start} of row {row} on do not make whole crops of {size} tokens; "
+                f"pass the prompt in one piece, as the model's processor makes it"
+            )
+    return found
 
 
 def crops_per_run(input_ids: Tensor, token: int, crop: Grid) -> list[Layout]:
@@ -26,13 +38,5 @@ def crops_per_run(input_ids: Tensor, token: int, crop: Grid) -> list[Layout]:
         InputError: a run is not a whole number of crops.
     """
     size = crop[0] * crop[1] * crop[2]
-    found = []
-    for row, ids in enumerate(input_ids):
-        for start, length in runs(ids, token):
-            if length % size:
-                raise InputError(
-                    f"the {length} image placeholders from column {start} of row {row} on do not make whole crops of {size} tokens; "
-                    f"pass the prompt in one piece, as the model's processor makes it"
-                )
-            found.append(Layout((crop,) * (length // size)))
-    return found
+    rows = (whole_runs(ids, token, size, row) for row, ids in enumerate(input_ids))
+    return [Layout((crop,) * (length // size)) for found in rows for _, length in found]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from foveate.families.base import families
+from foveate import view
+from foveate.families.base import TOWER_SIGNALS, families
 from foveate.families.generic import Generic
 from foveate.families.refused import REFUSED
 
@@ -14,15 +15,7 @@ __all__ = ["COLUMNS", "PROMPTS", "SIGNALS", "Support", "markdown", "support"]
 PROMPTS = ("image", "several images", "video")
 """What a prompt may hold."""
 
-SIGNALS = (
-    "last_attention",
-    "text_attention",
-    "attention_output",
-    "question_states",
-    "projected_states",
-    "tower_attention",
-    "tower_states",
-)
+SIGNALS = (*(name for name in view.SIGNALS if name not in TOWER_SIGNALS), *sorted(TOWER_SIGNALS))
 """Signals, those first that need only the decoder."""
 
 COLUMNS = ("family", "model types", *PROMPTS, *SIGNALS)

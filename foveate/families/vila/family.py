@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.llava import feature_block, tower_layers
+from foveate.families.towers import feature_attention
 from foveate.families.vila.configuration import image_side
 
 __all__ = ["Vila"]
@@ -46,7 +46,7 @@ class Vila(Family):
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        return tower_layers(self.tower(model))[feature_block(model.config)].self_attn  # type: ignore[return-value]
+        return feature_attention(self.tower(model), model.config)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """The mean of the two to four patches that become one token; at an odd edge there are fewer."""

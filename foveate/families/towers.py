@@ -1,0 +1,31 @@
+"""CLIP and SigLIP vision towers, and what LLaVA-like configurations say of the layer whose output is projected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+__all__ = ["CLASS_TOKENS", "feature_attention", "feature_block", "single_layer"]
+
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
+"""Vision towers whose patches form a square, with the number of class tokens in front of them."""
+
+
+def feature_attention(tower: nn.Module, config: Any) -> nn.Module:
+    """The attention module of the CLIP or SigLIP layer whose output is projected."""
+    inner: Any = getattr(tower, "vision_model", tower)  # some versions have a wrapper around the tower
+    layers: Sequence[Any] = inner.encoder.layers
+    return layers[feature_block(config)].self_attn  # type: ignore[no-any-return]
+
+
+def feature_block(config: Any) -> int:
+    """Index of the tower layer whose output is projected: hidden states count the input as number 0."""
+    layer: int = config.vision_feature_layer
+    return layer if layer < 0 else layer - 1
+
+
+def single_layer(config: Any) -> bool:
+    """Whether the features are one layer's: those that are joined of several have no attention of their own."""
+    return isinstance(config.vision_feature_layer, int)
