@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
-from tiny import TOKENS, Fixed, batch, keep_target, prompt, reference_logits, tiny_llava
+from tiny import SPARSE, TOKENS, Fixed, batch, keep_target, prompt, reference_logits, tiny_llava
 from torch import Tensor
 from transformers import MistralConfig
 
 import foveate
 from foveate.compression import Handle
 
-SPARSE = keep_target([1, 4, 5, 9, 12])
 MERGING = tuple(1 if i in (0, 2) else 12 if i == 15 else t for i, t in enumerate(SPARSE))
 ONE = keep_target([3])
 ALL = keep_target(range(TOKENS))

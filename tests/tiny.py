@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from foveate import Method, Plan, View
+from foveate import FastV, Method, Plan, Pool, Random, TokenCarve, View
 
 IMAGE, PAD, VOCABULARY = 90, 0, 96
 TOKENS = 16
@@ -178,3 +178,16 @@ def reference_logits(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+SPARSE = keep_target([1, 4, 5, 9, 12])
+"""Keeps five tokens of sixteen."""
+
+METHODS = [TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)]
+"""Every method, keeping six tokens."""
+
+
+def generate(model: Any, inputs: dict[str, Any], steps: int = 6, **options: Any) -> Any:
+    """Greedy `generate` with its logits."""
+    options = {"do_sample": False, "output_logits": True, **options}
+    return model.generate(**inputs, max_new_tokens=steps, return_dict_in_generate=True, **options)
