@@ -48,11 +48,15 @@ def _remaining(schedule: Sequence[Method], parts: Sequence[Grid]) -> int:
 
 
 def _parts(grid: Grid | Sequence[Grid]) -> Sequence[Grid]:
-    parts = [grid] if grid and isinstance(grid[0], int) else list(cast(Sequence[Grid], grid))
+    whole = isinstance(grid, Sequence) and len(grid) > 0 and isinstance(grid[0], int)
+    parts = [grid] if whole or not isinstance(grid, Sequence) else grid
     for part in parts:
-        sizes = tuple(part) if isinstance(part, Sequence) else (part,)
+        sizes = tuple(part) if isinstance(part, Sequence) else ()
         if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ValueError(f"{part!r} is not a grid of (frames, rows, columns), each a positive integer; an image is (1, rows, columns)")
+            raise ValueError(
+                f"{part!r} is not a grid of (frames, rows, columns), each a positive integer; "
+                f"pass one per image, such as [(1, 24, 24)] for a single image"
+            )
     if not parts:
         raise ValueError("an image needs at least one grid of (frames, rows, columns); found none")
     return cast(Sequence[Grid], parts)

@@ -22,6 +22,7 @@ from foveate.injection import Injection
 from foveate.method import Method
 from foveate.prefill import Prefill, causal_mask
 from foveate.report import Report
+from foveate.surroundings import check_generation, check_not_compiled, generation_options, refuse_continuous_batching, unwrapped
 
 __all__ = ["Handle", "compress"]
 
@@ -36,7 +37,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     Each prefill makes its own choice; what it removed is remembered by that generation's cache alone.
 
     Args:
-        model: a loaded transformers model of a known family (see `foveate.families`).
+        model: a loaded transformers model of a known family (see `foveate.families`), with or without a PEFT wrapper.
         method: a method, or several as a schedule; each acts before its own `layer` on what the ones before it left.
         trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
             layers have one length. Without it those layers go on seeing every visual token while decoding.
@@ -50,13 +51,15 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         HandleError: the model already has a handle.
         LayerError: the model has no such layer, or the layers of a schedule do not increase.
         SignalError: the model cannot give a signal that a method needs at its layer.
-        UnsupportedError: the model's generation settings ask for chunked prefill.
+        UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
     """
     schedule = [method] if isinstance(method, Method) else list(method)
+    model = unwrapped(model)
     family = family_of(model)
+    check_not_compiled(model, family)
     _check_decoder(family.decoder(model).config)
     _check_schedule(schedule, family, model)
-    _check_generation(getattr(model, "generation_config", None), {})
+    check_generation(model, {})
     switch = _SWITCHES.setdefault(family.decoder(model), Switch())
     if switch.on:
         raise HandleError(f"this {type(model).__name__} already has a foveate handle; call its remove() first, or pass a list of methods")
@@ -76,9 +79,8 @@ class Handle:
         self._masks: dict[int, Any] = {}
         self._hooks = self._attach()
         self._encoders = Encoders(model, family, self._needs & TOWER_SIGNALS)
-        self._own_generate = model.__dict__.get("generate")
-        if hasattr(model, "generate"):
-            model.generate = self._guard(model.generate)  # type: ignore[assignment,arg-type]
+        self._own: dict[str, Any] = {}
+        self._guard_generation()
         switch.on = True
 
     @property
@@ -101,9 +103,11 @@ class Handle:
         self._hooks = []
         self._encoders.remove()
         self._switch.on = False
-        self._model.__dict__.pop("generate", None)
-        if self._own_generate is not None:
-            self._model.generate = self._own_generate
+        for name, own in self._own.items():
+            del self._model.__dict__[name]
+            if own is not None:
+                setattr(self._model, name, own)
+        self._own = {}
 
     def __enter__(self) -> Handle:
         return self
@@ -134,14 +138,23 @@ class Handle:
                 hooks.append(family.attention(layer).register_forward_hook(functools.partial(self._after_attention, index)))
         return hooks
 
-    def _guard(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(generate)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            given = args[1] if len(args) > 1 else kwargs.get("generation_config")
-            _check_generation(given or getattr(self._model, "generation_config", None), kwargs)
-            return generate(*args, **kwargs)
+    def _guard_generation(self) -> None:
+        model: Any = self._model
+        generate = getattr(model, "generate", None)
+        if generate is not None:
 
-        return guarded
+            @functools.wraps(generate)
+            def guarded(*args: Any, **kwargs: Any) -> Any:
+                check_generation(model, generation_options(generate, args, kwargs))
+                return generate(*args, **kwargs)
+
+            self._stand_in("generate", guarded)
+        if hasattr(model, "init_continuous_batching"):
+            self._stand_in("init_continuous_batching", refuse_continuous_batching)
+
+    def _stand_in(self, name: str, function: Callable[..., Any]) -> None:
+        self._own[name] = self._model.__dict__.get(name)
+        setattr(self._model, name, function)
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("labels") is None:
@@ -158,6 +171,8 @@ class Handle:
         self._forget()
         self._encoders.enter()
         input_ids = _input_ids(args, kwargs)
+        if input_ids.shape[1] > 1:
+            check_not_compiled(self._model, self._family)
         # At a decoding step looking at the token would stall an accelerator for nothing.
         self._pending = (input_ids, kwargs.get("mm_encoder_outputs")) if input_ids.shape[1] > 1 else None
 
@@ -192,10 +207,15 @@ class Handle:
     def _before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._prefill is not None:  # of a call that was interrupted: no hook behind a forward runs then
+            self._prefill.close()
+            self._prefill, self._masks = None, {}
         embeddings, cache, mask = kwargs.get("inputs_embeds"), kwargs.get("past_key_values"), kwargs.get("attention_mask")
         if embeddings is None:
             return None
         found = self._find_images(embeddings)
+        if found:
+            check_cache(cache)
         resumed = base_state(cache) is not None
         if (found or resumed) and mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             raise UnsupportedError("a ready-made 4-D attention mask cannot be compressed; pass the 2-D attention_mask of the processor")
@@ -205,8 +225,6 @@ class Handle:
             return None
         kwargs = dict(kwargs)
         given = kwargs.get("position_ids")
-        if found:
-            check_cache(cache)
         if resumed:
             kwargs |= self._resume(module, cache, embeddings, mask, given)
             if found and _has_axes(given):
@@ -279,7 +297,10 @@ class Handle:
 def _input_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     input_ids = args[0] if args else kwargs.get("input_ids")
     if input_ids is None:
-        raise UnsupportedError("inputs_embeds without input_ids do not tell which tokens are visual; pass input_ids, or remove the handle")
+        raise UnsupportedError(
+            "inputs_embeds do not tell which tokens are visual; pass input_ids and no inputs_embeds (generate drops the ids where it has "
+            "both), or remove the handle"
+        )
     return input_ids
 
 
@@ -322,18 +343,4 @@ def _check_schedule(schedule: Sequence[Any], family: Family, model: nn.Module) -
         if method.layer == 0 and "attention_output" in method.needs:
             raise SignalError(
                 f"{method} needs attention_output of the layer before its own, and layer=0 has none before it; use layer >= 1"
-            )
-
-
-def _check_generation(config: Any, options: dict[str, Any]) -> None:
-    def asked(name: str) -> Any:
-        return options[name] if name in options else getattr(config, name, None)
-
-    chunk = asked("prefill_chunk_size")
-    if chunk is not None:
-        raise UnsupportedError(f"prefill_chunk_size={chunk} splits the prompt, and compression needs it whole; set it to None")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
-        if asked(name) is not None:
-            raise UnsupportedError(
-                f"assisted decoding ({name}) is not supported: its first forward ends in guesses, not in the prompt; leave {name} out"
             )

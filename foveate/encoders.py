@@ -119,8 +119,8 @@ class Encoders:
         def recorded(*args: Any, **kwargs: Any) -> Any:
             if self._busy:  # a video method that calls the one for images
                 return encode(*args, **kwargs)
-            self._busy = True
             probe = self._probe()
+            self._busy = True
             try:
                 output = encode(*args, **kwargs)
             finally:
@@ -129,8 +129,8 @@ class Encoders:
             encoding = Encoding(kind, _arguments(signature, args, kwargs), _lengths(output), probe.read(), probe.seconds)
             if self._inside is not None:
                 self._inside.append(encoding)
-            else:
-                self._keep(output, encoding)
+            # Inside or not: a forward that was interrupted never says that it has ended.
+            self._keep(output, encoding)
             return output
 
         return recorded

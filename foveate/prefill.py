@@ -75,7 +75,7 @@ class _Image:
         """
         slots, kept = self.slots.to(states.device), self.plan.kept.to(states.device)
         own = {name: value[self.row].index_select(0, slots) for name, value in signals.items()}
-        own |= {name: value.index_select(0, kept) for name, value in self.fixed.items()}
+        own |= {name: value.to(states.device).index_select(0, kept) for name, value in self.fixed.items()}
         own |= {name: value.index_select(1, slots) if name == "text_attention" else value for name, value in question.items()}
         return View(
             states=states[self.row].index_select(0, slots),
@@ -175,6 +175,7 @@ class Prefill:
 
     def finish(self, cache: Any) -> Report:
         """After the decoder's last layer: make the cache keep its logical length, and say what was done."""
+        self._check_cut()
         layers = cache.layers if cache is not None else []
         bytes_before = bytes_after = 0
         for index, layer in enumerate(layers):
@@ -201,6 +202,14 @@ class Prefill:
             count = len(image.plan)
             for method in self.cuts.values():
                 count = method.budget(count, image.tokens.grid[0])
+
+    def _check_cut(self) -> None:
+        missing = sorted(set(self.cuts) - {index for index, _ in self.segments[1:]})
+        if missing:
+            raise UnsupportedError(
+                f"the decoder ran without calling its layer {missing[0]} as a module, so no tokens left there: something skips layers or "
+                "runs compiled code (torch.compile) in their place; take it out, or remove the handle"
+            )
 
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         before = states.shape[1]
@@ -322,7 +331,8 @@ def _twins(input_ids: Tensor, embeddings: Tensor, valid: Tensor) -> list[int]:
 
 
 def _take(tensor: Tensor, where: Tensor) -> Tensor:
-    """Rows `where` (b, k) of a tensor (..., 1 or b, n, d), along its second-last dimension."""
+    """Rows `where` (b, k) of a tensor (..., 1 or b, n, d), along its second-last dimension and on its device."""
+    where = where.to(tensor.device)
     if where.shape[0] == 1:
         return tensor.index_select(-2, where[0])
     whole = tensor.expand(*tensor.shape[:-3], where.shape[0], -1, -1)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from words import word_tokenizer
 
 SIDE, PATCH = 70, 14
 PATCHES = SIDE // PATCH
@@ -203,13 +204,9 @@ def _parts(vocabulary: int) -> Parts:
 
 def _tokenizer(form: str) -> PreTrainedTokenizerFast:
     words = [*WORDS, *FORMS[form]]
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     first = "<|begin_of_text|>" if form == "llama_3" else "<s>"
-    backend.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, words.index(first))])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token=first, eos_token="</s>", additional_special_tokens=FORMS[form] or None
-    )
+    behind = processors.TemplateProcessing(single=f"{first} $A", special_tokens=[(first, words.index(first))])
+    return word_tokenizer(words, post_processor=behind, bos_token=first, eos_token="</s>", additional_special_tokens=FORMS[form] or None)
 
 
 def _write(folder: Path, state: dict[str, Tensor], kind: str, *, sharded: bool) -> None:

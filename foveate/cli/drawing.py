@@ -62,6 +62,6 @@ def _crop(look: Drawing, size: tuple[int, int]) -> tuple[Crop, list[str]]:
             processor = load_processor(look.model)
         return processor_crop(processor, size), []
     if look.crop == "auto" and size[0] != size[1]:
-        return "auto", ["a square grid was taken to lie over the centred square, as with LLaVA-1.5; if not so, pass --model or --crop"]
+        return "auto", ["a square grid was taken to lie over the centred square, as CLIP has it; if not so, pass --model or --crop"]
     chosen: dict[str, Crop] = {"auto": "auto", "center-square": "center-square", "pad-square": "pad-square", "whole": None}
     return chosen[look.crop], []

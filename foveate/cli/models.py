@@ -112,15 +112,18 @@ class Subject:
             return self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )
+        if len(shown.pictures) > 1:
+            raise self._no_template()
         # what LLaVA-1.5 was trained with
         return self.processor(images=shown.pictures[0], text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")
+
+    def _no_template(self) -> InputError:
+        return InputError(f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor")
 
     def _video_inputs(self, question: str, video: Frames) -> Any:
         """The inputs of a model whose processor takes videos; it is told when each frame was shown, and chooses none itself."""
         if not getattr(self.processor, "chat_template", None):
-            raise InputError(
-                f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor"
-            )
+            raise self._no_template()
         from transformers.video_utils import VideoMetadata
 
         content = [{"type": "video"}, {"type": "text", "text": question}]

@@ -17,7 +17,7 @@ __all__ = [
 _MODEL, _COMPRESSION, _MEASUREMENT, _OUTPUT = "Model", "Compression", "Measurement", "Output"
 
 ImageFile = Annotated[Path, typer.Argument(help="Picture file.", show_default=False)]
-PictureOrVideo = Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture or video file.", show_default=False)]
+PictureOrVideo = Annotated[Path, typer.Argument(metavar="FILE", help="Picture or video file.", show_default=False)]
 FrameCount = Annotated[
     int | None,
     typer.Option("--frames", min=1, help="Frames of a video, evenly spread in time; 8 if not given.", metavar="N", rich_help_panel=_MODEL),

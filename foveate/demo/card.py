@@ -186,11 +186,7 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     recipe = json.loads((run / "recipe.json").read_text())
     training = [
-        *(
-            []
-            if recipe["start"] is None
-            else ["It went on from the weights of version 1, which learned on simpler scenes; what follows is added.", ""]
-        ),
+        *([] if recipe["start"] is None else ["It went on from earlier weights of its own shape; what follows is added.", ""]),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
         "whole training scenes, each token given the right ones before it.",
         "",

@@ -14,6 +14,7 @@ from foveate.draw.cells import PINK, UNSEEN, Canvas, faded, paint, shade_for
 from foveate.draw.geometry import Crop, seen_box
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
+from foveate.draw.panes import Pane, panes_of
 from foveate.errors import InputError
 from foveate.plan import Plan
 from foveate.report import ImageReport, Report
@@ -46,8 +47,9 @@ def kept(
 
     Args:
         report: a report, or the path of one that `Report.save` wrote.
-        image: the image as it was given to the processor; for a video its frames (at least as many as the report's grid has). Where a
-            model was given a video as one image per frame, they are drawn together, as one video.
+        image: the image as it was given to the processor, all of it where the model is shown several crops; for a video its frames (at
+            least as many as the report's grid has). Where a model was given a video as one image per frame, they are drawn together,
+            as one video.
         index: which image of the report, when it has several.
         lines: draw the lines of merged tokens.
         panels: draw every step, from the original on; otherwise only the last.
@@ -64,26 +66,27 @@ def kept(
     entry = _entry(report, index)
     if not isinstance(image, Image.Image):
         entry = _joined(report, entry, len(image))
-    frames = _frames(image, entry)
     steps = panels_of(entry) if panels else panels_of(entry)[-1:]
-    shown = _shown_frames(entry.grid[0])
-    side = _FRAME_SIDE if entry.grid[0] > 1 else _SIDE.get(len(steps), _SMALL_SIDE)
-    rows, columns = entry.grid[1:]
-    canvas = Canvas.fit(seen_box(frames[0].size, crop, (rows, columns)), frames[0].size, (rows, columns), side)
-    shade = shade_for(frames[0], canvas.box)
+    panes = panes_of(image, entry)
+    shown = _shown(len(panes))
+    several = len(panes) > 1
+    side = (_FRAME_SIDE if entry.grid[0] > 1 else _SMALL_SIDE) if several else _SIDE.get(len(steps), _SMALL_SIDE)
+    # Models that show a picture as several crops squeeze it into their shape.
+    crop = None if crop == "auto" and len(entry.parts) > 1 else crop
+    canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    shade = shade_for(panes[0].picture, canvases[0].box)
 
-    def tile(step: Panel, frame: int) -> Tile:
-        painted = paint(frames[frame], canvas, _targets_in_frame(step, frame, rows * columns), shade, lines=lines, grid=grid)
-        if len(frames) == 1:
-            return Tile(painted, step.title, step.counts)
-        return Tile(painted, f"{step.title}, frame {frame + 1}", _frame_counts(step, frame, rows * columns))
+    def tile(step: Panel, number: int) -> Tile:
+        pane, canvas = panes[number], canvases[number]
+        painted = paint(pane.picture, canvas, pane.targets(step.plan), shade, lines=lines, grid=grid)
+        return Tile(painted, f"{step.title}, {pane.name}", pane.counts(step.plan)) if several else Tile(painted, step.title, step.counts)
 
-    if len(frames) == 1:
+    if several:
+        page = [[tile(step, number) for number in shown] for step in steps]
+    else:
         tiles = [tile(step, 0) for step in steps]
         page = [tiles[at : at + _per_row(len(tiles))] for at in range(0, len(tiles), _per_row(len(tiles)))]
-    else:
-        page = [[tile(step, frame) for frame in shown] for step in steps]
-    return lay_out(page, _legend(entry, canvas, shade, lines), _notes(entry, canvas, shown, lines))
+    return lay_out(page, _legend(entry, canvases[0], shade, lines), _notes(entry, panes, len(shown), lines))
 
 
 def read_report(path: str | Path) -> Report:
@@ -130,38 +133,15 @@ def _beside(plans: Sequence[Plan]) -> Plan:
     return Plan.from_list(itertools.chain.from_iterable(targets))
 
 
-def _frames(image: Image.Image | Sequence[Image.Image], entry: ImageReport) -> list[Image.Image]:
-    """One RGB picture per frame of the grid; a processor may have merged several frames of the video into each."""
-    given = [image] if isinstance(image, Image.Image) else list(image)
-    wanted = entry.grid[0]
-    if len(given) < wanted or (wanted == 1 and len(given) > 1):
-        raise InputError(f"the report is of {wanted} frame(s), but {len(given)} picture(s) were given; pass the frames as a list")
-    if any(frame.size != given[0].size for frame in given):
-        raise InputError(f"the frames differ in size: {sorted({frame.size for frame in given})}")
-    return [given[(2 * frame + 1) * len(given) // (2 * wanted)].convert("RGB") for frame in range(wanted)]
-
-
-def _shown_frames(frames: int) -> list[int]:
-    if frames <= MAX_FRAMES:
-        return list(range(frames))
-    return [round(number * (frames - 1) / (MAX_FRAMES - 1)) for number in range(MAX_FRAMES)]
+def _shown(panes: int) -> list[int]:
+    if panes <= MAX_FRAMES:
+        return list(range(panes))
+    return [round(number * (panes - 1) / (MAX_FRAMES - 1)) for number in range(MAX_FRAMES)]
 
 
 def _per_row(panels: int) -> int:
     """Three beside each other; four as two pairs."""
     return 2 if panels == 4 else _PER_ROW
-
-
-def _targets_in_frame(step: Panel, frame: int, cells: int) -> list[int]:
-    """Targets of one frame's cells as indices within that frame; those in other frames come out beyond it."""
-    first = frame * cells
-    inside = step.plan.to_list()[first : first + cells]
-    return [goal if goal < 0 else goal - first if goal >= first else goal + len(step.plan) for goal in inside]
-
-
-def _frame_counts(step: Panel, frame: int, cells: int) -> str:
-    kept_here = ((step.plan.kept >= frame * cells) & (step.plan.kept < (frame + 1) * cells)).sum()
-    return f"{cells} tokens" if step.plan.is_identity else f"{int(kept_here)} of {cells} tokens stay"
 
 
 def _legend(entry: ImageReport, canvas: Canvas, shade: tuple[int, int, int], lines: bool) -> list[Mark]:
@@ -177,13 +157,16 @@ def _legend(entry: ImageReport, canvas: Canvas, shade: tuple[int, int, int], lin
     return legend
 
 
-def _notes(entry: ImageReport, canvas: Canvas, shown: list[int], lines: bool) -> list[str]:
+def _notes(entry: ImageReport, panes: Sequence[Pane], shown: int, lines: bool) -> list[str]:
     notes = [f"{stage.method}, before decoder layer {stage.layer}" for stage in entry.stages]
-    frames, cells = entry.grid[0], entry.grid[1] * entry.grid[2]
-    if frames > len(shown):
-        notes.append(f"{len(shown)} of {frames} frames are shown; the counts in the legend are those of all frames.")
-    if frames > 1 and lines:
-        across = sum(int(token) // cells != int(entry.plan.target[token]) // cells for token in entry.plan.merged)
+    if len(panes) > shown:
+        notes.append(f"{shown} of {len(panes)} frames are shown; the counts in the legend are those of all frames.")
+    if len(entry.parts) > 2:
+        notes.append("How the crops lie is told by the picture's shape, to which the model's processor fits them.")
+    if len(panes) > 1 and lines:
+        home = {token: number for number, pane in enumerate(panes) for token in pane.tokens}
+        across = sum(home[token] != home[int(entry.plan.target[token])] for token in entry.plan.merged.tolist())
         if across:
-            notes.append(f"{across} tokens went into a token of another frame; those have no line.")
+            other = "frame" if entry.grid[0] > 1 else "rectangle"
+            notes.append(f"{across} tokens went into a token of another {other}; those have no line.")
     return notes

@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.families.layout import Encoding, Layout
 
-__all__ = ["argument", "check_encoded", "clips", "rows_of_patches"]
+__all__ = ["argument", "blocks", "check_encoded", "clips", "fold_rows_of_patches", "rows_of_patches"]
 
 
 def argument(seen: Encoding, name: str) -> Any:
@@ -54,12 +54,37 @@ def check_encoded(wanted: int, seen: Sequence[Encoding]) -> None:
         )
 
 
+def blocks(values: Tensor, rows: int, columns: int, side: int) -> Tensor:
+    """Values (crops * rows * columns, c) of grids of patches as (crops, tokens, side * side, c), tokens of `side` x `side` patches each."""
+    squares = values.view(-1, rows // side, side, columns // side, side, values.shape[-1])
+    return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 def rows_of_patches(seen: Encoding, pixels: int) -> list[Layout]:
     """The layout of each picture of a call, whose tokens are `pixels` x `pixels` wide; `image_sizes` are those after resizing.
 
     Raises:
         InputError: the sizes are not known.
     """
+    return [Layout(((1, rows, columns),)) for rows, columns in _rows_and_columns(seen, pixels)]
+
+
+def fold_rows_of_patches(signal: str, values: Tensor, seen: Encoding, patch: int, merge: int = 1) -> list[Tensor]:
+    """See `Family.fold`; patches of `patch` pixels, `merge` x `merge` of which become one token.
+
+    Raises:
+        InputError: the sizes are not known.
+    """
+    sizes = _rows_and_columns(seen, patch)
+    found = []
+    for part, (rows, columns) in zip(values.split([rows * columns for rows, columns in sizes]), sizes, strict=True):
+        (joined,) = blocks(part, rows, columns, merge)
+        # All pictures of a call are one sequence, and the mean of its rows was taken over all of them.
+        found.append((joined / part.sum()).mean(1) if signal == "tower_attention" else joined.flatten(1))
+    return found
+
+
+def _rows_and_columns(seen: Encoding, pixels: int) -> list[tuple[int, int]]:
     sizes = argument(seen, "image_sizes")
     pairs = sizes.tolist() if isinstance(sizes, Tensor) else sizes
-    return [Layout(((1, int(height) // pixels, int(width) // pixels),)) for height, width in pairs]
+    return [(int(height) // pixels, int(width) // pixels) for height, width in pairs]

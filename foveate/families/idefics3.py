@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.families.base import DECODER_SIGNALS, Family, register
-from foveate.families.features import check_encoded
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.features import blocks, check_encoded
 from foveate.families.layout import Encoding, ImageTokens
 from foveate.families.runs import whole_runs
 
@@ -23,7 +23,7 @@ class Idefics3(Family):
     summary = "Idefics3 and SmolVLM: crops between markers and the whole picture, pixel shuffle; video as marked frames"
     model_types = ("idefics3", "smolvlm")
     takes = frozenset({"image", "several images", "frames"})
-    signals = DECODER_SIGNALS
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
         """Nothing varies that matters."""
@@ -39,6 +39,18 @@ class Idefics3(Family):
     def projector(self, model: nn.Module) -> nn.Module:
         """See `Family.projector`."""
         return self.backbone(model).connector  # type: ignore[return-value]
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower_attention`."""
+        tower: Any = self.tower(model)
+        return tower.encoder.layers[-1].self_attn  # type: ignore[no-any-return]
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Patches that the pixel shuffle joins become one token: their attention is averaged, their states are joined."""
+        config: Any = model.config
+        side = crop_side(config) * config.scale_factor
+        joined = blocks(values, side, side, config.scale_factor)
+        return list(joined.mean(2) if signal == "tower_attention" else joined.flatten(2))
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
         """See `Family.images`; the crops of a picture and the whole of it share one budget, markers stay."""

@@ -51,7 +51,8 @@ class InternVL(Family):
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
         tower: Any = self.tower(model)
-        return tower.encoder.layer[feature_block(model.config)].attention
+        layers = tower.encoder.layer if hasattr(tower, "encoder") else tower.layers
+        return layers[feature_block(model.config)].attention
 
     def class_token(self, model: nn.Module) -> bool:
         """InternViT has one, and the pixel shuffle comes behind it."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import rows_of_patches
+from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.towers import CLASS_TOKENS, feature_attention, single_layer
+from foveate.families.towers import CLASS_TOKENS, feature_attention, feature_block, single_layer
 
 __all__ = ["Llava"]
 
@@ -45,26 +45,33 @@ class Llava(Family):
             rows = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size)]
             return place(input_ids, self.placeholders(model), {"image": rows})
         same = itertools.repeat(Layout((image_grid(config),)))
-        return place(input_ids, self.placeholders(model), {"image": same})
+        return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
 
     def gives(self, model: nn.Module) -> frozenset[str]:
         """No tower signals where class tokens are visual tokens or several layers are joined: neither is a patch's own."""
         config: Any = model.config
-        square = config.vision_config.model_type in CLASS_TOKENS and image_grid(config)[1] > 1
-        return self.signals if square and single_layer(config) else self.signals - TOWER_SIGNALS
+        patches = config.vision_config.model_type == _ROWS or image_grid(config)[1] > 1
+        return self.signals if patches and single_layer(config) else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        return feature_attention(self.tower(model), model.config)
+        config: Any = model.config
+        tower: Any = self.tower(model)
+        if config.vision_config.model_type == _ROWS:
+            return tower.transformer.layers[feature_block(config)].attention  # type: ignore[no-any-return]
+        return feature_attention(tower, config)
 
     def class_token(self, model: nn.Module) -> bool:
-        """CLIP has one, SigLIP has not."""
+        """CLIP has one, SigLIP and Pixtral have not."""
         config: Any = model.config
-        return bool(CLASS_TOKENS[config.vision_config.model_type])
+        return bool(CLASS_TOKENS.get(config.vision_config.model_type))
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """Patches are tokens, in the same order."""
-        grid = image_grid(model.config)
+        config: Any = model.config
+        if config.vision_config.model_type == _ROWS:
+            return fold_rows_of_patches(signal, values, seen, config.vision_config.patch_size)
+        grid = image_grid(config)
         return list(values.split(grid[1] * grid[2]))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from foveate.families.anyres import side
-from foveate.families.base import DECODER_SIGNALS, register
+from foveate.families.base import register
 from foveate.families.features import clips
 from foveate.families.layout import Encoding, Layout
 from foveate.families.llava_next import LlavaNext
@@ -20,7 +23,6 @@ class LlavaNextVideo(LlavaNext):
     summary = "LLaVA-NeXT-Video: LLaVA-NeXT pictures, and videos of pooled frames"
     model_types = ("llava_next_video",)
     takes = frozenset({"image", "several images", "video"})
-    signals = DECODER_SIGNALS
 
     def layouts(self, config: Any, seen: Encoding) -> list[Layout]:
         """Pictures as in LLaVA-NeXT; a video is frames x rows x columns of pooled patches."""
@@ -29,6 +31,18 @@ class LlavaNextVideo(LlavaNext):
         videos, frames = clips(seen)
         pooled = side(config) // config.spatial_pool_stride
         return [Layout(((frames, pooled, pooled),))] * videos
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Pictures as in LLaVA-NeXT; the states of a video are pooled before they are projected, its attention is here."""
+        if seen.kind == "image":
+            return super().fold(model, signal, values, seen)
+        config: Any = model.config
+        _, frames = clips(seen)
+        pooled = side(config) // config.spatial_pool_stride
+        if signal == "tower_attention":
+            squares = values.view(-1, 1, side(config), side(config))
+            values = F.avg_pool2d(squares, config.spatial_pool_stride).flatten()[:, None]
+        return list(values.split(frames * pooled**2))
 
 
 register(LlavaNextVideo())

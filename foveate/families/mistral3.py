@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveate.families.base import Family, register
-from foveate.families.features import rows_of_patches
+from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
+from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, place
+from foveate.families.towers import feature_block, single_layer
 
 __all__ = ["Mistral3"]
 
@@ -20,6 +21,7 @@ class Mistral3(Family):
     name = "mistral3"
     summary = "Mistral Small 3.x and LightOnOCR: a Pixtral tower, pictures of any size, breaks between rows"
     model_types = ("mistral3", "lighton_ocr")
+    signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
         """Nothing varies that matters."""
@@ -30,6 +32,10 @@ class Mistral3(Family):
         found = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size * config.spatial_merge_size)]
         return place(input_ids, {"image": self.placeholders(model)["image"]}, {"image": found})
 
+    def gives(self, model: nn.Module) -> frozenset[str]:
+        """No tower signals where several layers are joined."""
+        return self.signals if _last_only(model.config) or single_layer(model.config) else self.signals - TOWER_SIGNALS
+
     def tower(self, model: nn.Module) -> nn.Module:
         """See `Family.tower`."""
         backbone: Any = self.backbone(model)
@@ -39,6 +45,22 @@ class Mistral3(Family):
         """See `Family.projector`."""
         backbone: Any = self.backbone(model)
         return backbone.multi_modal_projector if hasattr(backbone, "multi_modal_projector") else backbone.vision_projection
+
+    def tower_attention(self, model: nn.Module) -> nn.Module:
+        """See `Family.tower_attention`."""
+        tower: Any = self.tower(model)
+        index = -1 if _last_only(model.config) else feature_block(model.config)
+        return tower.transformer.layers[index].attention  # type: ignore[no-any-return]
+
+    def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
+        """Patches that are merged become one token: their attention is averaged, their states are joined."""
+        config: Any = model.config
+        return fold_rows_of_patches(signal, values, seen, config.vision_config.patch_size, config.spatial_merge_size)
+
+
+def _last_only(config: Any) -> bool:
+    """Whether it is always the tower's last layer that is projected."""
+    return not hasattr(config, "vision_feature_layer")
 
 
 register(Mistral3())

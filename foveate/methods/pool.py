@@ -79,7 +79,8 @@ def _spread_over_frames(frames: list[list[int]], keep: int) -> Iterator[tuple[li
     total = sum(map(len, frames))
     shares = [max(1, keep * len(frame) // total) for frame in frames]
     while sum(shares) > keep:
-        shares[max(range(len(frames)), key=lambda f: (shares[f] - keep * len(frames[f]) / total) * (shares[f] > 1))] -= 1
+        above_one = (f for f in range(len(frames)) if shares[f] > 1)
+        shares[max(above_one, key=lambda f: shares[f] - keep * len(frames[f]) / total)] -= 1
     while sum(shares) < keep:
         open_frames = (f for f in range(len(frames)) if shares[f] < len(frames[f]))
         shares[max(open_frames, key=lambda f: keep * len(frames[f]) / total - shares[f])] += 1

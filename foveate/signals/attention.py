@@ -92,7 +92,8 @@ class AttentionProbe(Probe):
     def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """See `Probe.read`."""
         self.detach()
-        self.attention = attention_rows(query, key, self.rows, mask, **options)
+        # Where layers live on different devices, the rows were chosen on the one before.
+        self.attention = attention_rows(query, key, self.rows.to(query.device), mask, **options)
         if self.ahead:
             raise Enough
 
@@ -119,7 +120,16 @@ class ReceivedProbe(Probe):
             row = torch.zeros(query.shape[0], 1, dtype=torch.long, device=query.device)
             self.received.append(attention_rows(query, key, row, mask, causal=False, **options)[:, 0, 1:])
         else:
-            self.received.append(received_attention(query, key, mask, **options))
+            self.received.append(_received_by_sequence(query, key, mask, **options))
+
+
+def _received_by_sequence(query: Tensor, key: Tensor, mask: Tensor | None, cu_seq_lens_q: Tensor | None = None, **options: Any) -> Tensor:
+    """As `received_attention`; under flash attention several packed sequences may come with their bounds instead of a mask."""
+    if mask is not None or cu_seq_lens_q is None:
+        return received_attention(query, key, mask, **options)
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
+    return torch.cat([received_attention(*part, **options) for part in parts], dim=1)
 
 
 def attention_rows(

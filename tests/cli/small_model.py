@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from words import word_tokenizer
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 WORDS = [
@@ -56,10 +56,8 @@ Run = Callable[..., Result]
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL, strict=False))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=["<image>"], **names)
+    names = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=False))
+    return word_tokenizer(WORDS, additional_special_tokens=["<image>"], **names)
 
 
 def save_model(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from vila_release import CONTEXT, TOKENS, save_release
 import foveate
 from foveate import Report, draw
 from foveate.cli import models
+from foveate.errors import InputError
 from foveate.video import read_frames
 
 QUESTION = "what colour is the circle ?"
@@ -179,3 +181,9 @@ def test_a_native_video_processor_is_told_the_times(clip: Path) -> None:
     assert metadata.frames_indices == [5, 15, 25, 35]
     assert metadata.fps == pytest.approx(10)
     assert metadata.timestamps == pytest.approx([0.5, 1.5, 2.5, 3.5])
+
+
+def test_frames_need_a_chat_template() -> None:
+    subject = models.Subject("folder", None, SimpleNamespace(chat_template=None))
+    with pytest.raises(InputError, match="folder has no chat template"):
+        subject._inputs("why?", models.Shown((Image.new("RGB", (9, 9)),) * 2))

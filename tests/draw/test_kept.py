@@ -10,6 +10,7 @@ from foveate import Plan, Report, draw
 from foveate.draw.cells import Canvas, paint, shade_for
 from foveate.draw.geometry import Box
 from foveate.draw.panels import panels_of
+from foveate.draw.panes import panes_of
 from foveate.errors import InputError
 from foveate.report import ImageReport, Stage
 
@@ -135,6 +136,39 @@ def test_a_video_has_a_column_for_each_frame_up_to_a_limit() -> None:
 
     two, six, nine = page(2), page(6), page(9)
     assert two.width < six.width == nine.width
+
+
+def parted(parts: tuple[tuple[int, int, int], ...], plan: Plan) -> Report:
+    return Report((ImageReport(0, 0, (1, 1, len(plan)), plan, (Stage("Method(keep=1)", 2, plan),), parts),))
+
+
+def test_crops_are_joined_as_the_picture_lies_and_the_whole_picture_stands_beside_them() -> None:
+    wide = Image.new("RGB", (300, 100), GREEN)
+    # Of three crops side by side the second one's upper right token stays, of the whole picture the last.
+    plan = Plan.from_list([index if index in (5, 15) else -1 for index in range(16)])
+    entry = parted(((1, 2, 2),) * 4, plan).images[0]
+    joined, whole = panes_of(wide, entry)
+    assert (joined.grid, whole.grid) == ((2, 6), (2, 2))
+    assert [place for place, goal in enumerate(joined.targets(plan)) if goal >= 0] == [3]
+    assert [place for place, goal in enumerate(whole.targets(plan)) if goal >= 0] == [3]
+    assert panes_of(wide.rotate(90, expand=True), entry)[0].grid == (6, 2)
+    assert (joined.counts(plan), whole.counts(plan)) == ("1 of 12 tokens stay", "1 of 4 tokens stay")
+    page = np.asarray(draw.kept(parted(((1, 2, 2),) * 4, plan), wide, grid=False, panels=False))
+    green = (page == GREEN).all(-1)
+    assert green[:, : page.shape[1] // 2].any()
+    assert green[:, page.shape[1] // 2 :].any()
+
+
+def test_the_whole_picture_and_one_rectangle_of_crops_keep_their_own_grids() -> None:
+    plan = Plan.from_list([0, -1, -1, 0, *range(4, 10)])
+    whole, rectangle = panes_of(Image.new("RGB", (90, 60)), parted(((1, 2, 2), (1, 2, 3)), plan).images[0])
+    assert (whole.grid, rectangle.grid) == ((2, 2), (2, 3))
+    assert whole.targets(plan) == [0, -1, -1, 0]
+    across = Plan.from_list([4, -1, -1, 3, *range(4, 10)])
+    assert whole.targets(across)[0] >= 4
+    wide = Image.new("RGB", (90, 60), GREEN)
+    pages = [draw.kept(parted(((1, 2, 2), (1, 2, 3)), across), wide, lines=lines).height for lines in (True, False)]
+    assert pages[0] > pages[1]  # the note about the token that left its rectangle
 
 
 def test_merges_into_another_frame_have_no_line_but_are_counted() -> None:

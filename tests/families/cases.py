@@ -5,5 +5,6 @@ from __future__ import annotations
 import zoo
 import zoo_generic
 import zoo_qwen
+import zoo_vila
 
-CASES = [*zoo.CASES, *zoo_qwen.CASES, *zoo_generic.CASES]
+CASES = [*zoo.CASES, *zoo_qwen.CASES, *zoo_vila.CASES, *zoo_generic.CASES]

@@ -19,8 +19,6 @@ from foveate.families.support import PROMPTS, SIGNALS, markdown
 from foveate.view import SIGNALS as ALL_SIGNALS
 
 COVERED = {model_type: row for row in support() for model_type in row.model_types}
-OUTSIDE = {"llava_llama"}
-"""Model types that foveate brings itself, with tests of their own."""
 
 
 class Stub(nn.Module):
@@ -55,7 +53,7 @@ def test_an_unknown_model_is_told_how_to_be_added() -> None:
         family_of(Stub("nothing_like_it"))
 
 
-@pytest.mark.parametrize("model_type", sorted(set(COVERED) - OUTSIDE))
+@pytest.mark.parametrize("model_type", sorted(COVERED))
 def test_what_the_table_promises_is_in_the_matrix_that_the_tests_run(model_type: str) -> None:
     if model_type in CLASSES:
         assert model_type in CONFIG_MAPPING

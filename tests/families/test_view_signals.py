@@ -15,7 +15,7 @@ from oracle import Prompt, prompt
 from tiny import tiny_llava
 from torch import Tensor
 from transformers import LlavaModel
-from zoo import Case, Piece, noise, plain
+from zoo import Case, square_image
 from zoo_qwen import CASES as QWEN
 
 import foveate
@@ -24,12 +24,7 @@ from foveate.errors import SignalError
 from foveate.families import family_of
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS
 
-
-def llava_image(seed: int) -> Piece:
-    return plain(16, (1, 4, 4), {"pixel_values": noise(seed, 1, 3, 28, 28)})
-
-
-CASES = [Case("llava", "llava", tiny_llava, llava_image), *(case for case in QWEN if case.model_type != "qwen3_vl_moe")]
+CASES = [Case("llava", "llava", tiny_llava, square_image), *(case for case in QWEN if case.model_type != "qwen3_vl_moe")]
 IDS = [case.model_type for case in CASES]
 HANDS_OVER = "mm_encoder_outputs" in inspect.signature(LlavaModel.forward).parameters
 """Whether `generate` encodes ahead. Where it does not, it gives the copies that beams make the wrong ones of several images."""

@@ -74,11 +74,22 @@ class Case:
     """Whether the model is given token types, from which it makes its rotary positions."""
     several: Callable[[int], Piece] | None = None
     """Images where a row has more than one, if they are shown otherwise then."""
+    variant: str = ""
+    """What tells the model from another of the same type."""
+    brief: bool = False
+    """Whether one row of the matrix is enough, because the rest is that of another model."""
+
+    def __str__(self) -> str:
+        return f"{self.model_type} {self.variant}".strip()
+
+
+OWN = {"llava_llama"}
+"""Model types that foveate brings itself."""
 
 
 def known(model_type: str) -> bool:
-    """Whether the installed transformers has this model."""
-    return model_type in CLASSES and model_type in CONFIG_MAPPING
+    """Whether there is such a model, which the installed transformers decides for all but our own."""
+    return model_type in OWN or (model_type in CLASSES and model_type in CONFIG_MAPPING)
 
 
 def text(kind: str = "llama", **options: Any) -> Any:
@@ -114,12 +125,17 @@ def pixtral(patch: int) -> Any:
 
 
 def model_of(model_type: str, *, sdpa: bool = True, **options: Any) -> Any:
-    """A random model whose attention is far from uniform."""
+    """A random model, see `randomised`."""
     torch.manual_seed(0)
     config = CONFIG_MAPPING[model_type](**options)
     if sdpa:
         config._attn_implementation = "sdpa"
-    model = getattr(transformers, CLASSES[model_type])(config).eval()
+    return randomised(getattr(transformers, CLASSES[model_type])(config))
+
+
+def randomised(model: Any) -> Any:
+    """A model ready to run, with weights under which attention is far from uniform."""
+    model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -139,6 +155,17 @@ def plain(tokens: int, grid: Grid, tensors: dict[str, Tensor], *, before: Sequen
     """An image whose placeholders are all content, between markers."""
     first = len(before)
     return Piece((*before, *[IMAGE] * tokens, *after), tuple(range(first, first + tokens)), (grid,), tensors)
+
+
+# LLaVA-1.5: a square of patches.
+
+
+def llava(vision: Any = None, **options: Any) -> Any:
+    return model_of("llava", vision_config=vision or clip(), text_config=text(), image_token_index=IMAGE, **options)
+
+
+def square_image(seed: int) -> Piece:
+    return plain(16, (1, 4, 4), {"pixel_values": noise(seed, 1, 3, 28, 28)})
 
 
 # LLaVA-NeXT and kin. (height, width) of the picture -> (rows, columns) of tiles, then of what remains of them.
@@ -168,9 +195,9 @@ def frames(seed: int, count: int, side: int, pixels: int, *, newline: bool) -> P
     )
 
 
-def llava_next(**decoder: Any) -> Any:
-    options = {"vision_config": clip(), "text_config": text(**decoder), "image_token_index": IMAGE, "image_grid_pinpoints": PINPOINTS}
-    return model_of("llava_next", **options)
+def llava_next(decoder: str = "llama", **options: Any) -> Any:
+    shown = {"vision_config": clip(), "image_token_index": IMAGE, "image_grid_pinpoints": PINPOINTS}
+    return model_of("llava_next", text_config=text(decoder, **options), **shown)
 
 
 def llava_next_video() -> Any:
@@ -279,9 +306,16 @@ def llava_pixtral() -> Any:
     return model_of("llava", vision_config=pixtral(8), text_config=decoder, image_token_index=IMAGE, **features)
 
 
+def mistral_next() -> Any:
+    return llava_next("mistral", sliding_window=None)
+
+
 CASES = [
-    Case("llava", "llava", llava_pixtral, rows_image, join=padded("pixel_values")),
+    Case("llava", "llava", llava_pixtral, rows_image, join=padded("pixel_values"), variant="pixtral"),
+    Case("llava", "llava", llava, square_image, brief=True),
     Case("llava-next", "llava_next", llava_next, next_image, join=padded("pixel_values")),
+    Case("llava-next", "llava_next", mistral_next, next_image, join=padded("pixel_values"), variant="mistral", brief=True),
+    Case("llava-next", "llava_next", lambda: llava_next("qwen2"), next_image, join=padded("pixel_values"), variant="qwen2", brief=True),
     Case(
         "llava-next-video",
         "llava_next_video",

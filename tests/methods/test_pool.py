@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 
 import pytest
@@ -89,6 +90,26 @@ def test_a_share_of_a_video_is_spread_over_its_frames_evenly() -> None:
 def test_fewer_cells_than_frames_span_whole_frames() -> None:
     cells = groups(pooled((8, 2, 3), 2 / 48))
     assert sorted(map(sorted, cells.values())) == [list(range(24)), list(range(24, 48))]
+
+
+def test_parts_of_any_sizes_share_the_budget_and_none_goes_without() -> None:
+    sizes = random.Random(0)
+    for _ in range(200):
+        parts = tuple((sizes.choice((1, 1, 2)), sizes.choice((1, 1, 2, 5)), sizes.choice((1, 1, 3, 9))) for _ in range(sizes.randint(2, 6)))
+        part = torch.cat([torch.full((h * w,), 0) + frame for frame, (h, w) in enumerate((h, w) for t, h, w in parts for _ in range(t))])
+        tokens, frames = len(part), int(part[-1]) + 1
+        for keep in {1, frames, (frames + tokens) // 2, tokens}:
+            plan = Pool(keep).plan(View(torch.zeros(tokens, 2), (1, 1, tokens), parts=parts))
+            assert plan.tokens_after == keep
+            assert plan.dropped.numel() == 0
+            if keep >= frames:
+                assert torch.equal(part[plan.target], part)
+
+
+def test_frames_that_an_earlier_cut_left_uneven_keep_a_cell_each() -> None:
+    index = torch.tensor([*range(25), 25, 50])
+    plan = pooled((3, 5, 5), 5 / 27, index)
+    assert torch.bincount(index[plan.kept] // 25).tolist() == [3, 1, 1]
 
 
 @pytest.mark.parametrize("frames", [1, 3])

@@ -120,7 +120,7 @@ def _check(release: dict[str, Any], llm: dict[str, Any], vision: dict[str, Any],
         raise UnsupportedModelError("mm_use_im_start_end=true: start and end tokens around images are not supported; VILA1.5 has none")
     wanted = {
         "image_aspect_ratio": (release.get("image_aspect_ratio", "resize"), ("resize",)),
-        "mm_vision_select_feature": (release.get("mm_vision_select_feature", "cls_patch"), ("cls_patch",)),
+        "mm_vision_select_feature": (release.get("mm_vision_select_feature", "patch"), ("cls_patch",)),
         "mm_projector_cfg.mm_projector_type": (projector.get("mm_projector_type"), ("mlp_downsample",)),
         "vision_tower_cfg.model_type": (vision.get("model_type"), ("siglip_vision_model",)),
         "llm_cfg.model_type": (llm.get("model_type"), ("llama",)),

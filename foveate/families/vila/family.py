@@ -42,7 +42,7 @@ class Vila(Family):
         side = image_side(model.config)
         order = torch.arange(side * side).view(side, side).T.flatten()
         same = itertools.repeat(Layout(((1, side, side),), content=order, placeholders=side * side))
-        return place(input_ids, self.placeholders(model), {"image": same})
+        return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from foveate.errors import InputError
+from foveate.errors import InputError, UnsupportedError
 from foveate.families.vila.configuration import VilaConfig, is_release
 
 __all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
 
 MARKER = "<image>"
 """Stands for one picture, or one frame of a video, in a prompt."""
+
+_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
+"""Modules that read a SentencePiece tokenizer, and their packages."""
 
 _BODY = (
     "{%- macro body(content) -%}{%- if content is string -%}{{ content }}{%- else -%}{%- for part in content -%}"
@@ -108,7 +112,7 @@ class VilaProcessor(ProcessorMixin):
         config = VilaConfig.from_pretrained(folder)
         # Pillow resizes the pictures, as in the release; torchvision's results differ in the last bits
         images = SiglipImageProcessorPil.from_pretrained(folder / "vision_tower")
-        tokenizer = AutoTokenizer.from_pretrained(folder / "llm")
+        tokenizer = _tokenizer(folder / "llm")
         if len(tokenizer) == config.image_token_id:
             tokenizer.add_special_tokens({"additional_special_tokens": [MARKER]}, replace_extra_special_tokens=False)
         if tokenizer.pad_token_id is None:
@@ -174,6 +178,28 @@ class VilaProcessor(ProcessorMixin):
             ids += [self.image_token_id] * self.image_seq_length
             ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The language model's tokenizer.
+
+    Raises:
+        UnsupportedError: it is a SentencePiece file, and what reads that is not installed.
+    """
+    if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
+        missing = [name for module, name in _SENTENCEPIECE.items() if not _installed(module)]
+        if missing:
+            names = " ".join(missing)
+            raise UnsupportedError(f"{folder / 'tokenizer.model'} is a SentencePiece file, which cannot be read here: pip install {names}")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _installed(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _flat(images: Any) -> Iterable[Any]:

@@ -1,0 +1,107 @@
+"""What stands around a model: wrappers that are seen through, and ways of running it that are refused by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from torch import nn
+
+from foveate.errors import UnsupportedError, UnsupportedModelError
+from foveate.families import Family
+
+__all__ = ["check_generation", "check_not_compiled", "generation_options", "refuse_continuous_batching", "unwrapped"]
+
+_GUESSING = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+"""Options of `generate` that make it decode several guesses at once."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper, and any other model as it is.
+
+    Raises:
+        UnsupportedModelError: the adapter puts virtual tokens in front of the prompt.
+    """
+    inner: Any = getattr(model, "get_base_model", None)
+    if inner is None:
+        return model
+    adapters: Any = model.peft_config
+    for name, config in adapters.items():
+        if getattr(config, "is_prompt_learning", False):
+            raise UnsupportedModelError(
+                f"adapter {name!r} ({type(config).__name__}) puts virtual tokens in front of the prompt, where no input_ids tell which "
+                "tokens are visual; use an adapter of the weights, such as LoRA"
+            )
+    return inner()  # type: ignore[no-any-return]
+
+
+def check_not_compiled(model: nn.Module, family: Family) -> None:
+    """Refuse torch.compile where hooks sit: compiled code does not look at hooks that came after it, and runs at full length.
+
+    Raises:
+        UnsupportedError: naming the module.
+    """
+    layers = family.layers(model)
+    places = {"the model": model, "its backbone": family.backbone(model), "its text decoder": family.decoder(model)}
+    places |= {f"decoder layer {index}": layer for index, layer in enumerate(layers)}
+    places |= {f"the attention of decoder layer {index}": family.attention(layer) for index, layer in enumerate(layers)}
+    for place, module in places.items():
+        if _is_compiled(module):
+            raise UnsupportedError(
+                f"{place} ({type(module).__name__}) is compiled by torch.compile, which does not see foveate's hooks; compress the model "
+                "without it. Compiling the vision tower or the decoder layers' MLPs alone is fine"
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    wrapped = isinstance(getattr(module, "_orig_mod", None), nn.Module)
+    in_place = getattr(module, "_compiled_call_impl", None) is not None
+    return wrapped or in_place or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+
+
+def generation_options(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `generate` by name."""
+    return {**dict(zip(inspect.signature(generate).parameters, args, strict=False)), **kwargs}
+
+
+def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
+    """Refuse ways of generating whose first forward is not the whole prompt and nothing else.
+
+    Args:
+        model: its own `generation_config` fills what the options leave open, as `generate` does it.
+        options: arguments of `generate` by name, of which `generation_config` may be one.
+
+    Raises:
+        UnsupportedError: naming the option.
+    """
+    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
+
+    def asked(name: str) -> Any:
+        if name in options:
+            return options[name]
+        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+
+    chunk = asked("prefill_chunk_size")
+    if chunk is not None:
+        raise UnsupportedError(f"prefill_chunk_size={chunk} splits the prompt, and compression needs it whole; set it to None")
+    for name in _GUESSING:
+        value = asked(name)
+        if value is not None and value is not False:
+            shown = type(value).__name__ if isinstance(value, nn.Module) else value
+            raise UnsupportedError(
+                f"assisted decoding ({name}={shown}) is not supported: its first forward ends in guesses, not in the prompt; "
+                f"leave {name} out"
+            )
+
+
+def refuse_continuous_batching(*_: Any, **__: Any) -> NoReturn:
+    """Stands in for the entry point of continuous batching, which takes token ids alone.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    raise UnsupportedError(
+        "continuous batching (generate_batch, cache_implementation='paged') takes no images and pages its cache, so there is nothing that "
+        "could be compressed; use generate, or remove the handle"
+    )
