@@ -56,8 +56,7 @@ def cases() -> Iterator[dict[str, Case]]:
         for config in (model.PostcardConfig, StampConfig):
             CONFIG_MAPPING.register(config.model_type, config)
         run("foveate/families/postcard.py")
-        line = "(" + BLOCKS["foveate/families/generic.py"].strip() + ")"
-        (entry,) = eval(line, dict(vars(generic)))
+        entry = eval(BLOCKS["foveate/families/generic.py"].strip(), dict(vars(generic)))
         base.register(generic.Generic(entry))
         (postcard,) = run("tests/families/zoo.py", {**vars(zoo), "CASES": []}).CASES
         yield {"postcard": postcard, "stamp": Case("stamp", "stamp", stamp, stamp_image)}
