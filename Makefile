@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 OUT ?= out
+# As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
+TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
 .PHONY: demo test test-oldest lint format bench clean
 
@@ -15,8 +17,10 @@ demo: $(READY)
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
+test test-oldest: export OMP_NUM_THREADS := 1
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TESTS)
 
 # The same tests on the oldest transformers that is supported.
 test-oldest: $(READY)
@@ -25,7 +29,7 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
-	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)/bin/python $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -49,7 +49,7 @@ def entering(model: Any, given: Prompt, layer: int) -> tuple[Tensor, Rotary, Any
         .register_forward_pre_hook(lambda _, args, kwargs: calls.append((args[0], kwargs["position_embeddings"])), with_kwargs=True)
     )
     with torch.no_grad():
-        output = model(**given.inputs)
+        output = model(**given.inputs, use_cache=True)
     hook.remove()
     ((states, rotary),) = calls
     return states, tuple(part.expand(*part.shape[:-3], len(states), -1, -1) for part in rotary), output
