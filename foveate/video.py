@@ -132,7 +132,7 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UnsupportedError(f"reading a video needs PyAV, which is not there ({error}): pip install 'av>=15,<16'") from error
+        raise UnsupportedError(f"reading a video needs PyAV, which is not there ({error}): pip install 'foveate[video]'") from error
     return av
 
 
