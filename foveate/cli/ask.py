@@ -114,7 +114,7 @@ def _shown(request: Request) -> tuple[Shown, list[str]]:
 def _may_be_video(path: Path) -> bool:
     from foveate.video import is_video
 
-    return path.is_file() and (path.suffix.lower() in VIDEOS or is_video(path))
+    return path.suffix.lower() in VIDEOS or (path.is_file() and is_video(path))
 
 
 def _load(request: Request, compress: bool, video: bool) -> Subject:
