@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -22,6 +22,7 @@ from foveate.injection import Injection
 from foveate.method import Method
 from foveate.prefill import Prefill, causal_mask
 from foveate.report import Report
+from foveate.standins import StandIns
 from foveate.surroundings import check_generation, check_not_compiled, generation_options, refuse_continuous_batching, unwrapped
 
 __all__ = ["Handle", "compress"]
@@ -79,7 +80,7 @@ class Handle:
         self._masks: dict[int, Any] = {}
         self._hooks = self._attach()
         self._encoders = Encoders(model, family, self._needs & TOWER_SIGNALS)
-        self._own: dict[str, Any] = {}
+        self._stand_ins = StandIns(model)
         self._guard_generation()
         switch.on = True
 
@@ -103,11 +104,7 @@ class Handle:
         self._hooks = []
         self._encoders.remove()
         self._switch.on = False
-        for name, own in self._own.items():
-            del self._model.__dict__[name]
-            if own is not None:
-                setattr(self._model, name, own)
-        self._own = {}
+        self._stand_ins.remove()
 
     def __enter__(self) -> Handle:
         return self
@@ -148,13 +145,9 @@ class Handle:
                 check_generation(model, generation_options(generate, args, kwargs))
                 return generate(*args, **kwargs)
 
-            self._stand_in("generate", guarded)
+            self._stand_ins.put("generate", guarded)
         if hasattr(model, "init_continuous_batching"):
-            self._stand_in("init_continuous_batching", refuse_continuous_batching)
-
-    def _stand_in(self, name: str, function: Callable[..., Any]) -> None:
-        self._own[name] = self._model.__dict__.get(name)
-        setattr(self._model, name, function)
+            self._stand_ins.put("init_continuous_batching", refuse_continuous_batching)
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("labels") is None:

@@ -20,6 +20,7 @@ from foveate.errors import SignalError
 from foveate.families import Encoding, Family, ImageTokens
 from foveate.families.base import TOWER_SIGNALS
 from foveate.signals import TowerProbe
+from foveate.standins import StandIns
 
 __all__ = ["Encoders"]
 
@@ -39,19 +40,15 @@ class Encoders:
         self._ahead: list[tuple[weakref.ref[Any], Encoding]] = []
         self._inside: list[Encoding] | None = None
         self._busy = False
-        self._own: dict[str, Any] = {}
+        self._stand_ins = StandIns(self._backbone)
         for name, kind in family.encoders.items():
             if hasattr(self._backbone, name):
-                self._own[name] = self._backbone.__dict__.get(name)
-                setattr(self._backbone, name, self._recorded(getattr(self._backbone, name), kind))
+                self._stand_ins.put(name, self._recorded(getattr(self._backbone, name), kind))
 
     def remove(self) -> None:
         """Give the backbone its own methods back."""
-        for name, own in self._own.items():
-            del self._backbone.__dict__[name]
-            if own is not None:
-                setattr(self._backbone, name, own)
-        self._own, self._ahead = {}, []
+        self._stand_ins.remove()
+        self._ahead = []
 
     def enter(self) -> None:
         """A forward pass of the backbone begins."""

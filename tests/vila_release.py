@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from words import word_tokenizer
+from words import SCENE, word_tokenizer
 
 SIDE, PATCH = 70, 14
 PATCHES = SIDE // PATCH
@@ -32,14 +32,7 @@ WORDS = [
     ".",
     "'",
     ",",
-    "what",
-    "colour",
-    "is",
-    "the",
-    "circle",
-    "red",
-    "green",
-    "blue",
+    *SCENE,
 ]
 FORMS = {"vicuna_v1": [], "llama_3": ["<|begin_of_text|>", "<|eot_id|>"], "hermes-2": ["<|im_start|>", "<|im_end|>"]}
 

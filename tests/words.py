@@ -8,6 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+SCENE = ["what", "colour", "is", "the", "circle", "red", "green", "blue"]
+"""Words of a question about a scene, and of its answer."""
+
 
 def word_tokenizer(words: Sequence[str], *, post_processor: Any = None, **names: Any) -> PreTrainedTokenizerFast:
     """A tokenizer that knows `words`, and punctuation apart from them.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from foveate.errors import UnsupportedModelError
 from foveate.families.layout import Encoding, ImageTokens, Kind
 from foveate.families.refused import REFUSED
+from foveate.families.towers import single_layer
 
 __all__ = ["Family", "families", "family_of", "register"]
 
@@ -69,8 +70,8 @@ class Family(ABC):
         return {kind: token for kind, token in ids.items() if token is not None}
 
     def gives(self, model: nn.Module) -> frozenset[str]:
-        """The signals that this very model can give."""
-        return self.signals
+        """The signals that this very model can give: none of the tower where features of several of its layers are joined."""
+        return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
 
     def backbone(self, model: nn.Module) -> nn.Module:
         """The module that joins image features and text and calls the decoder; its forward takes `input_ids`."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import check_encoded
+from foveate.families.features import blocks, check_encoded
 from foveate.families.layout import Encoding, ImageTokens, place
 from foveate.families.runs import crops_per_run
-from foveate.families.towers import feature_block, single_layer
+from foveate.families.towers import feature_block
 
 __all__ = ["InternVL"]
 
@@ -44,10 +44,6 @@ class InternVL(Family):
             check_encoded(sum(layout.placeholders for layout in found), seen)
         return place(input_ids, {"image": token}, {"image": found if seen else ()})
 
-    def gives(self, model: nn.Module) -> frozenset[str]:
-        """No tower signals where several layers are joined."""
-        return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
-
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
         tower: Any = self.tower(model)
@@ -63,8 +59,7 @@ class InternVL(Family):
         rows, columns = crop_grid(model.config)
         if signal == "tower_attention":
             high, wide = patch_grid(model.config)
-            blocks = values.view(-1, rows, high // rows, columns, wide // columns, values.shape[-1])
-            values = blocks.mean(dim=(2, 4)).flatten(0, 2)
+            values = blocks(values, high, wide, high // rows).mean(2).flatten(0, 1)
         return list(values.split(rows * columns))
 
 

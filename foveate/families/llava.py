@@ -12,7 +12,7 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.towers import CLASS_TOKENS, feature_attention, feature_block, single_layer
+from foveate.families.towers import CLASS_TOKENS, feature_attention
 
 __all__ = ["Llava"]
 
@@ -51,15 +51,11 @@ class Llava(Family):
         """No tower signals where class tokens are visual tokens or several layers are joined: neither is a patch's own."""
         config: Any = model.config
         patches = config.vision_config.model_type == _ROWS or image_grid(config)[1] > 1
-        return self.signals if patches and single_layer(config) else self.signals - TOWER_SIGNALS
+        return super().gives(model) if patches else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        config: Any = model.config
-        tower: Any = self.tower(model)
-        if config.vision_config.model_type == _ROWS:
-            return tower.transformer.layers[feature_block(config)].attention  # type: ignore[no-any-return]
-        return feature_attention(tower, config)
+        return feature_attention(self.tower(model), model.config)
 
     def class_token(self, model: nn.Module) -> bool:
         """CLIP has one, SigLIP and Pixtral have not."""

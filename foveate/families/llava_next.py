@@ -11,7 +11,7 @@ from foveate.families.anyres import Picture, check_class_token, layouts, spatial
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import argument
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.towers import feature_attention, single_layer
+from foveate.families.towers import feature_attention
 
 __all__ = ["LlavaNext"]
 
@@ -39,10 +39,6 @@ class LlavaNext(Family):
     def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
         """What becomes of every picture of one call, which follows from its size in pixels."""
         return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
-
-    def gives(self, model: nn.Module) -> frozenset[str]:
-        """No tower signals where several layers are joined: the joined features have no attention of their own."""
-        return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""

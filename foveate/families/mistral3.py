@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, place
-from foveate.families.towers import feature_block, single_layer
+from foveate.families.towers import feature_attention
 
 __all__ = ["Mistral3"]
 
@@ -32,10 +32,6 @@ class Mistral3(Family):
         found = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size * config.spatial_merge_size)]
         return place(input_ids, {"image": self.placeholders(model)["image"]}, {"image": found})
 
-    def gives(self, model: nn.Module) -> frozenset[str]:
-        """No tower signals where several layers are joined."""
-        return self.signals if _last_only(model.config) or single_layer(model.config) else self.signals - TOWER_SIGNALS
-
     def tower(self, model: nn.Module) -> nn.Module:
         """See `Family.tower`."""
         backbone: Any = self.backbone(model)
@@ -48,19 +44,12 @@ class Mistral3(Family):
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        tower: Any = self.tower(model)
-        index = -1 if _last_only(model.config) else feature_block(model.config)
-        return tower.transformer.layers[index].attention  # type: ignore[no-any-return]
+        return feature_attention(self.tower(model), model.config)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """Patches that are merged become one token: their attention is averaged, their states are joined."""
         config: Any = model.config
         return fold_rows_of_patches(signal, values, seen, config.vision_config.patch_size, config.spatial_merge_size)
-
-
-def _last_only(config: Any) -> bool:
-    """Whether it is always the tower's last layer that is projected."""
-    return not hasattr(config, "vision_feature_layer")
 
 
 register(Mistral3())

@@ -1,8 +1,7 @@
-"""CLIP and SigLIP vision towers, and what LLaVA-like configurations say of the layer whose output is projected."""
+"""CLIP, SigLIP and Pixtral vision towers, and what LLaVA-like configurations say of the layer whose output is projected."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -14,18 +13,19 @@ CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 def feature_attention(tower: nn.Module, config: Any) -> nn.Module:
-    """The attention module of the CLIP or SigLIP layer whose output is projected."""
+    """The attention module of the CLIP, SigLIP or Pixtral layer whose output is projected."""
     inner: Any = getattr(tower, "vision_model", tower)  # some versions have a wrapper around the tower
-    layers: Sequence[Any] = inner.encoder.layers
-    return layers[feature_block(config)].self_attn  # type: ignore[no-any-return]
+    if hasattr(inner, "transformer"):  # Pixtral
+        return inner.transformer.layers[feature_block(config)].attention  # type: ignore[no-any-return]
+    return inner.encoder.layers[feature_block(config)].self_attn  # type: ignore[no-any-return]
 
 
 def feature_block(config: Any) -> int:
-    """Index of the tower layer whose output is projected: hidden states count the input as number 0."""
-    layer: int = config.vision_feature_layer
+    """Index of the tower layer whose output is projected, the last if nothing is said: hidden states count the input as number 0."""
+    layer: int = getattr(config, "vision_feature_layer", -1)
     return layer if layer < 0 else layer - 1
 
 
 def single_layer(config: Any) -> bool:
     """Whether the features are one layer's: those that are joined of several have no attention of their own."""
-    return isinstance(config.vision_feature_layer, int)
+    return isinstance(getattr(config, "vision_feature_layer", -1), int)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from words import word_tokenizer
+from words import SCENE, word_tokenizer
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 WORDS = [
@@ -20,14 +20,7 @@ WORDS = [
     ":",
     "ASSISTANT",
     "?",
-    "what",
-    "colour",
-    "is",
-    "the",
-    "circle",
-    "red",
-    "green",
-    "blue",
+    *SCENE,
     "yes",
     "no",
     "one",
