@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,11 @@ from safetensors.torch import save_file
 from tokenizers import processors
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from vila_towers import Tower, randomised, siglip
 from words import SCENE, word_tokenizer
 
-SIDE, PATCH = 70, 14
-PATCHES = SIDE // PATCH
-HALF = (PATCHES + 1) // 2
+HALF = 3
 TOKENS = HALF * HALF
 CONTEXT = 512
 WORDS = [
@@ -63,15 +62,16 @@ class Parts:
     """The three parts of the saved model, in float32."""
 
     llm: LlamaForCausalLM
-    tower: SiglipVisionModel
+    tower: Tower
     projector: nn.Sequential
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """Visual tokens (images, TOKENS, d), square by square."""
-        patches = self.tower(pixels, output_hidden_states=True).hidden_states[-2]
+        patches = self.tower.patches(pixels)
+        side = int(patches.shape[1] ** 0.5)
         grid = torch.zeros(len(pixels), 2 * HALF, 2 * HALF, patches.shape[-1])
-        grid[:, :PATCHES, :PATCHES] = patches.view(len(pixels), PATCHES, PATCHES, -1)
+        grid[:, :side, :side] = patches.view(len(pixels), side, side, -1)
         squares = [
             torch.cat([grid[:, 2 * row + down, 2 * column + right] for down in (0, 1) for right in (0, 1)], dim=-1)
             for column in range(HALF)
@@ -90,18 +90,21 @@ class Parts:
         return self.llm(inputs_embeds=torch.cat(states)[None]).logits[0]
 
 
-def save_release(folder: Path, *, form: str = "vicuna_v1", weights: str = "shards", **changes: Any) -> Parts:
+def save_release(
+    folder: Path, *, form: str = "vicuna_v1", weights: str = "shards", tower: Callable[[], Tower] = siglip, **changes: Any
+) -> Parts:
     """Write the folder of a small model.
 
     Args:
         folder: to be made.
         form: which prompt form its vocabulary belongs to.
         weights: "shards" of safetensors for the language model, or "bin" for files of `torch.save` in all parts.
+        tower: its vision tower.
         changes: entries of the top-level configuration that are to differ.
     """
     torch.manual_seed(0)
     tokenizer = _tokenizer(form)
-    parts = _parts(len(tokenizer))
+    parts = _parts(len(tokenizer), tower())
     settings = {
         "llm": {
             **GENERIC,
@@ -110,7 +113,7 @@ def save_release(folder: Path, *, form: str = "vicuna_v1", weights: str = "shard
             "rope_theta": 10000.0,
             "rope_scaling": None,
         },
-        "vision_tower": {**GENERIC, **parts.tower.config.to_dict(), "architectures": ["SiglipVisionModel"]},
+        "vision_tower": {**GENERIC, **parts.tower.config},
         "mm_projector": {
             **GENERIC,
             "architectures": ["MultimodalProjector"],
@@ -126,16 +129,16 @@ def save_release(folder: Path, *, form: str = "vicuna_v1", weights: str = "shard
     }
     states = {
         "llm": parts.llm.state_dict(),
-        "vision_tower": {f"vision_model.{name}": value for name, value in parts.tower.state_dict().items()},
+        "vision_tower": parts.tower.state,
         "mm_projector": projector,
     }
+    sharded = {"llm": True, "vision_tower": parts.tower.sharded, "mm_projector": False}
     for name, state in states.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text(json.dumps(settings[name]))
-        _write(folder / name, {key: value.contiguous() for key, value in state.items()}, weights, sharded=name == "llm")
+        _write(folder / name, {key: value.contiguous() for key, value in state.items()}, weights, sharded=sharded[name])
     tokenizer.save_pretrained(folder / "llm")
-    size = {"height": SIDE, "width": SIDE}
-    SiglipImageProcessorPil(size=size).save_pretrained(folder / "vision_tower")
+    (folder / "vision_tower" / "preprocessor_config.json").write_text(json.dumps(parts.tower.preprocessor))
     top = {
         "_name_or_path": "./vlm",
         "architectures": ["LlavaLlamaModel"],
@@ -144,13 +147,12 @@ def save_release(folder: Path, *, form: str = "vicuna_v1", weights: str = "shard
         "image_aspect_ratio": "resize",
         "interpolate_mode": "linear",
         "llm_cfg": {**settings["llm"], "_name_or_path": "./llm"},
-        "mm_hidden_size": 32,
+        "mm_hidden_size": parts.tower.config["hidden_size"],
         "mm_projector_cfg": {**settings["mm_projector"], "_name_or_path": "./mm_projector"},
         "mm_projector_lr": None,
         "mm_use_im_patch_token": False,
         "mm_use_im_start_end": False,
-        "mm_vision_select_feature": "cls_patch",
-        "mm_vision_select_layer": -2,
+        **parts.tower.selected,
         "model_dtype": "torch.float32",
         "model_type": "llava_llama",
         "num_video_frames": 8,
@@ -167,7 +169,7 @@ def save_release(folder: Path, *, form: str = "vicuna_v1", weights: str = "shard
     return parts
 
 
-def _parts(vocabulary: int) -> Parts:
+def _parts(vocabulary: int, tower: Tower) -> Parts:
     text = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -181,17 +183,11 @@ def _parts(vocabulary: int) -> Parts:
         eos_token_id=2,
         rms_norm_eps=1e-5,
     )
-    vision = SiglipVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=SIDE, patch_size=PATCH
-    )
-    llm, tower = LlamaForCausalLM(text).eval(), SiglipVisionModel(vision).eval()
-    projector = nn.Sequential(nn.LayerNorm(128), nn.Linear(128, 32), nn.Linear(32, 32))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in [*llm.parameters(), *tower.parameters(), *projector.parameters()]:
-            scale = 1.4 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
-            noise = torch.randn(parameter.shape, generator=generator) * scale
-            parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+    llm = LlamaForCausalLM(text).eval()
+    width = 4 * tower.config["hidden_size"]
+    projector = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 32), nn.Linear(32, 32))
+    for part in (llm, projector):
+        part.load_state_dict(randomised(part.state_dict()))
     return Parts(llm, tower, projector)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from foveate.errors import InputError
+from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
 
 __all__ = ["END_OF_TURN", "load", "read_weights"]
@@ -45,40 +46,44 @@ def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: A
     folder = Path(folder)
     config = config if isinstance(config, VilaConfig) else VilaConfig.from_pretrained(folder)
     asked = options.pop("output_loading_info", False)
-    weights = read_weights(folder, config.text_config.vocab_size)
-    try:
-        model, info = from_pretrained(None, *args, config=config, state_dict=weights, output_loading_info=True, **options)
-    except RuntimeError as error:
-        raise InputError(f"the weights in {folder} do not fit its configuration: {str(error).strip()}") from error
+    weights = read_weights(folder, config)
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that what does not fit is named below
+    model, info = from_pretrained(None, *args, config=config, state_dict=weights, **options)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
-            names = sorted(str(name) for name in info[what])
+            names = sorted(name if isinstance(name, str) else f"{name[0]} {_shape(name[1])} for {_shape(name[2])}" for name in info[what])
             raise InputError(f"the weights in {folder} do not fit its configuration: {len(names)} {what.replace('_', ' ')}, as {names[0]}")
     model.config._name_or_path = str(folder)
     _end_of_answer(model, folder / "llm")
     return (model, info) if asked else model
 
 
-def read_weights(folder: Path, vocabulary: int) -> dict[str, Tensor]:
+def read_weights(folder: Path, config: VilaConfig) -> dict[str, Tensor]:
     """All weights of a release by the names that `VilaForConditionalGeneration` has for them.
 
     Args:
         folder: of the release.
-        vocabulary: rows of embedding and head; missing ones are filled with zeros.
+        config: its configuration. Embedding and head get rows of zeros up to the size of its vocabulary.
 
     Raises:
         InputError: a file is missing, damaged, or holds more than tensors.
     """
     weights: dict[str, Tensor] = {}
+    vocabulary, tower = config.text_config.vocab_size, config.vision_config.model_type
     for name, tensor in _tensors(folder / "llm"):
         if name in ("lm_head.weight", "model.embed_tokens.weight"):
             tensor = F.pad(tensor, (0, 0, 0, vocabulary - tensor.shape[0]))
         weights[name if name.startswith("lm_head.") else f"model.language_model.{name.removeprefix('model.')}"] = tensor
     for name, tensor in _tensors(folder / "vision_tower"):
-        weights[f"model.vision_tower.{name.removeprefix('vision_model.')}"] = tensor
+        parts = internvit.weights(name, tensor) if tower == internvit.MODEL_TYPE else [(name.removeprefix("vision_model."), tensor)]
+        weights |= {f"model.vision_tower.{own}": part for own, part in parts}
     for name, tensor in _tensors(folder / "mm_projector"):
         weights[f"model.multi_modal_projector.{name}"] = tensor
     return weights
+
+
+def _shape(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

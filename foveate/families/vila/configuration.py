@@ -9,11 +9,19 @@ from typing import Any
 from transformers import LlavaConfig
 
 from foveate.errors import UnsupportedModelError
+from foveate.families.vila import internvit
 
-__all__ = ["VilaConfig", "added_tokens", "image_side", "is_release"]
+__all__ = ["FEATURES", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 
 PARTS = {"llm_cfg": "llm", "vision_tower_cfg": "vision_tower", "mm_projector_cfg": "mm_projector"}
 """Entries of a release's configuration, and the folders that hold the same and the weights."""
+
+SIGLIP = "siglip_vision_model"
+FEATURES = {SIGLIP: ("cls_patch", "full"), internvit.RELEASED: ("patch", "default")}
+"""Vision towers of the releases: what leaves the square of patches, as `mm_vision_select_feature` and as transformers says it.
+
+"cls_patch" takes all states and "patch" all but the first, which in SigLIP is a patch, and in InternViT the class token.
+"""
 
 
 class VilaConfig(LlavaConfig):
@@ -49,9 +57,14 @@ def is_release(folder: Any) -> bool:
 
 def image_side(config: Any) -> int:
     """Rows and columns of an image's visual tokens: half of the patches, rounded up."""
+    return (patch_side(config) + 1) // 2
+
+
+def patch_side(config: Any) -> int:
+    """Rows and columns of an image's patches."""
     vision = config.vision_config
-    patches: int = vision.image_size // vision.patch_size
-    return (patches + 1) // 2
+    image, patch = (size if isinstance(size, int) else size[0] for size in (vision.image_size, vision.patch_size))
+    return int(image // patch)
 
 
 def added_tokens(folder: Path) -> dict[str, int]:
@@ -76,14 +89,15 @@ def _from_release(release: dict[str, Any], folder: Path) -> dict[str, Any]:
     parts = {entry: _part(release, entry, folder / name) for entry, name in PARTS.items()}
     llm, vision, projector = parts["llm_cfg"], parts["vision_tower_cfg"], parts["mm_projector_cfg"]
     _check(release, llm, vision, projector)
+    tower = internvit.settings(vision) if vision["model_type"] == internvit.RELEASED else _own(vision)
     image_token = max([llm["vocab_size"], *(number + 1 for number in added_tokens(folder / "llm").values())])
     dtype = str(release.get("model_dtype") or llm.get("torch_dtype") or "float32").removeprefix("torch.")
     config: dict[str, Any] = {
         "text_config": {**_own(llm), "vocab_size": image_token + 1, "dtype": dtype},
-        "vision_config": {**_own(vision), "dtype": dtype},
+        "vision_config": {**tower, "dtype": dtype},
         "image_token_index": image_token,
         "vision_feature_layer": release.get("mm_vision_select_layer", -2),
-        "vision_feature_select_strategy": "full",
+        "vision_feature_select_strategy": FEATURES[vision["model_type"]][1],
         "tie_word_embeddings": llm.get("tie_word_embeddings", False),
         "dtype": dtype,
         "architectures": ["VilaForConditionalGeneration"],
@@ -118,11 +132,12 @@ def _check(release: dict[str, Any], llm: dict[str, Any], vision: dict[str, Any],
             raise UnsupportedModelError(f"{setting}=true: a tower that runs at several scales is not supported; use a VILA1.5 without it")
     if release.get("mm_use_im_start_end"):
         raise UnsupportedModelError("mm_use_im_start_end=true: start and end tokens around images are not supported; VILA1.5 has none")
-    wanted = {
+    tower: Any = vision.get("model_type")
+    wanted: dict[str, tuple[Any, tuple[str, ...]]] = {
         "image_aspect_ratio": (release.get("image_aspect_ratio", "resize"), ("resize",)),
-        "mm_vision_select_feature": (release.get("mm_vision_select_feature", "patch"), ("cls_patch",)),
         "mm_projector_cfg.mm_projector_type": (projector.get("mm_projector_type"), ("mlp_downsample",)),
-        "vision_tower_cfg.model_type": (vision.get("model_type"), ("siglip_vision_model",)),
+        "vision_tower_cfg.model_type": (tower, tuple(FEATURES)),
+        "mm_vision_select_feature": (release.get("mm_vision_select_feature", "patch"), FEATURES.get(tower, ())[:1]),
         "llm_cfg.model_type": (llm.get("model_type"), ("llama",)),
     }
     for setting, (found, known) in wanted.items():

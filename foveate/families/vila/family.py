@@ -1,4 +1,4 @@
-"""VILA1.5: a SigLIP tower, 2 x 2 patches to a token, and a Llama-like decoder; a video is a row of images."""
+"""VILA1.5: a SigLIP or InternViT tower, 2 x 2 patches to a token, and a Llama-like decoder; a video is a row of images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from torch.nn import functional as F
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.towers import feature_attention
-from foveate.families.vila.configuration import image_side
+from foveate.families.towers import feature_attention, feature_block
+from foveate.families.vila import internvit
+from foveate.families.vila.configuration import SIGLIP, image_side, patch_side
 
 __all__ = ["Vila"]
 
 
 class Vila(Family):
-    """`VilaForConditionalGeneration` (Efficient-Large-Model/VILA1.5-3b, Llama-3-VILA1.5-8B, VILA1.5-13b)."""
+    """`VilaForConditionalGeneration` (Efficient-Large-Model/VILA1.5-3b, Llama-3-VILA1.5-8B, VILA1.5-13b, VILA1.5-40b)."""
 
     name = "vila"
-    summary = "VILA1.5 3B, 8B and 13B layouts: SigLIP tower, 2 x 2 patches to a token, Llama-like decoder; read from the release's folder"
+    summary = (
+        "VILA1.5 3B, 8B, 13B and 40B layouts: SigLIP or InternViT tower, 2 x 2 patches to a token, Llama-like decoder; "
+        "read from the release's folder"
+    )
     model_types = ("llava_llama",)
     takes = frozenset({"image", "several images", "frames"})
     signals = DECODER_SIGNALS | TOWER_SIGNALS
@@ -31,7 +35,7 @@ class Vila(Family):
     def check(self, model: nn.Module) -> None:
         """Refuse whatever else goes by this name: the configuration refuses its variants when it is read."""
         tower = getattr(getattr(model.config, "vision_config", None), "model_type", None)
-        if tower != "siglip_vision_model" or not hasattr(self.backbone(model), "multi_modal_projector"):
+        if tower not in (SIGLIP, internvit.MODEL_TYPE) or not hasattr(self.backbone(model), "multi_modal_projector"):
             raise UnsupportedModelError(
                 f"{type(model).__name__} is a 'llava_llama' model that was not loaded by foveate; load it with "
                 f"AutoModelForImageTextToText.from_pretrained(folder) after importing foveate.families"
@@ -46,12 +50,19 @@ class Vila(Family):
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
-        return feature_attention(self.tower(model), model.config)
+        tower: Any = self.tower(model)
+        if self.class_token(model):
+            return tower.encoder.layer[feature_block(model.config)].attention  # type: ignore[no-any-return]
+        return feature_attention(tower, model.config)
+
+    def class_token(self, model: nn.Module) -> bool:
+        """InternViT has one, SigLIP has not."""
+        config: Any = model.config
+        return bool(config.vision_config.model_type == internvit.MODEL_TYPE)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """The mean of the two to four patches that become one token; at an odd edge there are fewer."""
-        vision: Any = model.config.vision_config  # type: ignore[union-attr]
-        side = vision.image_size // vision.patch_size
+        side = patch_side(model.config)
         square = values.unflatten(0, (-1, side, side)).movedim(-1, 1)
         joined = F.avg_pool2d(square, 2, ceil_mode=True, count_include_pad=False)
         return list(joined.flatten(2).transpose(1, 2))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from foveate.errors import InputError, UnsupportedError
+from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, is_release
 
 __all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
@@ -85,7 +87,7 @@ class VilaProcessor(ProcessorMixin):
     """Makes a VILA1.5's inputs of pictures and prompts.
 
     Args:
-        image_processor: SigLIP's, which squeezes every picture into a square.
+        image_processor: SigLIP's, which squeezes every picture into a square; with InternViT's mean and deviation for that tower.
         tokenizer: the language model's.
         chat_template: one of `PROMPTS`, or another.
         image_seq_length: visual tokens of each picture.
@@ -110,8 +112,7 @@ class VilaProcessor(ProcessorMixin):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path)
         config = VilaConfig.from_pretrained(folder)
-        # Pillow resizes the pictures, as in the release; torchvision's results differ in the last bits
-        images = SiglipImageProcessorPil.from_pretrained(folder / "vision_tower")
+        images = _image_processor(folder / "vision_tower", config.vision_config)
         tokenizer = _tokenizer(folder / "llm")
         if len(tokenizer) == config.image_token_id:
             tokenizer.add_special_tokens({"additional_special_tokens": [MARKER]}, replace_extra_special_tokens=False)
@@ -178,6 +179,15 @@ class VilaProcessor(ProcessorMixin):
             ids += [self.image_token_id] * self.image_seq_length
             ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def _image_processor(folder: Path, tower: Any) -> Any:
+    """What makes pixels of pictures. Pillow resizes them, as in the release; torchvision's results differ in the last bits."""
+    if tower.model_type != internvit.MODEL_TYPE:
+        return SiglipImageProcessorPil.from_pretrained(folder)
+    # The release's file for InternViT names a class of its own and nothing else.
+    size = dict(zip(("height", "width"), tower.image_size, strict=True))
+    return SiglipImageProcessorPil(size=size, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
 
 
 def _tokenizer(folder: Path) -> Any:
