@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 OUT ?= out
+# Without its 55 dependencies: what it needs for images is the extra `eval`.
+LMMS_EVAL := lmms-eval==0.7.3
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
@@ -29,6 +31,7 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	$(OLDEST)/bin/python $(TESTS)
 
 lint: $(READY)
@@ -45,6 +48,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/information.py
+	$(BIN)/foveate analyse --out $(OUT)/information
+	cp $(OUT)/information/information_loss.json benchmarks/results/
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py
 
@@ -58,4 +63,5 @@ $(READY): pyproject.toml constraints.txt
 	# torch first and by its exact version: other requests may bring gigabytes of CUDA to a machine without a GPU.
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	touch $(READY)

@@ -9,18 +9,15 @@ A run that was stopped goes on where it ended, as long as weights, questions and
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 import typer
-from common import RESULTS, progress_bar, save
+from common import Done, progress_bar, save
 from rich.console import Console
 from rich.table import Table
 
@@ -28,24 +25,25 @@ import foveate
 import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
 from foveate.demo.evaluate import balanced, digest, evaluate, summary
+from foveate.demo.labels import GRID
+from foveate.demo.shapes import SHAPES
 from foveate.measure.quality import remembered_features
 
-BUDGETS = (384, 288, 192, 144, 128, 96, 64, 32, 16)
+BUDGETS = (384, 288, 192, 144, 128, 96, 64, 32, 16)  # of the 576 visual tokens of a LLaVA's scene
 METHODS: dict[str, Callable[[int], Method]] = {
     "TokenCarve": lambda keep: TokenCarve(keep=keep),
     "FastV": lambda keep: FastV(keep=keep),
     "Pool": lambda keep: Pool(keep=keep),
     "Random": lambda keep: Random(keep=keep),
 }
-FULL, BLIND = "all 576 tokens", "no image"
-PARTIAL = RESULTS / "accuracy.partial.json"
+FULL, BLIND = "all tokens", "no image"
 
 
 class Runner:
     """Asks one model the same questions under one method after another."""
 
-    def __init__(self, each: int, batch_size: int) -> None:
-        self.model, self.processor = foveate.demo.load()
+    def __init__(self, shape: str, each: int, batch_size: int) -> None:
+        self.model, self.processor = foveate.demo.load(shape=shape)
         self.asked, self.batch_size = balanced(each), batch_size
         self._open = ExitStack()
         self._open.enter_context(remembered_features(self.model))
@@ -63,57 +61,35 @@ class Runner:
 _RUNNER: list[Runner] = []
 
 
-def _start(each: int, batch_size: int) -> None:
+def _start(shape: str, each: int, batch_size: int) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(each, batch_size))
+    _RUNNER.append(Runner(shape, each, batch_size))
 
 
 def _run(name: str, keep: int) -> dict[str, Any]:
     return _RUNNER[0].run(name, keep)
 
 
-@dataclass
-class Done:
-    """What has been measured so far, kept in a file as long as the settings are the same."""
-
-    settings: dict[str, Any]
-    pairs: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> Done:
-        """Take up the file's, if it is of the same settings."""
-        if PARTIAL.exists():
-            state = json.loads(PARTIAL.read_text(encoding="utf-8"))
-            if state["settings"] == settings:
-                return cls(settings, state["pairs"])
-        return cls(settings, {})
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep one pair's result; a kill leaves the old file or the new one."""
-        self.pairs[key] = result
-        PARTIAL.parent.mkdir(exist_ok=True)
-        partial = PARTIAL.with_suffix(".writing")
-        partial.write_text(json.dumps({"settings": self.settings, "pairs": self.pairs}), encoding="utf-8")
-        os.replace(partial, PARTIAL)
-
-
-def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str = ",".join(map(str, BUDGETS))) -> None:
-    """Measure and write benchmarks/results/accuracy.json.
+def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str = "", shape: str = "llava") -> None:
+    """Measure and write benchmarks/results/accuracy.json, or accuracy_SHAPE.json of another shape of the model.
 
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
         processes: that share the work, of one thread each.
-        budgets: visual tokens to keep, separated by commas.
+        budgets: visual tokens to keep, separated by commas; if not given, from two thirds of them down to one in 36.
+        shape: of the embedded model, one of `foveate.demo.FOLDERS`.
     """
-    keeps = [int(keep) for keep in budgets.split(",")]
+    every = (GRID // SHAPES[shape].merged) ** 2
+    keeps = [int(keep) for keep in budgets.split(",")] if budgets else [keep * every // 576 for keep in BUDGETS]
+    name = "accuracy" if shape == next(iter(SHAPES)) else f"accuracy_{shape.replace('-', '_')}"
     console = Console()
     asked = balanced(each)
-    weights = hashlib.sha256((foveate.demo.path() / "model.safetensors").read_bytes()).hexdigest()
-    done = Done.of({"weights": weights, "questions": digest(asked), "each": each})
-    wanted = [(FULL, 576), (BLIND, 0), *((name, keep) for keep in keeps for name in METHODS)]
+    weights = hashlib.sha256((foveate.demo.path(shape) / "model.safetensors").read_bytes()).hexdigest()
+    done = Done.of(name, {"weights": weights, "questions": digest(asked), "each": each})
+    wanted = [(FULL, every), (BLIND, 0), *((method, keep) for keep in keeps for method in METHODS)]
     left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done.pairs]
-    with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size)) as pool:
+    with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (shape, each, batch_size)) as pool:
         task = progress.add_task("methods and budgets", total=len(wanted), completed=len(wanted) - len(left))
         running = {pool.submit(_run, *pair): f"{pair[0]}, {pair[1]}" for pair in left}
         for finished in as_completed(running):
@@ -126,16 +102,16 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
         "families": [sample.question.family for sample in asked],
         "budgets": keeps,
         "layer": TokenCarve(keep=1).layer,
-        "by_family_at": 128,
-        "full": done.pairs[f"{FULL}, 576"],
+        "by_family_at": 128 * every // 576,
+        "full": done.pairs[f"{FULL}, {every}"],
         "no_image": done.pairs[f"{BLIND}, 0"],
-        "methods": {name: {str(keep): done.pairs[f"{name}, {keep}"] for keep in keeps} for name in METHODS},
+        "methods": {method: {str(keep): done.pairs[f"{method}, {keep}"] for keep in keeps} for method in METHODS},
     }
-    save("accuracy", results)
-    PARTIAL.unlink(missing_ok=True)
+    save(name, results)
+    done.forget()
     view = Table("", *(str(keep) for keep in keeps), title=f"held-out accuracy, {len(asked)} questions")
-    for name, cells in results["methods"].items():
-        view.add_row(name, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))
+    for method, cells in results["methods"].items():
+        view.add_row(method, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))
     console.print(view)
 
 

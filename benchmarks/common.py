@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,37 @@ def save(name: str, results: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+@dataclass
+class Done:
+    """What a long benchmark has measured so far, kept in a file as long as the settings are the same."""
+
+    path: Path
+    settings: dict[str, Any]
+    pairs: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, name: str, settings: dict[str, Any]) -> Done:
+        """Take up the file's, if it is of the same settings."""
+        path = RESULTS / f"{name}.partial.json"
+        if path.exists():
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if state["settings"] == settings:
+                return cls(path, settings, state["pairs"])
+        return cls(path, settings, {})
+
+    def add(self, key: str, result: dict[str, Any]) -> None:
+        """Keep one result; a kill leaves the old file or the new one."""
+        self.pairs[key] = result
+        self.path.parent.mkdir(exist_ok=True)
+        partial = self.path.with_suffix(".writing")
+        partial.write_text(json.dumps({"settings": self.settings, "pairs": self.pairs}), encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def forget(self) -> None:
+        """The benchmark is through, and its results are saved."""
+        self.path.unlink(missing_ok=True)
 
 
 def label(name: str) -> str:

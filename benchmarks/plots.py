@@ -5,50 +5,47 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import typer
-from common import load
-from matplotlib.axes import Axes
+from common import RESULTS, load
+from matplotlib.figure import Figure
+
+from foveate.draw import information_loss
+from foveate.draw.charts import Point, tokens_panel
+from foveate.draw.palette import look
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PARTS = {"overall": "all questions", "reading": "reading", "small things": "small things", "hop": "multi-hop"}
-COLOURS = {"TokenCarve": "#d81b60", "FastV": "#1e88e5", "Pool": "#8d6e63", "Random": "#9e9e9e"}
-MARKS = {"TokenCarve": "o", "FastV": "s", "Pool": "^", "Random": "x"}
 
 
-def _panel(axes: Axes, data: dict[str, Any], part: str, title: str) -> None:
-    budgets = data["budgets"]
-    full = data["full"]["scores"][part]
-    axes.axhline(full["share"], color="black", linewidth=1, label="all 576 tokens")
-    for name, cells in data["methods"].items():
-        scores = [cells[str(keep)]["scores"][part] for keep in budgets]
-        axes.plot(budgets, [score["share"] for score in scores], color=COLOURS[name], marker=MARKS[name], markersize=4, label=name)
-        axes.fill_between(
-            budgets, [score["low"] for score in scores], [score["high"] for score in scores], color=COLOURS[name], alpha=0.12, linewidth=0
-        )
-    blind = data["no_image"]["scores"][part]
-    axes.axhline(blind["share"], color="black", linewidth=1, linestyle=":", label="no image")
-    axes.set(title=f"{title} (n = {full['n']})", xscale="log", ylim=(-0.02, 1.02), xlabel="visual tokens of 576, from layer 2 on")
-    labels = ["" if keep == 144 else str(keep) for keep in budgets]  # it has no room beside 128
-    axes.set_xticks(budgets, labels, rotation=60)
-    axes.minorticks_off()
-    axes.grid(alpha=0.25)
+def accuracy() -> Figure:
+    """Accuracy against visual tokens kept, for all questions and for the parts where the choice matters most."""
+    data = load("accuracy")
+    with look():
+        figure = Figure(figsize=(10, 7.4), layout="constrained")
+        panels = figure.subplots(2, 2)
+        for axes, (part, title) in zip(panels.flat, PARTS.items(), strict=True):
+            full, blind = data["full"]["scores"][part], data["no_image"]["scores"][part]
+            lines = {
+                name: [point(int(keep), cell["scores"][part]) for keep, cell in cells.items()] for name, cells in data["methods"].items()
+            }
+            axes.set_ylim(-2, 102)
+            tokens_panel(axes, lines, point(576, full), 100 * blind["share"], f"{title} (n = {full['n']})")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("answers right, %")
+    return figure
+
+
+def point(tokens: int, score: dict[str, Any]) -> Point:
+    """A share of right answers in percent, with its interval."""
+    return Point(tokens, 100 * score["share"], 100 * score["low"], 100 * score["high"])
 
 
 def main() -> None:
-    """Write docs/images/accuracy.png."""
-    data = load("accuracy")
-    figure, panels = plt.subplots(1, len(PARTS), figsize=(15, 4.2), sharey=True, layout="constrained")
-    for axes, (part, title) in zip(panels, PARTS.items(), strict=True):
-        _panel(axes, data, part, title)
-    panels[0].set_ylabel("answers right")
-    panels[-1].legend(fontsize=8)
+    """Write docs/images/accuracy.png, and docs/images/information_loss.png if its results are there."""
     IMAGES.mkdir(exist_ok=True)
-    figure.savefig(IMAGES / "accuracy.png", dpi=110)
+    accuracy().savefig(IMAGES / "accuracy.png", dpi=110)
+    if (RESULTS / "information_loss.json").exists():
+        information_loss.draw(load("information_loss")).savefig(IMAGES / "information_loss.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ from typing import Any
 
 import typer
 from common import label, load
+from information_tables import information_cells, information_correlations
+
+from foveate.measure.suites import BENCHMARKS, SUITES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/information_loss.md")
 
 
 def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
@@ -144,7 +147,11 @@ def mcnemar(lost: int, won: int) -> str:
     """The exact two-sided p of as uneven a split of the questions on which two methods differ."""
     total = lost + won
     tail = sum(math.comb(total, k) for k in range(min(lost, won) + 1)) / 2**total
-    p = min(1.0, 2 * tail)
+    return chance(min(1.0, 2 * tail))
+
+
+def chance(p: float) -> str:
+    """A p-value."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -175,6 +182,38 @@ def information_times() -> str:
     return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
 
 
+def two_questions() -> str:
+    """The second of two questions about a scene, by where its choice of tokens comes from."""
+    data = load("two_questions")
+    ways = list(data["full"])
+    lines = ["| | tokens | " + " | ".join(ways) + " |", "|---" * (len(ways) + 2) + "|"]
+    rows = [("full", 576, data["full"]), *((name, int(keep), cells[keep]) for name, cells in data["methods"].items() for keep in cells)]
+    for name, keep, cells in rows:
+        shown = []
+        for way in ways:
+            cell = cells[way]
+            lost = f"; {cell['lost']} lost, {cell['won']} won, {chance(cell['mcnemar_p'])}" if cell["lost"] or cell["won"] else ""
+            shown.append(f"{interval(cell)}{lost}")
+        lines.append(f"| {name} | {keep} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + (
+        f"\n\n{data['scenes']} scenes, two questions each, the second one scored by exact match; lost and won against the fresh prefill "
+        f"on the same questions, exact McNemar test. `python benchmarks/two_questions.py --scenes {data['scenes']} "
+        f"--budgets {','.join(map(str, data['budgets']))} --methods {','.join(data['methods'])}`, {data['environment']['date']}."
+    )
+
+
+def suites() -> str:
+    """Which data sets papers use, and what lmms-eval calls them."""
+    lines = ["| suite | data set | lmms-eval's task | |", "|---|---|---|---|"]
+    for suite, tasks in SUITES.items():
+        for place, task in enumerate(tasks):
+            each = BENCHMARKS[task]
+            remarks = [each.why, "scored by a judge through an API" if each.judge else "", "video" if each.video else ""]
+            shown = f"`{each.task}`" if each.task else "none"
+            lines.append(f"| {f'`{suite}`' if not place else ''} | {each.name} | {shown} | {'; '.join(filter(None, remarks))} |")
+    return "\n".join(lines)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "savings": savings,
@@ -182,8 +221,12 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "accuracy_curves": accuracy_curves,
     "families": families,
     "winners": winners,
+    "two_questions": two_questions,
+    "suites": suites,
     "agreement": agreement,
     "information_times": information_times,
+    "information_cells": information_cells,
+    "information_correlations": information_correlations,
 }
 
 

@@ -8,20 +8,32 @@ from foveate.version import __version__
 if TYPE_CHECKING:
     from foveate.budget import tokens_after
     from foveate.compression import compress
+    from foveate.explain.compressor import ConvCompressor
+    from foveate.explain.relevance import relevance
+    from foveate.explain.result import Relevance
     from foveate.method import Method
-    from foveate.methods import FastV, Pool, Random, TokenCarve
+    from foveate.methods import Explainer, FastV, FirstLayerAttention, Oracle, Pool, Random, TokenCarve
     from foveate.plan import Plan
     from foveate.report import Report
     from foveate.view import View
 
-__all__ = ["FastV", "Method", "Plan", "Pool", "Random", "Report", "TokenCarve", "View", "__version__", "compress", "tokens_after"]
+__all__ = [
+    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance", "Report",
+    "TokenCarve", "View", "__version__", "compress", "relevance", "tokens_after",
+]  # fmt: skip
 
 # Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
 _HOMES = {
     "compress": "foveate.compression",
+    "relevance": "foveate.explain.relevance",
+    "Relevance": "foveate.explain.result",
     "tokens_after": "foveate.budget",
     "Method": "foveate.method",
+    "ConvCompressor": "foveate.explain.compressor",
+    "Explainer": "foveate.methods",
     "FastV": "foveate.methods",
+    "FirstLayerAttention": "foveate.methods",
+    "Oracle": "foveate.methods",
     "Pool": "foveate.methods",
     "Random": "foveate.methods",
     "TokenCarve": "foveate.methods",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from foveate.cache import Switch, base_state, check_cache, layer_state, new_columns, past_columns
 from foveate.encoders import Encoders
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedError, UnsupportedModelError
+from foveate.explain.identity import identity
 from foveate.families import Family, family_of
 from foveate.families.base import TOWER_SIGNALS
 from foveate.injection import Injection
@@ -25,7 +26,7 @@ from foveate.report import Report
 from foveate.standins import StandIns
 from foveate.surroundings import check_generation, check_not_compiled, generation_options, refuse_continuous_batching, unwrapped
 
-__all__ = ["Handle", "compress"]
+__all__ = ["Handle", "compress", "is_compressed"]
 
 _SWITCHES: weakref.WeakKeyDictionary[nn.Module, Switch] = weakref.WeakKeyDictionary()
 """One switch per decoder, so that a cache can be decoded under a later handle on the same model."""
@@ -52,6 +53,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         HandleError: the model already has a handle.
         LayerError: the model has no such layer, or the layers of a schedule do not increase.
         SignalError: the model cannot give a signal that a method needs at its layer.
+        CompressorError: a method's compressor is missing, damaged, or made for another model.
         UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
     """
     schedule = [method] if isinstance(method, Method) else list(method)
@@ -62,10 +64,19 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     _check_schedule(schedule, family, model)
     check_generation(model, {})
     switch = _SWITCHES.setdefault(family.decoder(model), Switch())
-    if switch.on:
+    if is_compressed(model, family):
         raise HandleError(f"this {type(model).__name__} already has a foveate handle; call its remove() first, or pass a list of methods")
+    identify = functools.cache(functools.partial(identity, model))
+    for each in schedule:
+        each.check(identify)
     cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
     return Handle(model, family, cuts, trim_early_layers, switch)
+
+
+def is_compressed(model: nn.Module, family: Family) -> bool:
+    """Whether the model has a handle that is in place."""
+    switch = _SWITCHES.get(family.decoder(model))
+    return switch is not None and switch.on
 
 
 class Handle:

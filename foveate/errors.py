@@ -7,6 +7,7 @@ Each class also derives from the built-in that a caller would expect (`ValueErro
 __all__ = [
     "BudgetError",
     "CacheError",
+    "CompressorError",
     "FoveateError",
     "HandleError",
     "InputError",
@@ -53,6 +54,10 @@ class InputError(FoveateError, ValueError):
 
 class CacheError(FoveateError, RuntimeError):
     """A compressed key/value cache is used in a way that would give wrong answers."""
+
+
+class CompressorError(FoveateError, ValueError):
+    """A trained compressor that is missing, damaged, of an unknown format, or made for another model."""
 
 
 class HandleError(FoveateError, RuntimeError):

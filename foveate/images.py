@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import stat
 import threading
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from foveate.errors import InputError
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "is_picture", "load_image"]
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image"]
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
@@ -61,8 +62,29 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: fl
     """
     path = Path(path)
     check_file(path, "picture")
+    return _load(path, path, max_pixels, max_aspect)
+
+
+def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+    """The same for the content of a picture file, as data sets embed it.
+
+    Args:
+        data: what the file would hold.
+        name: what messages call it.
+        max_pixels: as in `load_image`.
+        max_aspect: as in `load_image`.
+
+    Raises:
+        InputError: as in `load_image`.
+    """
+    if not data:
+        raise InputError(f"{name} is empty (0 bytes)")
+    return _load(Path(name), io.BytesIO(data), max_pixels, max_aspect)
+
+
+def _load(path: Path, source: Path | io.BytesIO, max_pixels: int, max_aspect: float) -> LoadedImage:
     with _without_pillow_limit():
-        picture = _open(path)
+        picture = _open(path, source)
         with picture:
             _check_size(path, picture.size, max_pixels, max_aspect)
             first, notes = _first_frame(path, picture)
@@ -74,7 +96,7 @@ def is_picture(path: str | Path) -> bool:
     """Whether Pillow knows the file's format; its pixels may be damaged nevertheless. False if there is no file."""
     try:
         check_file(Path(path), "picture")
-        _open(Path(path)).close()
+        _open(Path(path), Path(path)).close()
     except InputError:
         return False
     return True
@@ -117,11 +139,11 @@ def _without_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
     Image.init()
     built_in = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
     try:
-        return Image.open(path, formats=built_in)
+        return Image.open(source, formats=built_in)
     except PermissionError as error:
         raise InputError(f"{path} may not be read: permission denied") from error
     except UnidentifiedImageError as error:

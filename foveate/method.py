@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from foveate.errors import BudgetError, LayerError
 from foveate.plan import Plan
 from foveate.view import View
+
+if TYPE_CHECKING:
+    from foveate.explain.identity import ModelIdentity
 
 __all__ = ["REGISTRY", "Method", "ranking"]
 
@@ -48,7 +51,7 @@ class Method:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.name = cls.__dict__.get("name") or cls.__name__.lower()
-        if cls.__module__.startswith("foveate."):
+        if cls.__module__.startswith("foveate.methods."):
             REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
@@ -67,14 +70,27 @@ class Method:
             raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
 
     def __str__(self) -> str:
-        """The options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        """`keep` and the options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
+        told = [f for f in fields(self) if f.repr and (f.name == "keep" or getattr(self, f.name) != f.default)]
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in told]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
     def needs(self) -> frozenset[str]:
         """Names of the signals that the method reads from its view (see `foveate.view.SIGNALS`)."""
         return frozenset()
+
+    def check(self, identify: Callable[[], ModelIdentity]) -> None:
+        """Refuse a model that the method was not made for; `compress` calls it before anything else of the method.
+
+        Whatever must be loaded from a disk belongs here too, so that it fails before any work is done.
+
+        Args:
+            identify: tells which model it is; reads weights, so only methods that want to know should call it.
+
+        Raises:
+            FoveateError: a subclass of it that says what does not fit, and what would.
+        """
 
     def budget(self, tokens: int, frames: int = 1) -> int:
         """How many of `tokens` visual tokens (of a video of `frames` frames) remain.

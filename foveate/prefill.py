@@ -59,6 +59,7 @@ class _Image:
     position: int
     tokens: ImageTokens
     fingerprint: int
+    text_behind: int
     slots: Tensor
     plan: Plan
     fixed: Mapping[str, Tensor]
@@ -70,13 +71,13 @@ class _Image:
         Args:
             states: (b, n, d).
             signals: (b, n, ...) each, one entry per place of the present sequence.
-            question: (q, n) and (q, d), of this image's row.
+            question: (q or heads, n) and (q, d), of this image's row.
             needs: names of the signals that the method reads.
         """
         slots, kept = self.slots.to(states.device), self.plan.kept.to(states.device)
         own = {name: value[self.row].index_select(0, slots) for name, value in signals.items()}
         own |= {name: value.to(states.device).index_select(0, kept) for name, value in self.fixed.items()}
-        own |= {name: value.index_select(1, slots) if name == "text_attention" else value for name, value in question.items()}
+        own |= {name: value.index_select(1, slots) if name in ATTENTION else value for name, value in question.items()}
         return View(
             states=states[self.row].index_select(0, slots),
             grid=self.tokens.grid,
@@ -84,6 +85,7 @@ class _Image:
             fingerprint=self.fingerprint,
             parts=self.tokens.parts,
             kind=self.tokens.kind,
+            text_behind=self.text_behind,
             **{name: value for name, value in own.items() if name in needs},
         )
 
@@ -144,15 +146,16 @@ class Prefill:
         self.mask = mask
         self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
         self.columns = torch.arange(self.tokens).expand(self.batch, -1)
-        self.images = _images(images, fixed, input_ids, self.valid)
+        placeholders = torch.tensor(list(family.placeholders(model).values()))
+        behind = _text_behind(images, torch.isin(input_ids, placeholders), self.valid)
+        self.images = _images(images, fixed, input_ids, self.valid, behind.sum(1).tolist())
         self.injection = injection
         self.twins = _twins(input_ids, embeddings, self.valid)
         self.segments: list[tuple[int, Tensor]] = [(0, self.valid)]
         self.short: dict[str, Any] = {}
         self.masks: dict[int | None, Any] = {}
         self.next_position = _next_position(position_ids, self.valid, self.past)
-        placeholders = torch.tensor(list(family.placeholders(model).values()))
-        self.readings = Readings(family, self.layers, cuts, _question(images, torch.isin(input_ids, placeholders), self.valid))
+        self.readings = Readings(family, self.layers, cuts, _question(behind, self.valid))
         self.seconds = spent
         self._check()
 
@@ -294,23 +297,33 @@ def _next_position(position_ids: Tensor | None, valid: Tensor, past: int) -> Ten
 
 
 def _images(
-    images: Sequence[Sequence[ImageTokens]], fixed: Sequence[Sequence[Mapping[str, Tensor]]], input_ids: Tensor, valid: Tensor
+    images: Sequence[Sequence[ImageTokens]],
+    fixed: Sequence[Sequence[Mapping[str, Tensor]]],
+    input_ids: Tensor,
+    valid: Tensor,
+    text_behind: Sequence[int],
 ) -> list[_Image]:
     found = []
     for row, (tokens, signals, ids) in enumerate(zip(images, fixed, input_ids, strict=True)):
         prompt = ids[valid[row]].numpy().tobytes()
         for position, (image, own) in enumerate(zip(tokens, signals, strict=True)):
             fingerprint = zlib.crc32(prompt, position)
-            found.append(_Image(row, position, image, fingerprint, image.columns, Plan.identity(image.columns.numel()), own))
+            whole = Plan.identity(image.columns.numel())
+            found.append(_Image(row, position, image, fingerprint, text_behind[row], image.columns, whole, own))
     return found
 
 
-def _question(images: Sequence[Sequence[ImageTokens]], placeholders: Tensor, valid: Tensor) -> Tensor:
-    """The question tokens (b, s): real text behind the row's last visual token, and its last token in any case."""
+def _text_behind(images: Sequence[Sequence[ImageTokens]], placeholders: Tensor, valid: Tensor) -> Tensor:
+    """The real text (b, s) behind the row's last visual token."""
     order = torch.arange(valid.shape[1])
-    behind = torch.tensor([max((int(image.columns[-1]) for image in row), default=valid.shape[1]) for row in images])
-    asked = valid & ~placeholders & (order > behind[:, None])
-    last = (valid * (order + 1)).argmax(1)
+    last = torch.tensor([max((int(image.columns[-1]) for image in row), default=valid.shape[1]) for row in images])
+    return valid & ~placeholders & (order > last[:, None])
+
+
+def _question(text_behind: Tensor, valid: Tensor) -> Tensor:
+    """The question tokens (b, s): the text behind the row's last visual token, and its last token in any case."""
+    asked = text_behind.clone()
+    last = (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
     asked[torch.arange(len(asked)), last] = True
     return asked
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from foveate.cache import physical_length
+from foveate.clock import seconds
 from foveate.families import Family
 from foveate.method import Method
-from foveate.signals import AttentionProbe, Enough
+from foveate.signals import AttentionProbe, Enough, only_rows
 
 __all__ = ["ATTENTION", "Readings"]
 
-ATTENTION = frozenset({"last_attention", "text_attention"})
+ATTENTION = frozenset({"last_attention", "text_attention", "head_attention"})
 """Signals that are attention rows of a decoder layer."""
 
 
@@ -31,7 +32,6 @@ class Readings:
 
     def __init__(self, family: Family, layers: Sequence[nn.Module], cuts: Mapping[int, Method], question: Tensor) -> None:
         self._family, self._layers, self._cuts, self._question = family, layers, cuts, question
-        self._rows = torch.zeros(0)
         self._probe: AttentionProbe | None = None
         self._output: Tensor | None = None
 
@@ -39,8 +39,7 @@ class Readings:
         """Before decoder layer `index`, whose attention the next layer's method may want. Columns as in `Report.columns`."""
         needs = self._cuts[index + 1].needs if index + 1 in self._cuts else frozenset()
         if needs & ATTENTION:
-            self._rows = self._wanted(needs, columns, valid)
-            self._probe = AttentionProbe(self._family.attention(self._layers[index]), self._rows.to(device))
+            self._probe = self._place(index, needs, columns, valid, device)
 
     def look_ahead(
         self, needs: frozenset[str], columns: Tensor, valid: Tensor, states: Tensor, args: Any, kwargs: Mapping[str, Any]
@@ -49,17 +48,18 @@ class Readings:
         if not needs & ATTENTION:
             return
         layer = self._layers[0]
-        self._rows = self._wanted(needs, columns, valid)
-        self._probe = AttentionProbe(self._family.attention(layer), self._rows.to(states.device), ahead=True)
+        start = seconds(states.device)
+        self._probe = self._place(0, needs, columns, valid, states.device, ahead=True)
         cache = kwargs.get("past_key_values")
         given = {**kwargs, "past_key_values": _Glance(cache) if cache is not None else None}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), only_rows(self._family.attention(layer), self._probe.rows):
                 layer.forward(states, *args, **given)
         except Enough:
             pass
         finally:
             self._probe.detach()
+        self._probe.seconds = seconds(states.device) - start
 
     def observe(self, index: int, output: Tensor) -> None:
         """Behind the self-attention of layer `index`, for the method of the next layer."""
@@ -73,7 +73,7 @@ class Readings:
 
         Returns:
             signals with one entry per place of the sequence, (b, n, ...); and per row of the batch those of its question
-            tokens, (q, n) attention and (q, d) states.
+            tokens, (q or heads, n) attention and (q, d) states.
         """
         places: dict[str, Tensor] = {} if self._output is None else {"attention_output": self._output.to(states.device)}
         rows: list[dict[str, Tensor]] = [{} for _ in range(len(states))]
@@ -83,6 +83,9 @@ class Readings:
             if "text_attention" in needs:
                 for row, count in enumerate(self._asked(columns, valid).sum(1).tolist()):
                     rows[row]["text_attention"] = attention[row, attention.shape[1] - count :]
+            if self._probe.by_head is not None:
+                for row, heads in enumerate(self._probe.by_head[:, :, -states.shape[1] :].to(states.device)):
+                    rows[row]["head_attention"] = heads
         if "question_states" in needs:
             for row, asked in enumerate(self._asked(columns, valid).to(states.device)):
                 rows[row]["question_states"] = states[row, asked]
@@ -100,12 +103,16 @@ class Readings:
     def _asked(self, columns: Tensor, valid: Tensor) -> Tensor:
         return self._question.gather(1, columns.clamp(min=0)) & valid
 
-    def _wanted(self, needs: frozenset[str], columns: Tensor, valid: Tensor) -> Tensor:
-        """Places (b, r) of the query rows: the last token's alone, or all question tokens', shorter rows filled up in front."""
-        asked = self._asked(columns, valid)
-        found = [row.nonzero().squeeze(1) for row in asked]
-        width = max(map(len, found)) if "text_attention" in needs else 1
-        return torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
+    def _place(
+        self, index: int, needs: frozenset[str], columns: Tensor, valid: Tensor, device: torch.device, ahead: bool = False
+    ) -> AttentionProbe:
+        """A probe for the query rows of the last token alone, or of all question tokens, shorter rows filled up in front."""
+        found = [row.nonzero().squeeze(1) for row in self._asked(columns, valid)]
+        width = max(map(len, found)) if needs & {"text_attention", "head_attention"} else 1
+        rows = torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
+        counts = torch.tensor([[len(row)] for row in found])
+        shares = (torch.arange(width) >= width - counts) / counts if "head_attention" in needs else None
+        return AttentionProbe(self._family.attention(self._layers[index]), rows.to(device), shares, ahead=ahead)
 
 
 class _Glance:

@@ -18,6 +18,7 @@ Grid = tuple[int, int, int]
 SIGNALS: dict[str, str] = {
     "last_attention": "attention of the last prompt token to each visual token in the layer before, mean over heads",
     "text_attention": "attention of each question token to each visual token in the layer before, mean over heads",
+    "head_attention": "attention of the question tokens to each visual token in the layer before, mean over the question, one row per head",
     "attention_output": "output of the layer before's self-attention at each visual token, before the residual is added",
     "question_states": "hidden states of the question tokens at the entry of the method's layer",
     "tower_attention": "attention that each visual token receives in the vision tower: the class token's, else the mean of all rows",
@@ -26,11 +27,12 @@ SIGNALS: dict[str, str] = {
 }
 """Signals that a method may name in `needs`, computed only then. `states` and `grid` are always there.
 
-At layer 0 there is no layer before: `last_attention` and `text_attention` are then those that layer 0 is about to compute,
-from its own queries and keys, and `attention_output` cannot be had.
+At layer 0 there is no layer before: `last_attention`, `text_attention` and `head_attention` are then those that layer 0 is about to
+compute, from its own queries and keys, and `attention_output` cannot be had.
 """
 
 _PER_TOKEN = ("last_attention", "attention_output", "tower_attention", "tower_states", "projected_states", "index")
+_ROWS = {"text_attention": "q", "head_attention": "heads"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,9 @@ class View:
         kind: "image" or "video".
         text_attention: (q, n), as last_attention for each of the q question tokens. These are the real text tokens behind
             the last visual token of the prompt, its last token in any case, q >= 1.
+        head_attention: (heads, n), mean over the same question tokens, one row per attention head.
+        text_behind: how many real text tokens there are behind the last visual token of the prompt; 0 if that ends the prompt,
+            and `None` if a view made by hand does not say.
         question_states: (q, d), hidden states of the same question tokens.
         tower_attention: (n,), mean over heads; a token that comes from several patches has their mean.
         tower_states: (n, c), a token that comes from several patches may have them behind each other.
@@ -70,6 +75,8 @@ class View:
     parts: tuple[Grid, ...] = ()
     kind: Literal["image", "video"] = "image"
     text_attention: Tensor | None = None
+    head_attention: Tensor | None = None
+    text_behind: int | None = None
     question_states: Tensor | None = None
     tower_attention: Tensor | None = None
     tower_states: Tensor | None = None
@@ -88,8 +95,10 @@ class View:
             value = getattr(self, name)
             if value is not None and value.shape[0] != n:
                 raise ValueError(f"{name} has {value.shape[0]} rows, states has {n}")
-        if self.text_attention is not None and self.text_attention.shape[1:] != (n,):
-            raise ValueError(f"text_attention has shape {tuple(self.text_attention.shape)}, expected (q, {n})")
+        for name, rows in _ROWS.items():
+            value = getattr(self, name)
+            if value is not None and value.shape[1:] != (n,):
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({rows}, {n})")
 
     def __len__(self) -> int:
         """Visual tokens in view."""

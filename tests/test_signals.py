@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PretrainedConfig
 
-from foveate.signals import attention_rows
+from foveate.signals import attention, attention_rows
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 4, 5, 8, 6
 ROWS = torch.tensor([[4, 0], [2, 3]])
@@ -74,3 +75,22 @@ def test_half_precision_is_computed_in_float32(tensors: tuple[Tensor, Tensor]) -
     rows = attention_rows(query, key, ROWS)
     assert rows.dtype == torch.float32
     torch.testing.assert_close(rows.double(), pick(full_map(query.double(), key.double(), CAUSAL)), atol=1e-6, rtol=1e-4)
+
+
+def test_heads_are_kept_apart_and_rows_weighted(tensors: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key = tensors
+    shares = torch.tensor([[0.25, 0.75], [0.0, 1.0]])
+    wide = key.repeat_interleave(HEADS // key.shape[1], dim=1)
+    maps = (query @ wide.transpose(2, 3) * WIDTH**-0.5).masked_fill(~CAUSAL, float("-inf")).softmax(-1)
+    expected = torch.stack(
+        [sum(share * maps[row, :, at] for share, at in zip(shares[row], ROWS[row], strict=True)) for row in range(BATCH)]
+    )
+    for block in (2**25, 1):
+        monkeypatch.setattr(attention, "_BLOCK", block)
+        layer = nn.Module()
+        layer.config = PretrainedConfig()
+        probe = attention.AttentionProbe(layer, ROWS, shares)
+        probe.read(query, key, None)
+        assert probe.by_head is not None
+        torch.testing.assert_close(probe.by_head, expected, check_dtype=False)
+        torch.testing.assert_close(probe.attention, pick(full_map(*tensors, CAUSAL)))

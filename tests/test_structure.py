@@ -12,8 +12,8 @@ from foveate.families import REFUSED, families
 from foveate.methods import methods
 
 ROOT = Path(foveate.__file__).parent
-MODELS_OF_THEIR_OWN = {"demo", "measure/speed.py"}
-"""They build a model of one family, the embedded one and one of random weights, and so must name its classes."""
+MODELS_OF_THEIR_OWN = {"demo"}
+"""It builds a model of one family, the embedded one, and so must name its classes."""
 
 
 def code(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, write
 from foveate.cli.models import DEMO_NOTE
+from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["NO_METHOD", "Request", "ask"]
 
 NO_METHOD = "none"
-DEFAULT_FRAMES = 8
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
-"""Endings by which a file that cannot be read is called a damaged video and not a damaged picture."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,12 @@ def ask(request: Request) -> None:
     question = check_question(request.question)
     _check_outputs(request)
     with console.spinner("reading"):
-        shown, notes = _shown(request)
+        shown, notes = read(request.image, request.frames, request.max_pixels)
     with console.spinner("getting ready"):
         method = _method(request)
-    subject = _load(request, compress=method is not None, video=shown.video is not None)
+    subject = load(request.model, request.dtype, request.device, compress=method is not None, video=shown.video is not None)
     prompt = subject.prompt(question, shown, request.max_new_tokens)
-    notes += [*prompt.notes, *_unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
+    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
     if outcome.report is not None:
@@ -95,39 +93,6 @@ def _check_outputs(request: Request) -> None:
     check_outputs([request.picture, request.report], [request.image])
 
 
-def _shown(request: Request) -> tuple[Shown, list[str]]:
-    """The picture; or the frames of a video, which a file is if frames are asked for or only a video's reader knows it."""
-    from foveate.cli.models import Shown
-    from foveate.images import is_picture, load_image
-
-    path = request.image
-    if request.frames is None and not (_may_be_video(path) and not is_picture(path)):
-        loaded = load_image(path, max_pixels=request.max_pixels)
-        return Shown((loaded.image,)), list(loaded.notes)
-    from foveate.video import read_frames
-
-    frames = read_frames(path, request.frames or DEFAULT_FRAMES, max_pixels=request.max_pixels)
-    many = f"{len(frames.images)} frames" if len(frames.images) > 1 else "one frame"
-    return Shown(frames.images, frames), [f"the model is shown {many} of {frames.duration:.1f} seconds", *frames.notes]
-
-
-def _may_be_video(path: Path) -> bool:
-    from foveate.video import is_video
-
-    return path.suffix.lower() in VIDEOS or (path.is_file() and is_video(path))
-
-
-def _load(request: Request, compress: bool, video: bool) -> Subject:
-    from foveate.cli.models import is_local, load_model
-
-    if is_local(request.model):
-        with console.spinner(f"loading {request.model}"):
-            return load_model(request.model, request.dtype, request.device, compress=compress, video=video)
-    # no spinner, because a download has progress bars of its own
-    console.note(f"{request.model} is no folder here; it comes from the Hugging Face hub, unless it is cached")
-    return load_model(request.model, request.dtype, request.device, compress=compress, video=video)
-
-
 def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
     import torch
 
@@ -137,17 +102,6 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeat)
     except torch.OutOfMemoryError as error:
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
-
-
-def _unseen(subject: Subject, shown: Shown) -> list[str]:
-    """A note if the processor cuts off so much of the picture that it may matter."""
-    from foveate import draw
-
-    box, (width, height) = draw.processor_crop(subject.processor, shown.size), shown.size
-    if box is None:
-        return []
-    seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
-    return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
 def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> None:

@@ -31,9 +31,12 @@ def put(text: str, style: str = "") -> None:
     _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
 
 
-def put_table(table: Table) -> None:
-    """A table on stdout."""
-    _console(stderr=False).print(table)
+def put_table(table: Table, *, wide: bool = False) -> None:
+    """A table on stdout; a wide one is not cut to the terminal's width, because a wrapped line is better than a lost figure."""
+    console = _console(stderr=False)
+    if wide:
+        console.width = max(console.width, _PIPE_WIDTH)
+    console.print(table)
 
 
 def put_json(data: Any) -> None:

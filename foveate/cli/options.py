@@ -11,7 +11,7 @@ __all__ = [
     "AsJson", "Batch", "CardQuestions", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Guidance",
     "Hours", "ImageFile", "Index", "Keep", "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile",
     "Panels", "Picture", "PictureOrVideo", "Processes", "Question", "Repeat", "ReportFile", "ReportOut", "SceneSeed", "Seed", "Settings",
-    "Start", "Steps", "TrainOut", "TrainSeed", "Version", "Workers",
+    "Start", "Steps", "TrainOut", "TrainSeed", "TrainShape", "Version", "Workers",
 ]  # fmt: skip
 
 _MODEL, _COMPRESSION, _MEASUREMENT, _OUTPUT = "Model", "Compression", "Measurement", "Output"
@@ -83,6 +83,7 @@ Steps = Annotated[tuple[int, int] | None, typer.Option(help="Steps of tower and 
 CardQuestions = Annotated[
     int, typer.Option("--card-questions", min=0, help="Held-out questions of each family to measure the weights on; 0: none.", metavar="N")
 ]
+TrainShape = Annotated[str | None, typer.Option("--shape", help="Kind of model, the demo model's own if not given.", metavar="NAME")]
 Guidance = Annotated[float, typer.Option("--guidance", min=0.0, help="Weight of the supervision of attention; 0: none.", metavar="W")]
 Start = Annotated[Path | None, typer.Option("--start", help="Folder of an earlier run's weights to go on from.", metavar="FOLDER")]
 TrainSeed = Annotated[int, typer.Option("--seed", help="Of weights and scenes.", metavar="N")]

@@ -12,7 +12,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 from foveate.draw.geometry import Box
 from foveate.plan import DROPPED
 
-__all__ = ["GRAY", "PINK", "UNSEEN", "Canvas", "faded", "hatch", "paint", "shade_for"]
+__all__ = [
+    "GRAY", "PINK", "SHARP", "UNSEEN", "Canvas", "faded", "finished", "hatch", "outline", "paint", "shade_for", "stretched", "window_box",
+]  # fmt: skip
 
 PINK = (255, 64, 156)
 GRAY = (150, 150, 154)
@@ -20,7 +22,7 @@ _LIGHT_GRAY = (226, 226, 230)
 UNSEEN = (58, 58, 66)
 _DEEP_PINK = (206, 0, 96)
 _FADE = 0.74  # how far dropped tokens go towards gray
-_SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
+SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
 _MARGIN = 0.5  # of what the model did not see, at most this share of the seen box's longer side is shown at each end
 
 
@@ -127,38 +129,44 @@ def paint(
     stays = [goal == cell for cell, goal in enumerate(target)]
     merged = [goal not in (cell, DROPPED) for cell, goal in enumerate(target)]
     dropped = [goal == DROPPED for goal in target]
-    sheet = _stretch(picture, canvas)
-    window = _tokens(sheet.crop(_window_box(canvas)), canvas, merged, dropped, shade)
-    large = canvas.cell[0] * _SHARP, canvas.cell[1] * _SHARP
+    sheet = stretched(picture, canvas)
+    window = _tokens(sheet.crop(window_box(canvas)), canvas, merged, dropped, shade)
+    large = canvas.cell[0] * SHARP, canvas.cell[1] * SHARP
     pen = ImageDraw.Draw(window, "RGBA")
     if grid:
         _grid(pen, canvas.grid, large)
     if any(dropped) or any(merged):
-        _outline(pen, canvas.grid, large, stays)
+        outline(pen, canvas.grid, large, stays)
     if lines and any(merged):
         _merge_lines(pen, canvas.grid, large, target, merged)
+    return finished(sheet, window, canvas)
+
+
+def finished(sheet: Image.Image, window: Image.Image, canvas: Canvas) -> Image.Image:
+    """The panel at its own size: `window` in its place on `sheet`, both at painting size, and what the model did not see darkened."""
     if canvas.unseen:
         sheet = _dim(sheet)
-    sheet.paste(window, _window_box(canvas)[:2])
+    sheet.paste(window, window_box(canvas)[:2])
     if canvas.unseen:
-        _frame(ImageDraw.Draw(sheet), _window_box(canvas))
+        _frame(ImageDraw.Draw(sheet), window_box(canvas))
     return sheet.resize(canvas.panel, Image.Resampling.BOX)
 
 
 def _frame(pen: ImageDraw.ImageDraw, window: tuple[int, int, int, int]) -> None:
-    width = 2 * _SHARP
+    width = 2 * SHARP
     left, top, right, bottom = window
     pen.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline="white", width=width)
 
 
-def _window_box(canvas: Canvas) -> tuple[int, int, int, int]:
-    left, top = canvas.origin[0] * _SHARP, canvas.origin[1] * _SHARP
-    return left, top, left + canvas.window[0] * _SHARP, top + canvas.window[1] * _SHARP
+def window_box(canvas: Canvas) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the seen box on the panel, at painting size."""
+    left, top = canvas.origin[0] * SHARP, canvas.origin[1] * SHARP
+    return left, top, left + canvas.window[0] * SHARP, top + canvas.window[1] * SHARP
 
 
-def _stretch(picture: Image.Image, canvas: Canvas) -> Image.Image:
+def stretched(picture: Image.Image, canvas: Canvas) -> Image.Image:
     """What the panel shows of the picture, at painting size; where a processor pads, neutral gray."""
-    size = canvas.panel[0] * _SHARP, canvas.panel[1] * _SHARP
+    size = canvas.panel[0] * SHARP, canvas.panel[1] * SHARP
     shown = canvas.shown
     right, bottom = (float(edge) for edge in picture.size)
     inside = Box(max(0.0, shown.left), max(0.0, shown.top), min(right, shown.right), min(bottom, shown.bottom))
@@ -195,16 +203,16 @@ def _mask(chosen: Sequence[bool], canvas: Canvas, size: tuple[int, int]) -> Imag
 def _grid(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int]) -> None:
     rows, columns = grid
     width, height = columns * cell[0], rows * cell[1]
-    faint = 70 if min(cell) >= 12 * _SHARP else 40
+    faint = 70 if min(cell) >= 12 * SHARP else 40
     for x in range(cell[0], width, cell[0]):
-        pen.line((x, 0, x, height), fill=(255, 255, 255, faint), width=_SHARP)
-        pen.line((x + _SHARP, 0, x + _SHARP, height), fill=(0, 0, 0, faint), width=_SHARP)
+        pen.line((x, 0, x, height), fill=(255, 255, 255, faint), width=SHARP)
+        pen.line((x + SHARP, 0, x + SHARP, height), fill=(0, 0, 0, faint), width=SHARP)
     for y in range(cell[1], height, cell[1]):
-        pen.line((0, y, width, y), fill=(255, 255, 255, faint), width=_SHARP)
-        pen.line((0, y + _SHARP, width, y + _SHARP), fill=(0, 0, 0, faint), width=_SHARP)
+        pen.line((0, y, width, y), fill=(255, 255, 255, faint), width=SHARP)
+        pen.line((0, y + SHARP, width, y + SHARP), fill=(0, 0, 0, faint), width=SHARP)
 
 
-def _outline(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int], stays: Sequence[bool]) -> None:
+def outline(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int], stays: Sequence[bool]) -> None:
     """A white line with a dark edge around every region of cells that stay: visible on any picture."""
     rows, columns = grid
     edges = []
@@ -223,10 +231,10 @@ def _outline(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, i
                 inside = 0 <= beyond[0] < rows and 0 <= beyond[1] < columns
                 if not inside or not stays[beyond[0] * columns + beyond[1]]:
                     edges.append(edge)
-    thick = min(3.0, min(cell) / _SHARP / 13)
+    thick = min(3.0, min(cell) / SHARP / 13)
     for colour, width in (((30, 30, 36), 2 * thick), ((255, 255, 255), thick)):
         for edge in edges:
-            half = max(1, round(width * _SHARP / 2))
+            half = max(1, round(width * SHARP / 2))
             pen.rectangle((edge[0] - half, edge[1] - half, edge[2] + half, edge[3] + half), fill=colour)
 
 
@@ -239,7 +247,7 @@ def _merge_lines(
         return (index % columns + 0.5) * cell[0], (index // columns + 0.5) * cell[1]
 
     pairs = [(index, target[index]) for index, yes in enumerate(merged) if yes and 0 <= target[index] < len(target)]
-    thick = min(4.0, max(1.0, min(cell) / _SHARP / 12)) * _SHARP
+    thick = min(4.0, max(1.0, min(cell) / SHARP / 12)) * SHARP
     for colour, width in (((255, 255, 255, 220), 2.0 * thick), (_DEEP_PINK, thick)):
         for start, end in pairs:
             pen.line((*centre(start), *centre(end)), fill=colour, width=round(width))
@@ -257,7 +265,7 @@ def _dot(pen: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colou
 
 def _dim(sheet: Image.Image) -> Image.Image:
     dark = Image.blend(ImageOps.grayscale(sheet).convert("RGB"), Image.new("RGB", sheet.size, UNSEEN), 0.72)
-    return ImageChops.add(dark, hatch(sheet.size, _SHARP))
+    return ImageChops.add(dark, hatch(sheet.size, SHARP))
 
 
 def hatch(size: tuple[int, int], scale: int) -> Image.Image:

@@ -15,7 +15,9 @@ from foveate.families.towers import single_layer
 
 __all__ = ["Family", "families", "family_of", "register"]
 
-DECODER_SIGNALS = frozenset({"last_attention", "text_attention", "attention_output", "question_states", "projected_states"})
+DECODER_SIGNALS = frozenset(
+    {"last_attention", "text_attention", "head_attention", "attention_output", "question_states", "projected_states"}
+)
 """Signals that need nothing of a family but its decoder."""
 
 TOWER_SIGNALS = frozenset({"tower_attention", "tower_states"})

@@ -1,138 +1,47 @@
-"""Prefill, decode and method time of a compressed model, beside the full model and beside the ideal.
+"""Time, memory and work of a compressed model, beside the full model and beside the ideal.
 
-All variants take turns within each round, and ratios are formed within a round, so that a machine whose speed drifts does
-not favour one of them. The *ideal* is the same decoder fed a sequence that short from the same layer on, with no method at
-all: what compression would cost if choosing were free.
+All ways of running take turns within each round, starting with another one each time, and ratios are formed within a round, so
+that a machine whose speed drifts does not favour one of them. There are two kinds of *ideal*, which choose nothing: one has the full
+sequence up to the method's layer and the short one from there on, as the method has; the other has the short one from the start.
 """
 
 from __future__ import annotations
 
 import contextlib
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 from foveate.compression import compress
-from foveate.families import Encoding, family_of
+from foveate.encoders import Encoders
+from foveate.errors import InputError
+from foveate.families import ImageTokens, family_of
+from foveate.measure.flops import Count
+from foveate.measure.ideal import ideal
+from foveate.measure.memory import out_of_memory, peak_memory
+from foveate.measure.records import Group, Row, Timing
+from foveate.measure.stages import Timeline, inside_tower
 from foveate.method import Method
 
-__all__ = ["Figure", "Measurement", "ideal", "llava_shaped", "measure", "prompt_for"]
+__all__ = ["FULL", "measure", "runs_before"]
+
+FULL = "full"
+"""The name of the full model's row."""
+
+UNCOUNTED = 2
+"""Rounds before those that count: one for operations, one for memory. They are the warm-up too."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A median over rounds with its quartiles."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
-        """Median and quartiles of one value per round."""
-        if len(values) < 2:
-            return cls(values[0], values[0], values[0])
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(statistics.median(values), low, high)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One variant. Times are seconds; ratios are to the full model (or the ideal) in the same round.
-
-    Attributes:
-        tokens: visual tokens that remain, of all images.
-        prefill: seconds of the decoder's prefill, vision tower excluded.
-        prefill_ratio: to the full model's prefill.
-        over_ideal: prefill over the ideal's, minus one; `None` for the full model and the ideal itself.
-        method_share: method time as a share of the full model's prefill.
-        decode: seconds per new token.
-        decode_ratio: to the full model's.
-        cache_bytes: key/value bytes after the prefill.
-    """
-
-    name: str
-    tokens: int
-    prefill: Figure
-    prefill_ratio: Figure
-    over_ideal: Figure | None
-    method_share: Figure | None
-    decode: Figure
-    decode_ratio: Figure
-    cache_bytes: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
-def llava_shaped(hidden: int = 1024, layers: int = 16, *, heads: int = 8, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-    """A LLaVA-1.5 with random weights: 336 px, 576 visual tokens, a small tower, and a decoder of the given shape."""
-    torch.manual_seed(seed)
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
-        ),
-        text_config=LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=hidden * 11 // 4,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            vocab_size=32064,
-            max_position_embeddings=4096,
-        ),
-        image_token_id=32000,
-    )
-    return LlavaForConditionalGeneration(config).to(dtype).eval()
-
-
-def prompt_for(model: nn.Module, before: int, after: int) -> dict[str, Tensor]:
-    """Random text around one random image: `before` text tokens, the image, `after` text tokens."""
-    config: Any = model.config
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(3, min(config.text_config.vocab_size, config.image_token_id), (before + after,), generator=generator)
-    vision = config.vision_config
-    visual = torch.full(((vision.image_size // vision.patch_size) ** 2,), config.image_token_id)
-    ids = torch.cat([text[:before], visual, text[before:]])[None]
-    pixels = torch.rand(1, 3, vision.image_size, vision.image_size, generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
-
-
-@contextlib.contextmanager
-def ideal(model: nn.Module, columns: Tensor, layer: int) -> Iterator[None]:
-    """Feed decoder layers from `layer` on only the given columns (k,) of a one-row prefill; nothing is chosen or kept.
-
-    The decoder's caches are right for timing, not for answers.
-    """
-    layers = family_of(model).layers(model)
-    short: dict[str, Any] = {}
-
-    def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args[0].shape[1] == 1:
-            return args, kwargs
-        rotary = kwargs["position_embeddings"]
-        short["position_embeddings"] = tuple(part.index_select(-2, columns) for part in rotary)
-        short["position_ids"] = torch.arange(columns.numel(), device=columns.device)[None]
-        return (args[0].index_select(1, columns),), {**kwargs, **short}
-
-    def follow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, kwargs if args[0].shape[1] == 1 else {**kwargs, **short}
-
-    hooks = [layers[layer].register_forward_pre_hook(cut, with_kwargs=True)]
-    hooks += [later.register_forward_pre_hook(follow, with_kwargs=True) for later in layers[layer + 1 :]]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+@dataclass
+class _Variant:
+    row: Row
+    around: Callable[[], AbstractContextManager[Any]]
 
 
 def measure(
@@ -141,98 +50,208 @@ def measure(
     methods: Sequence[Method],
     *,
     rounds: int = 10,
-    new_tokens: int = 8,
+    new_tokens: Sequence[int] = (1, 8),
+    group: Group | None = None,
+    after_round: Callable[[Group], None] = lambda group: None,
     progress: Callable[[], None] = lambda: None,
-) -> list[Measurement]:
-    """Time the full model, the ideal and every method in turn, `rounds` times after one round that does not count.
+) -> Group:
+    """Run the full model, the ideals and every method in turn, `rounds` times after two rounds whose time does not count.
+
+    A row that runs out of memory is marked as failed, and the others go on.
 
     Args:
         model: a loaded model of a known family.
-        inputs: one row, with its image.
-        methods: each at its own layer; an ideal is measured for each distinct (layer, tokens).
-        rounds: counted rounds.
-        new_tokens: decoding steps timed after each prefill.
+        inputs: a prompt with one image per row and no padding; rows must differ, because equal ones share one plan.
+        methods: each at its own layer; ideals are measured for each distinct (layer, tokens).
+        rounds: counted rounds, those that `group` has already among them.
+        new_tokens: numbers of new tokens at which the clock is read; the longest is generated.
+        group: an interrupted measurement of the same model, prompt and methods, to go on with.
+        after_round: called with the group after every counted round, to save it.
         progress: called after every single run.
 
     Returns:
-        the full model, then for each method its ideal (once) and itself.
+        the group, with one more round per call of `after_round`.
+
+    Raises:
+        BudgetError, LayerError, SignalError: a method does not fit the model; before anything is timed.
+        InputError: `group` has other rows.
     """
-    with torch.no_grad():
-        features = model.base_model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)  # type: ignore[union-attr,operator]
-    text = {name: value for name, value in inputs.items() if name != "pixel_values"}
-    variants = _variants(model, {**text, "mm_encoder_outputs": {"image": features}}, methods)
-    runs: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in variants}
-    for turn in range(rounds + 1):
+    variants = _variants(model, inputs, methods)
+    if group is None:
+        group = _start(inputs, variants)
+    else:
+        variants = _bound(variants, group)
+    if group.rounds >= rounds:
+        return group
+    marks = sorted({1, *new_tokens})
+    for variant in variants:
+        _attempt(variant, lambda variant=variant: _count(variant, model, inputs))  # type: ignore[misc]
+        progress()
+    _split_method_flops(group)
+    for variant in variants:
+        _attempt(variant, lambda variant=variant: _weigh(variant, model, inputs, marks[-1]))  # type: ignore[misc]
+        progress()
+    for turn in range(group.rounds, rounds):
+        found: dict[str, Timing] = {}
         for variant in variants[turn % len(variants) :] + variants[: turn % len(variants)]:
-            result = variant.run(new_tokens)
+            timing = _attempt(variant, lambda variant=variant: _time(variant, model, inputs, marks))  # type: ignore[misc]
             progress()
-            if turn:
-                runs[variant.name].append(result)
-    return [_summary(variant, runs) for variant in variants]
+            if timing is not None:
+                found[variant.row.name] = timing
+        # All at once, so that an interruption leaves whole rounds.
+        for variant in variants:
+            if variant.row.failed is None:
+                variant.row.timings.append(found[variant.row.name])
+        after_round(group)
+    return group
 
 
-@dataclass
-class _Variant:
-    name: str
-    model: nn.Module
-    inputs: Mapping[str, Any]
-    around: Callable[[], Any]
-    rival: str | None = None
-    tokens: int = 0
-    cache_bytes: int = 0
-
-    def run(self, new_tokens: int) -> dict[str, float]:
-        device = self.inputs["input_ids"].device
-        with torch.no_grad(), self.around() as handle:
-            start = seconds(device)
-            out = self.model(**self.inputs, use_cache=True, logits_to_keep=1)
-            prefill = seconds(device) - start
-            method = getattr(getattr(handle, "report", None), "method_seconds", 0.0)
-            cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
-            self.cache_bytes = cache_bytes(cache)
-            start = seconds(device)
-            for step in range(new_tokens):
-                # Explicit positions, so that the ideal's shorter cache does not change what is computed.
-                at = torch.full((1, 1), self.inputs["input_ids"].shape[1] + step, device=device)
-                out = self.model(input_ids=token, position_ids=at, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            decode = (seconds(device) - start) / max(new_tokens, 1)
-        return {"prefill": prefill, "method": method, "decode": decode}
+def runs_before(rounds: int, methods: Sequence[Method], tokens: int) -> int:
+    """How often `measure` will call `progress` for a fresh group of that many visual tokens."""
+    rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
+    return (rounds + UNCOUNTED) * (1 + len(methods) + len(rivals))
 
 
-def _variants(model: nn.Module, inputs: Mapping[str, Any], methods: Sequence[Method]) -> list[_Variant]:
-    family = family_of(model)
-    lengths = tuple(map(len, inputs["mm_encoder_outputs"]["image"].pooler_output))
-    image = family.images(model, inputs["input_ids"].cpu(), [Encoding("image", {}, lengths)])[0][0]
-    columns = torch.arange(inputs["input_ids"].shape[1])
-    total = image.columns.numel()
-    variants = [_Variant("full", model, inputs, contextlib.nullcontext, tokens=total)]
+def _start(inputs: Mapping[str, Tensor], variants: Sequence[_Variant]) -> Group:
+    """A group without rounds."""
+    batch, length = inputs["input_ids"].shape
+    return Group(batch, length, variants[0].row.tokens, [variant.row for variant in variants])
+
+
+def _variants(model: nn.Module, inputs: Mapping[str, Tensor], methods: Sequence[Method]) -> list[_Variant]:
     for method in methods:
-        keep = method.budget(total, image.grid[0])
-        spread = image.columns[torch.linspace(0, total - 1, keep).round().long()]
-        chosen = torch.cat([columns[: image.columns[0]], spread, columns[image.columns[-1] + 1 :]]).to(inputs["input_ids"].device)
-        rival = f"ideal {keep} from layer {method.layer}"
-        if all(variant.name != rival for variant in variants):
-            around = _bind(ideal, model, chosen, method.layer)
-            variants.append(_Variant(rival, model, inputs, around, tokens=keep))
-        variants.append(_Variant(repr(method), model, inputs, _bind(compress, model, method), rival, keep))
+        compress(model, method).remove()  # refuses layers and signals that are not there
+    image = _image(model, inputs)
+    total, length = image.columns.numel(), inputs["input_ids"].shape[1]
+    budgets = [method.budget(total, image.grid[0]) for method in methods]
+    text = torch.ones(length, dtype=torch.bool)
+    text[image.columns] = False
+    variants = [_Variant(Row(FULL, "full", total), contextlib.nullcontext)]
+    for method, keep in zip(methods, budgets, strict=True):
+        stays = text.clone()
+        stays[image.columns.sort().values[torch.linspace(0, total - 1, keep).round().long()]] = True
+        columns = stays.nonzero()[:, 0]
+        for layer in dict.fromkeys((0, method.layer)):
+            name = _ideal_name(keep, layer)
+            if all(variant.row.name != name for variant in variants):
+                variants.append(_Variant(Row(name, "ideal", keep, layer), _bind(ideal, model, columns, layer)))
+        options = {"name": method.name, **asdict(method)}
+        row = Row(str(method), "method", keep, method.layer, _ideal_name(keep, method.layer), options)
+        if all(variant.row.name != row.name for variant in variants):
+            variants.append(_Variant(row, _bind(compress, model, method)))
     return variants
+
+
+def _ideal_name(keep: int, layer: int) -> str:
+    return f"ideal {keep} from {f'layer {layer}' if layer else 'the start'}"
+
+
+def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
+    """Where the image lies in each row, found by one forward pass."""
+    family = family_of(model)
+    encoders = Encoders(model, family, frozenset())
+    try:
+        encoders.enter()
+        with torch.no_grad():
+            model(**inputs, use_cache=False, logits_to_keep=1)
+        seen, _ = encoders.seen(None)
+    finally:
+        encoders.leave()
+        encoders.remove()
+    return family.images(model, inputs["input_ids"].cpu(), seen)[0][0]
 
 
 def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:
     return lambda: call(*args)
 
 
-def _summary(variant: _Variant, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Measurement:
-    mine, full = runs[variant.name], runs["full"]
-    rival = runs[variant.rival] if variant.rival else None
-    return Measurement(
-        name=variant.name,
-        tokens=variant.tokens,
-        prefill=Figure.of([run["prefill"] for run in mine]),
-        prefill_ratio=Figure.of([a["prefill"] / b["prefill"] for a, b in zip(mine, full, strict=True)]),
-        over_ideal=Figure.of([a["prefill"] / b["prefill"] - 1 for a, b in zip(mine, rival, strict=True)]) if rival else None,
-        method_share=Figure.of([a["method"] / b["prefill"] for a, b in zip(mine, full, strict=True)]) if rival else None,
-        decode=Figure.of([run["decode"] for run in mine]),
-        decode_ratio=Figure.of([a["decode"] / b["decode"] for a, b in zip(mine, full, strict=True)]),
-        cache_bytes=variant.cache_bytes,
-    )
+def _bound(variants: Sequence[_Variant], group: Group) -> list[_Variant]:
+    """The same ways of running, which write to the rows of `group`."""
+    mine, theirs = [variant.row.name for variant in variants], [row.name for row in group.rows]
+    if mine != theirs:
+        raise InputError(f"the measurement to go on with has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
+    return [_Variant(row, variant.around) for row, variant in zip(group.rows, variants, strict=True)]
+
+
+def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | None:
+    """Run it, unless it has failed before; out of memory is a result, everything else an error."""
+    if variant.row.failed is not None:
+        return None
+    try:
+        return run()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    variant.row.failed, variant.row.timings = "out of memory", []
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after: Callable[[int, Any], None]) -> None:
+    """Greedy generation of `count` tokens; `after(n, cache)` is called when the n-th is there, and with 0 after the prefill."""
+    output = model(**inputs, use_cache=True, logits_to_keep=1)
+    cache = output.past_key_values
+    after(0, cache)
+    token = output.logits[:, -1:].argmax(-1)
+    after(1, cache)
+    for number in range(2, count + 1):
+        token = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1:].argmax(-1)
+        after(number, cache)
+
+
+def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Operations of the prefill and of one decoding step, and the attention kernels."""
+    tower = Count()
+    counts = [Count(), Count()]
+    with torch.no_grad(), inside_tower(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
+        counting.enter_context(counts[0])
+
+        def next_stage(number: int, cache: Any) -> None:
+            if number == 1:
+                counting.pop_all().close()
+                counting.enter_context(counts[1])
+
+        _generate(model, inputs, 2, next_stage)
+    variant.row.flops = {"tower": tower.total, "prefill": counts[0].total - tower.total, "decode": counts[1].total}
+    variant.row.kernels = tuple(sorted({*counts[0].kernels, *counts[1].kernels}))
+
+
+def _split_method_flops(group: Group) -> None:
+    """What a method costs is what its ideal, which does the same without choosing, does not."""
+    for row in group.rows:
+        rival = group.row(row.rival)
+        if rival is not None and rival.flops and row.flops:
+            extra = sum(row.flops[stage] - rival.flops[stage] for stage in ("tower", "prefill"))
+            row.flops = {**row.flops, "method": extra}
+
+
+def _weigh(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], count: int) -> None:
+    """Peak memory of one generation, and the bytes of its cache after the prefill."""
+
+    def after(number: int, cache: Any) -> None:
+        if number == 0:
+            variant.row.cache_bytes = cache_bytes(cache)
+
+    with torch.no_grad(), variant.around(), peak_memory(inputs["input_ids"].device) as memory:
+        _generate(model, inputs, count, after)
+    variant.row.memory = {**asdict(memory), "added": memory.added}
+
+
+def _time(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int]) -> Timing:
+    device = inputs["input_ids"].device
+    line = Timeline(device)
+    wanted = {0, *marks}
+
+    def after(number: int, cache: Any) -> None:
+        if number in wanted:
+            line.mark(str(number))
+
+    with torch.no_grad(), inside_tower(model, line.span), variant.around() as handle:
+        seconds(device)  # earlier work must not be waited for later
+        line.mark("start")
+        _generate(model, inputs, marks[-1], after)
+        method = handle.report.method_seconds if variant.row.kind == "method" else 0.0
+    tower = line.inside()
+    ends = {mark: line.seconds("start", str(mark)) for mark in marks}
+    return Timing(tower, line.seconds("start", "0") - tower, method, ends)

@@ -1,10 +1,16 @@
 """The methods that come with foveate, one file each. None of them knows a model."""
 
+from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
+from foveate.methods.first_layer_attention import FirstLayerAttention
 from foveate.methods.information import information_contribution
+from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
 from foveate.methods.registry import find_method, methods
 from foveate.methods.tokencarve import TokenCarve
 
-__all__ = ["FastV", "Pool", "Random", "TokenCarve", "find_method", "information_contribution", "methods"]
+__all__ = [
+    "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve", "find_method", "information_contribution",
+    "methods",
+]  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.clock import seconds
 
-__all__ = ["AttentionProbe", "Enough", "Probe", "ReceivedProbe", "attention_rows", "received_attention"]
+__all__ = ["AttentionProbe", "Enough", "Probe", "ReceivedProbe", "attention_maps", "attention_rows", "received_attention"]
 
 _NAME = "foveate_probe"
 _BLOCK = 2**25
@@ -54,6 +55,14 @@ class Probe:
         name: str = self._original._attn_implementation
         return name
 
+    def attend(
+        self, implementation: Callable[..., Any], module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """One call of the module: read it, and let the model's own implementation compute the output."""
+        self.see(query, key, mask, **options)
+        output: tuple[Tensor, Tensor | None] = implementation(module, query, key, value, mask, **options)
+        return output
+
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """One call of the module: read it, on the clock."""
         start = seconds(query.device)
@@ -78,22 +87,26 @@ class AttentionProbe(Probe):
     Args:
         module: see `Probe`.
         rows: (b, r) query rows wanted per batch row, counted within that call's queries.
+        shares: (b, r) weight of each row in `by_head`; `None` if that is not wanted.
         ahead: raise `Enough` instead of computing the attention, because the call was made for the rows alone.
 
     Attributes:
         attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
+        by_head: (b, heads, keys), the weighted sum of the same rows, head by head.
     """
 
-    def __init__(self, module: nn.Module, rows: Tensor, *, ahead: bool = False) -> None:
+    def __init__(self, module: nn.Module, rows: Tensor, shares: Tensor | None = None, *, ahead: bool = False) -> None:
         super().__init__(module)
-        self.rows, self.ahead = rows, ahead
+        self.rows, self.shares, self.ahead = rows, shares, ahead
         self.attention: Tensor | None = None
+        self.by_head: Tensor | None = None
 
     def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """See `Probe.read`."""
         self.detach()
         # Where layers live on different devices, the rows were chosen on the one before.
-        self.attention = attention_rows(query, key, self.rows.to(query.device), mask, **options)
+        rows, shares = self.rows.to(query.device), None if self.shares is None else self.shares.to(query.device)
+        self.attention, self.by_head = _read_rows(query, key, rows, shares, mask, **options)
         if self.ahead:
             raise Enough
 
@@ -132,18 +145,7 @@ def _received_by_sequence(query: Tensor, key: Tensor, mask: Tensor | None, cu_se
     return torch.cat([received_attention(*part, **options) for part in parts], dim=1)
 
 
-def attention_rows(
-    query: Tensor,
-    key: Tensor,
-    rows: Tensor,
-    mask: Tensor | None = None,
-    *,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    sliding_window: int | None = None,
-    causal: bool = True,
-    **_: Any,
-) -> Tensor:
+def attention_rows(query: Tensor, key: Tensor, rows: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
     """Softmax attention of a few query rows to all keys, mean over heads. Many rows are computed block by block.
 
     Args:
@@ -152,6 +154,8 @@ def attention_rows(
         rows: (b, r) wanted query rows.
         mask: `None` (causal), (b, k) key padding (true or 1 = visible; causality is applied as well), or (b, 1 or heads,
             q, >= k), boolean (true = visible) or additive.
+
+    Keyword args (others that a model gives its kernel are passed over):
         scaling: factor of the logits; 1 / sqrt(d) by default.
         softcap: limit of the logits as in Gemma 2.
         sliding_window: how many keys back a query sees; used only where the mask is not (…, q, k), which has it in itself.
@@ -160,9 +164,7 @@ def attention_rows(
     Returns:
         (b, r, k) in at least float32.
     """
-    block = max(1, _BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
-    options: dict[str, Any] = {"scaling": scaling, "softcap": softcap, "sliding_window": sliding_window, "causal": causal}
-    return torch.cat([_rows(query, key, part, mask, **options) for part in rows.split(block, dim=1)], dim=1)
+    return _read_rows(query, key, rows, None, mask, **options)[0]
 
 
 def received_attention(query: Tensor, key: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -183,17 +185,40 @@ def received_attention(query: Tensor, key: Tensor, mask: Tensor | None = None, *
     return sum(attention_rows(query, key, part, mask, **options).sum(1) for part in rows.split(block, dim=1)) / queries  # type: ignore[return-value]
 
 
-def _rows(
+def _read_rows(
+    query: Tensor, key: Tensor, rows: Tensor, shares: Tensor | None, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Rows (b, r, k), mean over heads, as in `attention_rows`; and their sum weighted by `shares` (b, r), head by head (b, heads, k)."""
+    block = max(1, _BLOCK // (query.shape[0] * query.shape[1] * key.shape[2]))
+    means: list[Tensor] = []
+    by_head: Tensor | None = None
+    for first in range(0, rows.shape[1], block):
+        part = slice(first, first + block)
+        maps = attention_maps(query, key, rows[:, part], mask, **options)
+        means.append(maps.mean(1))
+        if shares is not None:
+            own = torch.einsum("bhrk,br->bhk", maps, shares[:, part].to(maps.dtype))
+            by_head = own if by_head is None else by_head + own
+    return torch.cat(means, dim=1), by_head
+
+
+def attention_maps(
     query: Tensor,
     key: Tensor,
     rows: Tensor,
     mask: Tensor | None,
     *,
-    scaling: float | None,
-    softcap: float | None,
-    sliding_window: int | None,
-    causal: bool,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    causal: bool = True,
+    **_: Any,
 ) -> Tensor:
+    """Softmax attention of a few query rows to all keys, head by head; arguments as in `attention_rows`.
+
+    Returns:
+        (b, heads, r, k) in at least float32; NaN in rows that see no key.
+    """
     batch, heads, queries, width = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -210,7 +235,7 @@ def _rows(
     else:
         visible = _visible(rows, queries, keys, mask, sliding_window, causal)
         logits = logits.masked_fill(~visible[:, None], float("-inf"))
-    return logits.softmax(-1).mean(1)
+    return logits.softmax(-1)
 
 
 def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, window: int | None, causal: bool) -> Tensor:
@@ -228,11 +253,9 @@ def _probe_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
     probe: Probe = module.config.foveate_probe
-    probe.see(query, key, attention_mask, **options)
     eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
     implementation = ALL_ATTENTION_FUNCTIONS.get_interface(probe.implementation, eager)
-    output: tuple[Tensor, Tensor | None] = implementation(module, query, key, value, attention_mask, **options)
-    return output
+    return probe.attend(implementation, module, query, key, value, attention_mask, **options)
 
 
 AttentionInterface.register(_NAME, _probe_attention)

@@ -41,7 +41,8 @@ class Everything(Method):
 
     def score(self, view: View) -> Tensor:
         values = {name: view.signal(name).double() for name in sorted(self.wants)}
-        rows = [value.mean(0) if name == "text_attention" else value.reshape(len(view), -1).mean(1) for name, value in values.items()]
+        by_row = ("text_attention", "head_attention")
+        rows = [value.mean(0) if name in by_row else value.reshape(len(view), -1).mean(1) for name, value in values.items()]
         return torch.stack([value / value.abs().max() for value in rows]).sum(0)
 
 

@@ -10,22 +10,45 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES
+from compressors import untrained
 from oracle import Prompt, prompt
 from torch import Tensor
 from zoo import Case, Piece, known
 
 import foveate
-from foveate import FastV, Method, Pool, TokenCarve
+from foveate import Explainer, FastV, Method, Oracle, Pool, TokenCarve
 from foveate.families import family_of
 from foveate.methods import methods
 
 Rotary = tuple[Tensor, ...]
 KNOWN = [case for case in CASES if known(case.model_type)]
 KEEP = 3
-SCHEDULES: dict[str, Callable[[], list[Method]]] = {
-    **{name: functools.partial(lambda make: [make(keep=KEEP)], make) for name, make in methods().items()},
-    "a schedule": lambda: [FastV(keep=0.7, layer=1), TokenCarve(keep=2, layer=3)],
+
+
+def true_of(given: Prompt | None) -> list[Tensor]:
+    """A relevance for every image of a prompt."""
+    pieces = [piece for row in given.pieces for piece in row] if given else []
+    return [torch.rand(len(piece.content), generator=torch.Generator().manual_seed(place)) for place, piece in enumerate(pieces)]
+
+
+TAUGHT: dict[str, Callable[..., Method]] = {
+    "explainer": lambda model, given, **options: Explainer(compressor=untrained(model) if model else "demo", **options),
+    "oracle": lambda model, given, **options: Oracle(relevance=true_of(given), **options),
 }
+"""Methods that must be given something of the model or the prompt."""
+
+
+def method_of(name: str, model: Any = None, given: Prompt | None = None, **options: Any) -> Method:
+    return TAUGHT[name](model, given, **options) if name in TAUGHT else methods()[name](**options)
+
+
+def schedule_of(name: str, model: Any, given: Prompt) -> list[Method]:
+    if name == "a schedule":
+        return [FastV(keep=0.7, layer=1), TokenCarve(keep=2, layer=3)]
+    return [method_of(name, model, given, keep=KEEP)]
+
+
+SCHEDULES = (*methods(), "a schedule")
 """Every method of the registry, so that a new one is here as soon as it is there."""
 
 
@@ -63,7 +86,7 @@ def shape(piece: Piece) -> Any:
 @pytest.mark.parametrize("case", KNOWN, ids=str)
 def test_exactly_the_budget_stays_at_its_own_positions(case: Case, name: str) -> None:
     model, given, _, full = built(case)
-    schedule = SCHEDULES[name]()
+    schedule = schedule_of(name, model, given)
     pieces = [piece for row in given.pieces for piece in row]
     places = [(row, place) for row, columns in enumerate(given.columns) for place in columns]
     with foveate.compress(model, schedule) as handle:
@@ -137,12 +160,12 @@ GRIDS = [(1, 24, 24), (8, 14, 14), [(1, 24, 24), (1, 30, 21)], ((1, 12, 12),) * 
 
 def test_shapes_alone_tell_what_remains() -> None:
     totals = [math.prod(grid) if isinstance(grid[0], int) else sum(map(math.prod, grid)) for grid in GRIDS]
-    for make in methods().values():
-        assert foveate.tokens_after(make(keep=128), GRIDS) == [128, 8 * 128, 128, 128]
-        assert foveate.tokens_after(make(keep=0.1), GRIDS) == [math.floor(0.1 * total + 0.5) for total in totals]
-        assert foveate.tokens_after([make(keep=0.5), make(keep=10, layer=9)], GRIDS) == [10, 80, 10, 10]
-        assert foveate.tokens_after(make(keep=9999, clamp=True), GRIDS) == totals
-        assert foveate.tokens_after(make(keep=3), []) == []
+    for name in methods():
+        assert foveate.tokens_after(method_of(name, keep=128), GRIDS) == [128, 8 * 128, 128, 128]
+        assert foveate.tokens_after(method_of(name, keep=0.1), GRIDS) == [math.floor(0.1 * total + 0.5) for total in totals]
+        assert foveate.tokens_after([method_of(name, keep=0.5), Pool(keep=10, layer=9)], GRIDS) == [10, 80, 10, 10]
+        assert foveate.tokens_after(method_of(name, keep=9999, clamp=True), GRIDS) == totals
+        assert foveate.tokens_after(method_of(name, keep=3), []) == []
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,11 @@ def test_methods_behind_a_cut_are_shown_what_the_full_model_computes_without_the
         text = real[~torch.isin(given.inputs["input_ids"][row, real], placeholders)]
         asked = text[text > max(int(each.max()) for each in given.columns[row])]
         for view, where, layer in ((early, place, 1), (late, kept, 3)):
-            output, maps = read.attended[layer - 1][0], read.attended[layer - 1][1].mean(1)
+            output, by_head = read.attended[layer - 1][:2]
+            maps = by_head.mean(1)
             torch.testing.assert_close(view.signal("last_attention"), maps[row, end, where], **EXACT)
             torch.testing.assert_close(view.signal("text_attention"), maps[row, asked][:, where], **EXACT)
+            torch.testing.assert_close(view.signal("head_attention"), by_head[row][:, asked].mean(1)[:, where], **EXACT)
             torch.testing.assert_close(view.signal("attention_output"), output[row, where], **EXACT)
             torch.testing.assert_close(view.signal("projected_states"), read.entered[0][row, where], **EXACT)
             torch.testing.assert_close(view.signal("question_states"), read.entered[layer][row, asked], **EXACT)

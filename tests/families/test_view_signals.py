@@ -81,7 +81,8 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             watching(family_of(model).layers(model)[layer]) as entered,
             watching(family_of(model).layers(model)[0]) as first,
         ):
-            maps = model(**given.inputs, output_attentions=True).attentions[max(layer - 1, 0)].mean(1)
+            by_head = model(**given.inputs, output_attentions=True).attentions[max(layer - 1, 0)]
+        maps = by_head.mean(1)
         places = [(row, place) for row, places in enumerate(given.columns) for place in places]
         for view, (row, place) in zip(views(model, given, layer), places, strict=True):
             real = given.inputs["attention_mask"][row].nonzero().squeeze(1)
@@ -89,6 +90,7 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             asked = real[real > given.columns[row][-1][-1]]
             close = {"atol": 1e-6, "rtol": 1e-5}
             torch.testing.assert_close(view.signal("text_attention"), maps[row, asked][:, place], **close)
+            torch.testing.assert_close(view.signal("head_attention"), by_head[row][:, asked].mean(1)[:, place], **close)
             torch.testing.assert_close(view.signal("last_attention"), maps[row, real[-1], place], **close)
             torch.testing.assert_close(view.signal("question_states"), entered[0][0][0][row, asked], **close)
             torch.testing.assert_close(view.signal("projected_states"), first[0][0][0][row, place], **close)

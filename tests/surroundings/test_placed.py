@@ -31,7 +31,7 @@ class Everything(Method):
         for name in sorted(self.needs):
             value = view.signal(name)
             assert value.device == view.states.device, f"{name} is on {value.device}, the states on {view.states.device}"
-            value = value.mean(0) if name in ("text_attention", "question_states") else value
+            value = value.mean(0) if name in ("text_attention", "head_attention", "question_states") else value
             if name != "question_states":
                 score = score + (value if value.ndim == 1 else value.square().mean(1))
         return score

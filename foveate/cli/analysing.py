@@ -1,0 +1,201 @@
+"""`foveate analyse`: does information loss explain accuracy loss?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from foveate.cli import console
+from foveate.cli.checks import write
+from foveate.errors import InputError, LayerError
+
+if TYPE_CHECKING:
+    from foveate.cli.models import Subject
+    from foveate.demo.evaluate import Sample
+    from foveate.measure.information_loss import Cell
+
+__all__ = ["Analysis", "analyse", "whole_numbers", "words"]
+
+FORMAT = 1
+RESULTS, PICTURE = "information_loss.json", "information_loss.png"
+_SHOWN = "effective_rank"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the user asked for; see the options of `foveate analyse`."""
+
+    model: str
+    methods: tuple[str, ...]
+    keep: tuple[int, ...]
+    samples: int
+    layer: int
+    layers: tuple[int, ...] | None
+    seeds: int
+    out: Path
+    batch: int
+    dtype: str
+    device: str
+    as_json: bool
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for this, its folder and device aside."""
+        layers = [] if self.layers is None else ["--layers", ",".join(map(str, self.layers))]
+        parts = ["foveate", "analyse", "--model", self.model, "--methods", ",".join(self.methods), "--keep", ",".join(map(str, self.keep))]
+        return shlex.join(
+            [*parts, "--samples", str(self.samples), "--layer", str(self.layer), *layers, "--seeds", str(self.seeds), "--out", "RUN"]
+        )
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """The value of an option that takes whole numbers separated by commas.
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of whole numbers, such as 192,128,64") from error
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The value of an option that takes names separated by commas.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise typer.BadParameter("name at least one")
+    return found
+
+
+def analyse(request: Analysis) -> None:
+    """Run the command.
+
+    Raises:
+        FoveateError: whatever is wrong with the request; cells that were measured before stay.
+    """
+    if request.out.exists() and not request.out.is_dir():
+        raise InputError(f"{request.out} is a file; name a folder for the results")
+    if request.batch < 1:
+        raise InputError(f"batch={request.batch} must be at least 1")
+    from foveate.cli.models import load_model
+
+    with console.spinner("getting ready"):
+        from foveate.measure.information_loss import cells_of, questions, visual_tokens
+
+        # what is wrong with names and small numbers is said before a model is loaded
+        cells_of(request.methods, [keep for keep in request.keep if keep != max(request.keep)] or [1], request.seeds, max(request.keep))
+        asked = questions(request.samples)
+        subject = load_model(request.model, request.dtype, request.device, compress=True)
+        tokens = visual_tokens(subject.model, subject.processor, asked[0])
+        wanted = cells_of(request.methods, request.keep, request.seeds, tokens)
+        layers = _layers(subject.model, request.layer, request.layers)
+    document = _measure(request, subject, asked, wanted, layers)
+    drawn = _draw(request.out, document)
+    if request.as_json:
+        console.put_json(document)
+        return
+    _print(document)
+    console.put(f"written: {request.out / RESULTS}" + (f", {request.out / PICTURE}" if drawn else ""))
+
+
+def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The layers to measure at: those given, else the one before the cut, the one behind it, one halfway, and the last."""
+    from foveate.families import family_of
+    from foveate.measure.kept_states import check_layers
+
+    there = len(family_of(model).layers(model))
+    if not 0 <= cut < there:
+        raise LayerError(f"layer={cut}: this decoder has {there} layers, 0 to {there - 1}")
+    chosen = layers if layers is not None else tuple(sorted({max(cut - 1, 0), cut, (cut + there) // 2, there - 1}))
+    check_layers(model, chosen)
+    return chosen
+
+
+def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
+    """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
+    from foveate.demo.evaluate import digest
+    from foveate.measure.facts import facts
+    from foveate.measure.information_loss import Cells, measure_all
+    from foveate.measure.information_results import analyse as conclude
+    from foveate.measure.runs import write_json
+
+    known = facts(subject.model)
+    settings = {
+        "model": known["model"]["fingerprint"],
+        "dtype": subject.dtype,
+        "questions": digest(asked),
+        "layer": request.layer,
+        "layers": list(layers),
+    }
+    try:
+        done = Cells(request.out, settings)
+        with _progress(len(asked) * sum(cell not in done for cell in wanted)) as advance:
+            options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
+            results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
+        document = {
+            "format": FORMAT,
+            "kind": "foveate analyse",
+            "command": request.command,
+            "facts": known,
+            "settings": settings,
+            "questions": len(asked),
+            "scenes": len({sample.seed for sample in asked}),
+            "seeds": request.seeds,
+            **conclude(results, asked, layers),
+        }
+        write_json(request.out / RESULTS, document)
+    except OSError as error:
+        raise InputError(f"cannot write to {request.out}: {error.strerror or error}") from error
+    return document
+
+
+def _draw(out: Path, document: dict[str, Any]) -> bool:
+    """Draw the picture where matplotlib is there; without it the figures are written all the same."""
+    try:
+        from foveate.draw.information_loss import draw
+    except ImportError:
+        console.note("no picture was drawn, because matplotlib is missing: pip install 'foveate[plots]'")
+        return False
+    write(out / PICTURE, "picture", lambda path: draw(document).savefig(path, dpi=110))
+    return True
+
+
+def _print(document: dict[str, Any]) -> None:
+    scopes = ("cells", "equal_budget", "equal_question", "equal_draws")
+    rows = []
+    for entry in document["correlations"]:
+        if entry["measure"] == _SHOWN:
+            found = [_interval(entry[scope]["spearman"]) if scope in entry else "" for scope in scopes]
+            rows.append([f"{entry['source'].replace('_', ' ')}, layer {entry['layer']}", *found])
+    headers = ("effective rank of", "all cells", "equal budget", "equal question", "equal draws")
+    console.put(f"{document['questions']} questions about {document['scenes']} scenes; Spearman's correlation with accuracy, 95 % interval")
+    console.put_table(console.listing(headers, rows))
+
+
+def _interval(found: dict[str, float | None]) -> str:
+    if found["value"] is None:
+        return "-"
+    return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], object]]:
+    """Something to be told of answered questions, which shows them on a terminal."""
+    bar = console.progress_bar()
+    if bar is None:
+        yield lambda count: None
+        return
+    with bar:
+        task = bar.add_task("questions", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,342 @@
+"""`foveate bench`: what compression costs and saves, measured beside the full model and the ideal."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli import console
+from foveate.cli.bench_subject import Bench, Prompts, load_bench
+from foveate.cli.checks import build_method, check_output, check_outputs, parse_keep, write
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.measure.records import Group, Run
+    from foveate.method import Method
+
+__all__ = ["Request", "bench", "compare"]
+
+FULL_ONLY = "none"
+_USUAL_SPLIT = 36 / 76
+"""Of a prompt's text tokens, the share in front of the image in the prompt that papers measure with."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see the options of `foveate bench`."""
+
+    model: str
+    scale: str | None
+    image_size: str | None
+    attention: str | None
+    methods: str
+    keep: str
+    layer: int | None
+    batch: str
+    prompt: str
+    new_tokens: str
+    repeats: int
+    seed: int
+    dtype: str
+    device: str
+    out: Path | None
+    plot: Path | None
+    as_json: bool
+
+
+def bench(request: Request) -> None:
+    """Measure, save after every round, and print.
+
+    Raises:
+        FoveateError: whatever is wrong with the request, before anything slow is done where it can be known then.
+    """
+    _check_outputs(request)
+    batches, lengths = _numbers("--batch", request.batch), _numbers("--new-tokens", request.new_tokens)
+    prompts = Prompts(*_prompt(request.prompt), _image_size(request.image_size), request.seed)
+    methods = _methods(request)
+    earlier = _earlier(request)
+    loaded = load_bench(
+        request.model,
+        request.scale,
+        prompts,
+        methods,
+        dtype=request.dtype,
+        device=request.device,
+        attention=request.attention,
+    )
+    run = _run(request, loaded, earlier, lengths, prompts)
+    try:
+        for batch in batches:
+            _measure_batch(request, run, loaded, methods, prompts, batch, lengths)
+    except KeyboardInterrupt:
+        kept = sum(group.rounds for group in run.groups)
+        console.note(
+            f"stopped; {kept} finished round(s) are in {request.out}, and the same command goes on from there"
+            if request.out and kept
+            else "stopped; nothing was saved"
+        )
+        raise
+    _show(request, run, lengths)
+
+
+def compare(one: Path, other: Path, as_json: bool) -> None:
+    """Print two results side by side.
+
+    Raises:
+        InputError: a file is no result, or comparing them would not be fair, and why.
+    """
+    from foveate.cli.bench_tables import comparison_table
+    from foveate.measure.comparing import notes, pairs, unfair
+    from foveate.measure.records import Run, figures
+
+    first, second = Run.load(one), Run.load(other)
+    reasons = unfair(first, second)
+    if reasons:
+        raise InputError(f"{one.name} and {other.name} cannot be compared, because they differ in {'; '.join(reasons)}")
+    found = pairs(first, second)
+    names = (one.name, other.name) if one.name != other.name else (f"{one.name} (first)", f"{other.name} (second)")
+    if as_json:
+        medians = [
+            {"batch": a.batch, "row": row.name, "what": what, "first": figure.median, "second": figures(b, rival)[what].median}
+            for a, row, b, rival in found
+            for what, figure in figures(a, row).items()
+            if what in figures(b, rival)
+        ]
+        console.put_json({"files": list(names), "differences": notes(first, second), "medians": medians})
+        return
+    console.put_table(comparison_table(found, names), wide=True)
+    for text in notes(first, second):
+        console.note(f"the runs differ in {text}")
+
+
+def _check_outputs(request: Request) -> None:
+    if request.out:
+        check_output(request.out, "results", (".json",))
+    if request.plot:
+        check_output(request.plot, "plot", (".png", ".svg", ".pdf"))
+        if importlib.util.find_spec("matplotlib") is None:
+            raise InputError("--plot needs matplotlib: pip install 'foveate[plots]'")
+    check_outputs([request.out, request.plot], [])
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Positive numbers with commas between them, each once, in the order given."""
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise InputError(f"{option} {text!r} must be whole numbers from 1 upwards with commas between them, such as 1,8")
+    return numbers
+
+
+def _prompt(text: str) -> tuple[int, int]:
+    """Text tokens before and behind the image."""
+    before, plus, after = text.partition("+")
+    try:
+        if plus:
+            counts = int(before), int(after)
+        else:
+            front = round(int(text) * _USUAL_SPLIT)
+            counts = front, int(text) - front
+    except ValueError:
+        counts = -1, -1
+    if min(counts) < 0:
+        raise InputError(
+            f"--prompt {text!r} must be a number of text tokens, such as 76, or those before and behind the image, such as 36+40"
+        )
+    return counts
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if found is None or int(found[1]) < 1 or int(found[2] or 1) < 1:
+        raise InputError(f"--image-size {text!r} must be a number of pixels, such as 672, or WIDTHxHEIGHT, such as 1008x672")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _methods(request: Request) -> list[Method]:
+    """Every method at every budget."""
+    specs = [spec.strip() for spec in request.methods.split(",") if spec.strip()]
+    if specs == [FULL_ONLY]:
+        return []
+    if not specs:
+        raise InputError(
+            f"--methods {request.methods!r} names none; `foveate methods` lists them, and {FULL_ONLY} runs the full model alone"
+        )
+    budgets = list(dict.fromkeys(parse_keep(part) for part in request.keep.split(",")))
+    methods = []
+    for spec in specs:
+        name, *settings = spec.split(":")
+        methods += [build_method(name, keep, request.layer, None, settings, clamp=False) for keep in budgets]
+    return methods
+
+
+def _settings(request: Request, prompts: Prompts, lengths: Sequence[int]) -> dict[str, Any]:
+    """What decides what is measured; batch sizes and repeats may grow from run to run."""
+    return {
+        "model": Path(request.model).name if Path(request.model).is_dir() else request.model,
+        "scale": request.scale,
+        "image_size": prompts.image_size and list(prompts.image_size),
+        "attention": request.attention,
+        "methods": request.methods,
+        "keep": request.keep,
+        "layer": request.layer,
+        "prompt": [prompts.before, prompts.after],
+        "new_tokens": sorted(lengths),
+        "seed": request.seed,
+        "dtype": request.dtype,
+        "device": request.device,
+    }
+
+
+def _command(request: Request, settings: dict[str, Any]) -> str:
+    """The command line, with names in the place of paths."""
+    words = ["foveate", "bench", "--model", settings["model"]]
+    options = {
+        "--scale": request.scale,
+        "--image-size": request.image_size,
+        "--attention": request.attention,
+        "--methods": request.methods,
+        "--keep": request.keep,
+        "--layer": request.layer,
+        "--batch": request.batch,
+        "--prompt": request.prompt,
+        "--new-tokens": request.new_tokens,
+        "--repeats": request.repeats,
+        "--seed": request.seed,
+        "--dtype": request.dtype,
+        "--device": request.device,
+        "--out": request.out and request.out.name,
+    }
+    words += [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    return shlex.join(words)
+
+
+def _earlier(request: Request) -> Run | None:
+    """The run that --out has already."""
+    from foveate.measure.records import Run
+
+    return Run.load(request.out) if request.out and request.out.exists() else None
+
+
+def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
+    from foveate.measure.facts import differences, facts
+    from foveate.measure.records import Run
+    from foveate.measure.shapes import sizes
+
+    settings = _settings(request, prompts, lengths)
+    run = Run(settings, _command(request, settings), facts(loaded.model), sizes(loaded.model.config))
+    if earlier is None:
+        return run
+    changed = [
+        f"{name}: {earlier.settings.get(name)}, now {value}" for name, value in settings.items() if earlier.settings.get(name) != value
+    ]
+    changed += differences(earlier.facts, run.facts)
+    if changed:
+        raise InputError(f"{request.out} holds another run ({'; '.join(changed)}); name another --out, or delete it")
+    run.groups = earlier.groups
+    return run
+
+
+def _measure_batch(
+    request: Request, run: Run, loaded: Bench, methods: Sequence[Method], prompts: Prompts, batch: int, lengths: Sequence[int]
+) -> None:
+    from foveate.measure.memory import out_of_memory
+    from foveate.measure.prompts import visual_tokens
+    from foveate.measure.records import Group
+    from foveate.measure.speed import measure, runs_before
+
+    known = next((group for group in run.groups if group.batch == batch), None)
+
+    def keep(group: Group) -> None:
+        run.groups = sorted([*(other for other in run.groups if other.batch != batch), group], key=lambda each: each.batch)
+        if request.out:
+            write(request.out, "results", run.save)
+
+    tokens, length = 0, 0
+    try:
+        inputs = loaded.inputs(prompts, batch, max(lengths))
+        tokens, length = visual_tokens(loaded.model, inputs["input_ids"]), inputs["input_ids"].shape[1]
+        for method in methods:
+            method.budget(tokens)
+        with _progress(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
+            going = known if known is not None and known.rows else None
+            keep(
+                measure(
+                    loaded.model, inputs, methods, rounds=request.repeats, new_tokens=lengths, group=going, after_round=keep, progress=step
+                )
+            )
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        keep(Group(batch, length, tokens, failed="out of memory"))
+        console.note(f"batch {batch} runs out of memory on {loaded.model.device}; what was measured before is kept: try --dtype bfloat16")
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, moved by calling what this gives; nothing where stderr is no terminal."""
+    bar = console.progress_bar()
+    if bar is None:
+        yield lambda: None
+        return
+    task = bar.add_task(title, total=total)
+    with bar:
+        yield lambda: bar.advance(task)
+
+
+def _show(request: Request, run: Run, lengths: Sequence[int]) -> None:
+    if request.plot:
+        _plot(request.plot, run)
+    if request.as_json:
+        console.put_json(run.to_dict())
+        return
+    from foveate.cli.bench_tables import generation_table, headline, memory_table, prefill_table, warnings
+
+    for line in headline(run):
+        console.put(line)
+    for group in run.groups:
+        console.put("")
+        console.put(
+            f"batch {group.batch}: {group.visual_tokens} visual of {group.prompt_tokens} tokens, {group.rounds} rounds", style="bold"
+        )
+        if group.failed:
+            console.put(group.failed, style="yellow")
+            continue
+        for table in (prefill_table(group), generation_table(group, sorted({1, *lengths})), memory_table(group)):
+            console.put_table(table, wide=True)
+            console.put("")
+        for text in warnings(group):
+            console.note(text)
+    console.put(
+        "medians ± half the distance of the quartiles (of times in percent, of shares in points); ratios are formed within each round",
+        style="dim",
+    )
+    for written in (request.out, request.plot):
+        if written:
+            console.put(f"written: {written}")
+
+
+def _plot(path: Path, run: Run) -> None:
+    from foveate.measure.bench_plots import draw
+
+    if not any(group.rounds for group in run.groups):
+        console.note(f"nothing was measured, so {path} is not drawn")
+        return
+
+    def save(where: Path) -> None:
+        part = where.with_name(f".part-{where.name}")
+        draw(run, part)
+        part.replace(where)
+
+    with console.spinner("drawing"):
+        write(path, "plot", save)

@@ -1,0 +1,94 @@
+"""`foveate train`: a compressor from labels, with live figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.cli import console
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.explain.measures import Quality
+    from foveate.explain.train import Moment, Recipe, Trained
+
+__all__ = ["recipe_of", "train_compressor"]
+
+
+def recipe_of(network: str, heads: str, values: str, **others: object) -> Recipe:
+    """The recipe that the options describe.
+
+    Raises:
+        OptionError: a value outside its range.
+        InputError: packages that training needs are not installed.
+    """
+    try:
+        from foveate.explain.train import Recipe
+    except ImportError as error:
+        raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
+    return Recipe(network=network, mean=heads == "mean", logarithm=values == "log", **others)  # type: ignore[arg-type]
+
+
+def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_json: bool) -> None:
+    """Train, or go on with a run that was stopped.
+
+    Raises:
+        FoveateError: what is wrong with the labels, the folder or the device.
+    """
+    from foveate.cli.models import find_device
+    from foveate.explain.labels_format import read_info
+    from foveate.explain.train import train
+
+    read_info(labels)
+    cpu = str(find_device(device)) == "cpu"
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        console.note(f"compressor, checkpoint and logs go to {out}; the same command goes on where a stopped run ended")
+    try:
+        with _progress(first) as watch:
+            trained = train(labels, out, recipe, cpu=cpu, watch=watch)
+    except OSError as error:
+        raise InputError(f"cannot train into {out}: {error.strerror or error}") from error
+    if not first:
+        return
+    if as_json:
+        console.put_json({"compressor": str(trained.folder), **asdict(trained.best), "epoch": trained.epoch, "epochs": trained.epochs})
+    else:
+        _put(trained)
+
+
+def _put(trained: Trained) -> None:
+    console.put(f"written: {trained.folder}")
+    console.put(f"best of {trained.epochs} epochs: number {trained.epoch}, on held-out samples {_words(trained.best)}")
+    console.put(f"use it: foveate ask ... --method explainer --set compressor={trained.folder}", style="dim")
+
+
+def _words(found: Quality) -> str:
+    found_of = f"{found.overlap_50:.1%} found at 50 % and {found.overlap_25:.1%} at 25 %"
+    return f"loss {found.loss:.3f}, of the truly most relevant tokens {found_of}, rank correlation {found.rank_correlation:.3f}"
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
+    """A bar on stderr; nothing where stderr is no terminal."""
+    bar = console.progress_bar() if shown else None
+    if bar is None:
+        yield lambda _: None
+        return
+    task = bar.add_task("reading labels", total=None)
+
+    def follow(moment: Moment) -> None:
+        done = (moment.epoch - 1) * moment.steps + moment.step
+        held_out = ""
+        if moment.quality is not None:
+            found = moment.quality
+            held_out = f"; held out {found.loss:.3f}, {found.overlap_50:.0%} at 50 %, {found.overlap_25:.0%} at 25 %"
+        words = f"epoch {moment.epoch}, loss {moment.loss:.3f}{held_out}"
+        bar.update(task, completed=done, total=moment.epochs * moment.steps, description=words)
+
+    with bar:
+        yield follow

@@ -1,0 +1,196 @@
+"""`foveate explain`: which visual tokens the answer to one question rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foveate.cli import console
+from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, write
+from foveate.cli.models import DEMO_NOTE
+from foveate.cli.subject import load, read, unseen
+from foveate.errors import InputError
+
+if TYPE_CHECKING:
+    from foveate.cli.models import Prompt, Shown, Subject
+    from foveate.draw import Word
+    from foveate.explain.result import ImageRelevance, Relevance
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the user asked for; see the options of `foveate explain`."""
+
+    image: Path
+    frames: int | None
+    question: str
+    model: str
+    answer: str | None
+    target: Literal["logit", "log_probability"]
+    gradients: bool
+    top: int
+    picture: Path | None
+    as_json: bool
+    max_new_tokens: int
+    dtype: str
+    device: str
+    max_pixels: int
+
+
+def explain(request: Explanation) -> None:
+    """Run the command.
+
+    Raises:
+        FoveateError: whatever is wrong with the request; nothing has been printed to stdout then.
+    """
+    question = check_question(request.question)
+    if request.picture:
+        check_output(request.picture, "picture", PICTURES)
+        check_outputs([request.picture], [request.image])
+    if request.answer is not None and not request.answer.strip():
+        raise InputError("the answer is empty, so there is nothing to explain; leave --answer out to explain the model's own")
+    with console.spinner("reading"):
+        shown, notes = read(request.image, request.frames, request.max_pixels)
+    subject = load(request.model, request.dtype, request.device, compress=True, video=shown.video is not None)
+    given = None if request.answer is None else _tokens(subject, request.answer)
+    prompt = subject.prompt(question, shown, request.max_new_tokens if given is None else len(given))
+    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
+    with console.spinner("explaining"):
+        found = _relevance(request, subject, prompt, given)
+    words = _words(subject, found)
+    answer = subject.processor.decode(found.answers[0], skip_special_tokens=True).strip()
+    if request.picture:
+        _draw(request, shown, subject, found, words, answer)
+    if request.as_json:
+        console.put_json(_as_json(request, subject, prompt, found, words, answer, notes))
+    else:
+        _print(request, found, words, answer, notes)
+
+
+def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: list[int] | None) -> Relevance:
+    import torch
+
+    from foveate import relevance
+
+    try:
+        return relevance(
+            subject.model,
+            prompt.inputs,
+            None if given is None else [given],
+            target=request.target,
+            gradients=request.gradients,
+            max_new_tokens=request.max_new_tokens,
+        )
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
+
+
+def _tokens(subject: Subject, answer: str) -> list[int]:
+    """The ids of an answer as it stands behind a prompt."""
+    tokenizer = subject.processor.tokenizer
+    ids: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids:
+        raise InputError(f"the answer {answer!r} has a word that {subject.name} cannot say; use words of its vocabulary")
+    return ids
+
+
+def _words(subject: Subject, found: Relevance) -> list[Word]:
+    """The answer's words; a token that begins with a space, or whose text does when it stands behind the others, begins a word."""
+    from foveate.draw import Word
+
+    decode, ids = subject.processor.decode, found.answers[0].tolist()
+    words: list[Word] = []
+    before = ""
+    for place in range(len(ids)):
+        text = decode(ids[: place + 1], skip_special_tokens=True)
+        added = text[len(before) :] if text.startswith(before) else text
+        if added.strip() and (not words or added[0].isspace() or before[-1:].isspace()):
+            words.append(Word(added.strip(), (place,)))
+        elif words:
+            words[-1] = Word(words[-1].text + added.strip(), (*words[-1].tokens, place))
+        before = text
+    return words
+
+
+def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> None:
+    from foveate import draw
+
+    assert request.picture is not None
+    with console.spinner("drawing"):
+        pictures = shown.pictures[0] if shown.video is None or len(found.images) > 1 else shown.pictures
+        crop = draw.processor_crop(subject.processor, shown.size)
+        drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop)
+        write(request.picture, "picture", drawn.save)
+
+
+def _top(image: ImageRelevance, count: int) -> list[dict[str, Any]]:
+    """The image's most relevant tokens, with their places on the grid where it has one."""
+    mean = image.mean
+    total = float(mean.sum())
+    found = []
+    for token in mean.argsort(descending=True, stable=True)[:count].tolist():
+        part, frame, row, column = _place(image, token)
+        share = float(mean[token]) / total if total else 0.0
+        found.append(
+            {"token": token, "part": part, "frame": frame, "row": row, "column": column, "relevance": float(mean[token]), "share": share}
+        )
+    return found
+
+
+def _place(image: ImageRelevance, token: int) -> tuple[int, int, int, int]:
+    """Which part, and frame, row and column in it, counted from 0."""
+    for number, (frames, rows, columns) in enumerate(image.parts):
+        if token < frames * rows * columns:
+            return number, token // (rows * columns), token // columns % rows, token % columns
+        token -= frames * rows * columns
+    raise ValueError(f"token {token} lies beyond the parts {image.parts}")
+
+
+def _print(request: Explanation, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]) -> None:
+    console.put(answer or "(an answer without words)", style="bold green")
+    for number, image in enumerate(found.images):
+        console.put("")
+        if len(found.images) > 1:
+            console.put(f"image {number}")
+        rows = [
+            [str(place), *(str(entry[name]) for name in ("row", "column")), _where(image, entry), f"{entry['share']:.1%}"]
+            for place, entry in enumerate(_top(image, request.top), start=1)
+        ]
+        console.put_table(console.listing(["", "row", "column", "of", "share"], rows))
+    if request.picture:
+        console.put(f"written: {request.picture}")
+    for text in notes:
+        console.note(text)
+
+
+def _where(image: ImageRelevance, entry: dict[str, Any]) -> str:
+    frames, rows, columns = image.parts[entry["part"]]
+    place = f"{rows} x {columns}"
+    if len(image.parts) > 1:
+        place += f", crop {entry['part']}"
+    return place + (f", frame {entry['frame']}" if frames > 1 else "")
+
+
+def _as_json(
+    request: Explanation, subject: Subject, prompt: Prompt, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "answer": answer,
+        "question": request.question,
+        "image": str(request.image),
+        "model": subject.name,
+        "device": subject.device,
+        "dtype": subject.dtype,
+        "visual_tokens": prompt.visual,
+        "prompt_tokens": prompt.length,
+        "words": [{"text": word.text, "tokens": list(word.tokens)} for word in words],
+        "top": [_top(image, request.top) for image in found.images],
+        "relevance": found.to_dict(),
+        "picture": str(request.picture) if request.picture else None,
+        "notes": list(notes),
+    }

@@ -1,0 +1,73 @@
+"""What a command is asked about, and who answers: reading the picture or video, and loading the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foveate.cli import console
+
+if TYPE_CHECKING:
+    from foveate.cli.models import Shown, Subject
+
+__all__ = ["load", "read", "unseen"]
+
+DEFAULT_FRAMES = 8
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
+"""Endings by which a file that cannot be read is called a damaged video and not a damaged picture."""
+
+
+def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[str]]:
+    """The picture; or the frames of a video, which a file is if frames are asked for or only a video's reader knows it.
+
+    Args:
+        path: the file.
+        frames: how many frames of a video; `None` for the default, if it is a video.
+        max_pixels: see `load_image`.
+
+    Returns:
+        what is shown, and what was done to it.
+
+    Raises:
+        InputError: the file is neither, damaged, or beyond a limit.
+    """
+    from foveate.cli.models import Shown
+    from foveate.images import is_picture, load_image
+
+    if frames is None and not (_may_be_video(path) and not is_picture(path)):
+        loaded = load_image(path, max_pixels=max_pixels)
+        return Shown((loaded.image,)), list(loaded.notes)
+    from foveate.video import read_frames
+
+    found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
+    many = f"{len(found.images)} frames" if len(found.images) > 1 else "one frame"
+    return Shown(found.images, found), [f"the model is shown {many} of {found.duration:.1f} seconds", *found.notes]
+
+
+def _may_be_video(path: Path) -> bool:
+    from foveate.video import is_video
+
+    return path.suffix.lower() in VIDEOS or (path.is_file() and is_video(path))
+
+
+def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:
+    """`load_model`, and on the terminal that it goes on."""
+    from foveate.cli.models import is_local, load_model
+
+    if is_local(name):
+        with console.spinner(f"loading {name}"):
+            return load_model(name, dtype, device, compress=compress, video=video)
+    # no spinner, because a download has progress bars of its own
+    console.note(f"{name} is no folder here; it comes from the Hugging Face hub, unless it is cached")
+    return load_model(name, dtype, device, compress=compress, video=video)
+
+
+def unseen(subject: Subject, shown: Shown) -> list[str]:
+    """A note if the processor cuts off so much of the picture that it may matter."""
+    from foveate import draw
+
+    box, (width, height) = draw.processor_crop(subject.processor, shown.size), shown.size
+    if box is None:
+        return []
+    seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
+    return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]

@@ -1,0 +1,201 @@
+"""Charts of accuracy: against tokens, against measured time, and over tasks. Narrow enough to be read on a phone."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from foveate.draw.palette import INK, MUTED, Label, look, name_lines, style
+
+__all__ = ["Lines", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
+
+_SIZE = (3.9, 3.2)
+_LABELLED = 1.35
+"""Labels of budgets need this ratio between neighbours on a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: what it cost, what came out, and the interval of 95 % of what came out where there is one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+Lines = Mapping[str, Sequence[Point]]
+"""Measurements by method."""
+
+
+def against_tokens(lines: Lines, full: Point | None, blind: float | None, title: str, unit: str) -> Figure:
+    """Scores against visual tokens that stay, the most at the left.
+
+    Args:
+        lines: x is a number of tokens.
+        full: the full model.
+        blind: the score without the picture.
+        title: what was asked.
+        unit: of the scores.
+    """
+    with look():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.set_ylabel(unit)
+        tokens_panel(axes, lines, full, blind, title)
+    return figure
+
+
+def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | None, title: str) -> None:
+    """What `against_tokens` draws, into axes that are there."""
+    ordered = {name: sorted(points, key=lambda point: -point.x) for name, points in lines.items()}
+    budgets = sorted({point.x for points in ordered.values() for point in points} | ({full.x} if full else set()), reverse=True)
+    axes.set(title=title, xscale="log", xlabel="visual tokens that stay", xlim=(budgets[0] * 1.1, budgets[-1] / 1.15))
+    axes.set_xticks(*_ticks(budgets))
+    axes.xaxis.set_minor_locator(NullLocator())
+    labels = []
+    if full is not None:
+        axes.axhline(full.y, color=INK, linewidth=0.9)
+        labels.append(Label(budgets[-1], full.y, f"all {full.x:.0f}", INK))
+    if blind is not None:
+        axes.axhline(blind, color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
+        labels.append(Label(budgets[-1], blind, "no picture", MUTED))
+    for name, points in ordered.items():
+        chosen = style(name)
+        x = [point.x for point in points]
+        axes.plot(x, [point.y for point in points], color=chosen.colour, marker=chosen.mark)
+        _band(axes, points, chosen.colour)
+        labels.append(Label(x[-1], points[-1].y, chosen.name, chosen.colour))
+    name_lines(axes, labels)
+
+
+def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
+    """Scores against measured time, with the front of those that nothing beats in both.
+
+    Args:
+        lines: x is a time in milliseconds.
+        full: the full model.
+        title: what was measured.
+        unit: of the scores.
+    """
+    with look():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        front = _front([full, *(point for points in lines.values() for point in points)])
+        axes.step([point.x for point in front], [point.y for point in front], where="post", color=MUTED, alpha=0.3, linewidth=5, zorder=0)
+        labels = [Label(full.x, full.y, "full model", INK)]
+        axes.plot(full.x, full.y, color=INK, marker="*", markersize=10, linestyle="none")
+        for name, points in lines.items():
+            chosen = style(name)
+            ordered = sorted(points, key=lambda point: point.x)
+            axes.plot(
+                [point.x for point in ordered], [point.y for point in ordered], color=chosen.colour, marker=chosen.mark, linewidth=0.9
+            )
+            _bars(axes, ordered, chosen.colour)
+            labels.append(Label(ordered[-1].x, ordered[-1].y, chosen.name, chosen.colour))
+        axes.set(title=title, xlabel="prefill, ms", ylabel=unit)
+        axes.margins(x=0.1, y=0.12)
+        name_lines(axes, labels)
+    return figure
+
+
+def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], title: str) -> Figure:
+    """Each method's shape over tasks, as a share of the full model's score, which is the circle at 100 %.
+
+    Args:
+        values: by method, one share for each spoke; `None` where nothing was measured, which leaves a gap.
+        spokes: names of at least three tasks.
+        title: at which budget.
+
+    Raises:
+        ValueError: fewer than three spokes.
+    """
+    if len(spokes) < 3:
+        raise ValueError(f"a radar needs at least 3 spokes, not {len(spokes)}")
+    angles = [2 * math.pi * place / len(spokes) for place in range(len(spokes))]
+    measured = [100 * value for shares in values.values() for value in shares if value is not None]
+    with look():
+        figure = Figure(figsize=(3.9, 3.9), layout="constrained")
+        axes = figure.add_subplot(projection="polar")
+        axes.set_theta_offset(math.pi / 2)  # type: ignore[attr-defined]
+        axes.set_theta_direction(-1)  # type: ignore[attr-defined]
+        axes.set_xticks(angles, [_wrapped(spoke) for spoke in spokes])
+        for angle, text in zip(angles, axes.get_xticklabels(), strict=True):
+            side = round(math.sin(angle), 6)
+            text.set_horizontalalignment("center" if side == 0 else "left" if side > 0 else "right")
+        low = 10 * math.floor(min([*measured, 90.0]) / 10)
+        high = max([*measured, 100.0])
+        axes.set_ylim(max(0, low - 5), high + 2)
+        rings = [ring for ring in range(low, math.ceil(high) + 1, max(10, 10 * round((high - low) / 40))) if ring != 100]
+        axes.set_yticks([*rings, 100], [*(f"{ring}" for ring in rings), "100 %"], color=MUTED, fontsize=7.5)
+        turn = [*angles, 2 * math.pi]
+        axes.plot([2 * math.pi * step / 180 for step in range(181)], [100] * 181, color=INK, linewidth=0.9)
+        for name, shares in values.items():
+            chosen = style(name)
+            closed = [math.nan if share is None else 100 * share for share in (*shares, shares[0])]
+            axes.plot(turn, closed, color=chosen.colour, marker=chosen.mark, label=chosen.name)
+        axes.spines["polar"].set_visible(False)
+        axes.set_title(title, pad=14)
+        # Lines of a radar cross everywhere, so names at their ends would tell nothing.
+        figure.legend(loc="outside lower center", ncols=min(4, len(values)), frameon=False, fontsize=8.5)
+    return figure
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element for a page: no XML header, its identifiers unlike those of figures with other names."""
+    text = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    found = text.getvalue()
+    found = found[found.index("<svg") :]
+    # Letters and marks are shared within a figure by identifiers that other figures use for theirs.
+    found = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", found)
+    return re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
+
+
+def _ticks(budgets: Sequence[float]) -> tuple[list[float], list[str]]:
+    """All budgets as ticks, with numbers where there is room for them."""
+    shown: list[float] = []
+    for budget in budgets:
+        if not shown or shown[-1] / budget >= _LABELLED:
+            shown.append(budget)
+    return list(budgets), [f"{budget:.0f}" if budget in shown else "" for budget in budgets]
+
+
+def _band(axes: Axes, points: Sequence[Point], colour: str) -> None:
+    known = [(point.x, point.low, point.high) for point in points if point.low is not None and point.high is not None]
+    if len(known) > 1:
+        x, low, high = zip(*known, strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+
+
+def _bars(axes: Axes, points: Sequence[Point], colour: str) -> None:
+    for point in points:
+        if point.low is not None and point.high is not None:
+            axes.plot([point.x, point.x], [point.low, point.high], color=colour, linewidth=0.8, alpha=0.5)
+
+
+def _front(points: Sequence[Point]) -> list[Point]:
+    """The points with no other one that is as quick and better, quickest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def _wrapped(text: str) -> str:
+    """A spoke's name in two lines if it is long."""
+    words = text.split()
+    if len(text) <= 12 or len(words) < 2:
+        return text
+    half = min(range(1, len(words)), key=lambda place: abs(len(" ".join(words[:place])) - len(text) / 2))
+    return " ".join(words[:half]) + "\n" + " ".join(words[half:])

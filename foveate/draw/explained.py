@@ -1,0 +1,157 @@
+"""The picture of which visual tokens an answer rests on: `relevance`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from foveate.draw.cells import GRAY, UNSEEN, Canvas, paint
+from foveate.draw.geometry import Crop, seen_box
+from foveate.draw.heat import colour, paint_heat
+from foveate.draw.page import Mark, Tile, lay_out
+from foveate.draw.panes import Pane, panes_of
+from foveate.errors import InputError
+from foveate.explain.result import ImageRelevance, Relevance
+from foveate.plan import Plan
+from foveate.report import ImageReport
+
+__all__ = ["MAX_WORDS", "Word", "relevance"]
+
+MAX_WORDS = 7
+"""Panels of single words, the first ones of a longer answer."""
+
+_MAX_PANES = 4
+_SIDE = {2: 640, 3: 520}  # pixels of the seen box's longer side, by panels in a row
+_SMALL_SIDE = 420
+_PER_ROW = 4
+_STEPS = (0.0, 0.0625, 0.25, 0.5625, 1.0)
+"""Shares of the largest value that the legend shows."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the answer.
+
+    Attributes:
+        text: what it says.
+        tokens: which tokens of the answer it is made of.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+def relevance(
+    found: Relevance,
+    image: Image.Image | Sequence[Image.Image],
+    words: Sequence[Word] = (),
+    *,
+    question: str = "",
+    answer: str = "",
+    index: int = 0,
+    top: int = 20,
+    crop: Crop = "auto",
+) -> Image.Image:
+    """Draw how much each visual token mattered to an answer: a heat map over the image, for the whole answer and for each word.
+
+    The colour of a cell is the square root of its share of the panel's largest value, so that small values can be told apart; the
+    legend says which colour is which share. A panel's largest `top` cells are outlined.
+
+    Args:
+        found: what `foveate.relevance` gave.
+        image: the image as it was given to the processor, or the frames of a video.
+        words: words of the answer that get a panel of their own, at most the first seven; nobody but a tokenizer knows them.
+        question: for the caption.
+        answer: for the caption.
+        index: which image of the relevance, when it has several.
+        top: cells to outline; 0 for none.
+        crop: which part of the image the grid lies over; see `foveate.draw.Crop`.
+
+    Returns:
+        An RGB picture with captions and a legend.
+
+    Raises:
+        InputError: there is no such image, or it does not fit.
+    """
+    entry = _entry(found, index)
+    panes = panes_of(image, ImageReport(entry.row, entry.position, entry.grid, Plan.identity(math.prod(entry.grid)), parts=entry.parts))
+    shown = _spread_over(len(panes), _MAX_PANES)
+    crop = None if crop == "auto" and len(entry.parts) > 1 else crop
+    steps = [("Whole answer", answer, entry.mean)]
+    drawn = list(words)[:MAX_WORDS] if len(words) > 1 else []
+    steps += [(f'"{word.text}"', "", entry.tokens[list(word.tokens)].mean(0)) for word in drawn]
+    side = _SIDE.get(len(shown) if len(panes) > 1 else 1 + len(steps), _SMALL_SIDE)
+    canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    rows = [[_bare(panes[number], canvases[number], question) for number in shown]]
+    rows += [[_tile(panes[number], canvases[number], *step, top) for number in shown] for step in steps]
+    if len(panes) == 1:
+        tiles = [tile for row in rows for tile in row]
+        across = _per_row(len(tiles))
+        rows = [tiles[at : at + across] for at in range(0, len(tiles), across)]
+    return lay_out(rows, _legend(canvases[0], top), _notes(found, entry, len(panes), len(shown), len(words), len(drawn)))
+
+
+def _entry(found: Relevance, index: int) -> ImageRelevance:
+    if not 0 <= index < len(found.images):
+        raise InputError(f"index={index}, but the relevance is of {len(found.images)} image(s): 0..{len(found.images) - 1}")
+    return found.images[index]
+
+
+def _bare(pane: Pane, canvas: Canvas, question: str) -> Tile:
+    """The picture without colours."""
+    cells = range(canvas.grid[0] * canvas.grid[1])
+    painted = paint(pane.picture, canvas, list(cells), GRAY, lines=False, grid=True)
+    rows, columns = canvas.grid
+    name = f"{pane.name}: " if pane.name else ""
+    return Tile(painted, question or "The picture", f"{name}{rows} x {columns} tokens")
+
+
+def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top: int) -> Tile:
+    """One panel; levels and largest cells are those over all panes, so that they can be compared."""
+    largest = float(values.max())
+    own = values[list(pane.tokens)]
+    levels = (own / largest).sqrt().tolist() if largest > 0 else [0.0] * len(pane.tokens)
+    ranked = values.argsort(descending=True, stable=True)[:top]
+    outlined = {place for place, token in enumerate(pane.tokens) if token in set(ranked.tolist())}
+    held = float(values[ranked].sum() / values.sum()) if largest > 0 else 0.0
+    counts = (
+        f"top {len(ranked)} of {len(values)} tokens hold {held:.0%}" if len(ranked) and largest > 0 else "no token matters" * (not largest)
+    )
+    heading = f"{title}: {text}" if text else title
+    return Tile(paint_heat(pane.picture, canvas, levels, outlined), f"{heading}, {pane.name}" if pane.name else heading, counts)
+
+
+def _legend(canvas: Canvas, top: int) -> list[Mark]:
+    legend = [
+        Mark(f"{share:.0%}" if 0 < share < 1 else ("nothing", "largest of the panel")[round(share)], colour(share**0.5)) for share in _STEPS
+    ]
+    if top:
+        legend.append(Mark(f"top {top} tokens", None))
+    if canvas.unseen:
+        legend.append(Mark("not seen by the model" + (" (partly shown)" if canvas.trimmed else ""), UNSEEN, hatched=True))
+    return legend
+
+
+def _notes(found: Relevance, entry: ImageRelevance, panes: int, shown: int, words: int, drawn: int) -> list[str]:
+    how = "attention weighted by its gradient" if found.gradients else "attention alone"
+    notes = [f"Relevance by {how}, of each answer token's {found.target.replace('_', ' ')}; the whole answer is the average of its tokens."]
+    if drawn and drawn < words:
+        notes.append(f"The first {drawn} of {words} words have a panel; the average is over all of them.")
+    if panes > shown:
+        notes.append(f"{shown} of {panes} frames are shown; colours and top tokens are those of all frames.")
+    if len(entry.parts) > 2:
+        notes.append("How the crops lie is told by the picture's shape, to which the model's processor fits them.")
+    return notes
+
+
+def _spread_over(total: int, most: int) -> list[int]:
+    return list(range(total)) if total <= most else torch.linspace(0, total - 1, most).round().int().tolist()
+
+
+def _per_row(panels: int) -> int:
+    return 3 if panels in (5, 6, 9) else min(panels, _PER_ROW)

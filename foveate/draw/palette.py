@@ -1,0 +1,129 @@
+"""What every chart looks like: one colour and mark for each method, quiet axes, and names at the lines instead of legends.
+
+The colours are those of Okabe and Ito, which colour-blind people can tell apart; marks tell methods apart without any colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+
+__all__ = ["INK", "MUTED", "PAPER", "Label", "Style", "look", "name_lines", "style"]
+
+INK, MUTED, PAPER = "#1c1c22", "#76767f", "#ffffff"
+"""Text and axes, what is there to compare with, and the ground."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn, and what it is called."""
+
+    name: str
+    colour: str
+    mark: str
+
+
+_STYLES = {
+    "tokencarve": Style("TokenCarve", "#d55e00", "o"),
+    "fastv": Style("FastV", "#0072b2", "s"),
+    "pool": Style("Pool", "#009e73", "^"),
+    "random": Style("Random", "#8c8c94", "X"),
+    "norm": Style("Norm", "#cc79a7", "D"),
+    "explainer": Style("Explainer", "#e69f00", "P"),
+    "firstlayerattention": Style("First-layer attention", "#56b4e9", "v"),
+    "oracle": Style("Oracle", "#6a51a3", "*"),
+    "full": Style("Full model", INK, "*"),
+    "ideal": Style("Ideal", MUTED, "d"),
+}
+_SPARE = (("#a6761d", "h"), ("#1b7837", "<"), ("#b2182b", ">"), ("#5e4fa2", "p"), ("#525252", "H"))
+
+
+def style(name: str) -> Style:
+    """The style of a method, told by its name in any spelling; a method that is not known has a colour that stays the same."""
+    word = "".join(sign for sign in name.partition("(")[0].lower() if sign.isalnum())
+    if word in _STYLES:
+        return _STYLES[word]
+    colour, mark = _SPARE[crc32(word.encode()) % len(_SPARE)]
+    return Style(name, colour, mark)
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Charts that are made in this context have quiet axes, and text that stays legible on a phone."""
+    settings: Any = {
+        "axes.edgecolor": MUTED,
+        "axes.grid": True,
+        "axes.labelcolor": INK,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "figure.facecolor": PAPER,
+        "font.size": 9,
+        "grid.alpha": 0.2,
+        "grid.color": MUTED,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 5,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+class Label(NamedTuple):
+    """A name beside a point of a chart, in the chart's own units."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5) -> None:
+    """Write each name to the right of its point; names that would lie over each other are moved apart, with a thin line to the point.
+
+    Call it last, when the axes have their limits and their place.
+    """
+    axes.figure.canvas.draw()
+    scale = axes.figure.dpi / 72
+    room = 1.25 * size * scale
+    at = {label: axes.transData.transform((label.x, label.y)) for label in labels}
+    ordered = sorted(labels, key=lambda label: at[label][1])
+    heights = _apart([float(at[label][1]) for label in ordered], room)
+    for label, height in zip(ordered, heights, strict=True):
+        moved = height - float(at[label][1])
+        arrow = {"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate(
+            label.text,
+            (label.x, label.y),
+            xytext=(9, moved / scale),
+            textcoords="offset points",
+            color=label.colour,
+            fontsize=size,
+            va="center",
+            annotation_clip=False,
+            arrowprops=arrow if abs(moved) > room / 3 else None,
+            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
+            zorder=1.9,  # below lines and marks, of which a name must hide none
+        )
+
+
+def _apart(heights: Sequence[float], room: float) -> list[float]:
+    """Ascending heights, moved as little as is needed to lie at least `room` from each other: groups that touch share their middle."""
+    groups: list[tuple[float, int]] = []  # middle and size
+    for height in heights:
+        group = (height, 1)
+        while groups and groups[-1][0] + room * groups[-1][1] / 2 > group[0] - room * group[1] / 2:
+            middle, size = groups.pop()
+            group = ((middle * size + group[0] * group[1]) / (size + group[1]), size + group[1])
+        groups.append(group)
+    return [middle + room * (place - (size - 1) / 2) for middle, size in groups for place in range(size)]

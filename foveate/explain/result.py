@@ -1,0 +1,145 @@
+"""How much each visual token of a prompt mattered to an answer: `Relevance`, which goes to JSON and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from foveate.view import Grid
+
+__all__ = ["ImageRelevance", "Relevance", "Target"]
+
+FORMAT = 1
+
+Target = Literal["logit", "log_probability"]
+"""What is explained of each answer token."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRelevance:
+    """The relevance of one image's (or video's) tokens.
+
+    Attributes:
+        row: row of the batch.
+        position: the image's place among the images of its row.
+        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) where there are several parts.
+        tokens: (a, n) float32 on the CPU, not negative: one row per token of the row's answer, columns in the order of the visual tokens,
+            which is row-major over the grid. The unit is that of the target; only ratios within an answer token mean something.
+        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of its tokens; `(grid,)` unless given.
+        kind: "image" or "video".
+    """
+
+    row: int
+    position: int
+    grid: Grid
+    tokens: Tensor
+    parts: tuple[Grid, ...] = ()
+    kind: Literal["image", "video"] = "image"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", self.parts or (self.grid,))
+        cells = math.prod(self.grid)
+        if self.tokens.ndim != 2 or self.tokens.shape[1] != cells or sum(math.prod(part) for part in self.parts) != cells:
+            raise ValueError(f"tokens of shape {tuple(self.tokens.shape)} do not fill grid {self.grid} with parts {self.parts}")
+
+    @property
+    def mean(self) -> Tensor:
+        """(n,), the average over the answer's tokens."""
+        return self.tokens.mean(0)
+
+    def map(self, token: int | None = None) -> Tensor:
+        """The relevance on the grid (t, h, w): for one token of the answer, or averaged over all of them."""
+        return self._of(token).view(self.grid)
+
+    def maps(self, token: int | None = None) -> tuple[Tensor, ...]:
+        """As `map`, one (t, h, w) per part of an image that is shown as several crops."""
+        sizes = [math.prod(part) for part in self.parts]
+        return tuple(values.view(part) for values, part in zip(self._of(token).split(sizes), self.parts, strict=True))
+
+    def _of(self, token: int | None) -> Tensor:
+        return self.mean if token is None else self.tokens[token]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings."""
+        return {
+            "row": self.row,
+            "position": self.position,
+            "kind": self.kind,
+            "grid": list(self.grid),
+            "parts": [list(part) for part in self.parts],
+            "tokens": self.tokens.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ImageRelevance:
+        """The inverse of `to_dict`."""
+        frames, rows, columns = data["grid"]
+        parts = tuple((t, h, w) for t, h, w in data["parts"])
+        return cls(data["row"], data["position"], (frames, rows, columns), torch.tensor(data["tokens"]), parts, data["kind"])
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """What the visual tokens of a batch contributed to its answers.
+
+    Attributes:
+        images: one entry per image, in the order of rows and prompts.
+        answers: per row (a,) long on the CPU, the token ids that were explained, without end of sequence and padding.
+        target: what was explained of each answer token.
+        gradients: whether attention was weighted by its gradient; without, it is attention alone.
+    """
+
+    images: tuple[ImageRelevance, ...]
+    answers: tuple[Tensor, ...]
+    target: Target = "logit"
+    gradients: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings."""
+        return {
+            "format": FORMAT,
+            "target": self.target,
+            "gradients": self.gradients,
+            "answers": [answer.tolist() for answer in self.answers],
+            "images": [image.to_dict() for image in self.images],
+        }
+
+    def to_json(self) -> str:
+        """The relevance as one JSON document."""
+        return json.dumps(self.to_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file, which is there whole or not at all."""
+        unfinished = Path(f"{path}.part")
+        unfinished.write_text(self.to_json(), encoding="utf-8")
+        os.replace(unfinished, path)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Relevance:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: if `data` is not a relevance of a format that this version reads.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT or "answers" not in data:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"not a foveate relevance of format {FORMAT} (found {found!r})")
+        images = tuple(ImageRelevance.from_dict(image) for image in data["images"])
+        return cls(images, tuple(torch.tensor(answer) for answer in data["answers"]), data["target"], data["gradients"])
+
+    @classmethod
+    def from_json(cls, text: str) -> Relevance:
+        """The inverse of `to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Relevance:
+        """Read what `save` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))

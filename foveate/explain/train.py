@@ -1,0 +1,296 @@
+"""Training a compressor on labels, on one process or several: `train`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+
+from foveate.errors import InputError, OptionError
+from foveate.explain.compressor import ConvCompressor
+from foveate.explain.identity import ModelIdentity
+from foveate.explain.measures import Quality, divergence, quality, target
+from foveate.explain.network import CompressorConfig
+from foveate.explain.training_data import Labelled, Labels
+
+__all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
+
+CHECKPOINT = "checkpoint.pt"
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run depends on beside its labels.
+
+    Args:
+        network: "grid" or "sequence", see `CompressorConfig`.
+        layers: how many separable convolutions; five are the paper's 32, 64, 128, 256 and 512 channels, others go from 32 to 512 as evenly.
+        kernel: width of the convolutions.
+        mean: average the attention heads before the network.
+        logarithm: take the logarithm of attention first.
+        states: let the network see the tokens' states too.
+        batch: images of a step, over all processes.
+        epochs: at most so many.
+        rate: learning rate at the start; it falls to zero along a cosine.
+        patience: stop after so many epochs without a better validation loss.
+        validation: share of the samples that is held out.
+        seed: of the weights and the order of the images.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    network: Literal["sequence", "grid"] = "grid"
+    layers: int = 5
+    kernel: int = 3
+    mean: bool = False
+    logarithm: bool = True
+    states: bool = False
+    batch: int = 128
+    epochs: int = 100
+    rate: float = 1e-3
+    patience: int = 15
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "batch", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.rate > 0 or not 0 < self.validation < 1:
+            raise OptionError(f"rate={self.rate} must be above 0, and validation={self.validation} a share between 0 and 1")
+
+    def config(self, model: ModelIdentity) -> CompressorConfig:
+        """The network for a model."""
+        return CompressorConfig(
+            heads=model.heads,
+            network=self.network,
+            channels=channels_of(self.layers),
+            kernel=self.kernel,
+            mean=self.mean,
+            logarithm=self.logarithm,
+            hidden=model.hidden if self.states else 0,
+        )
+
+
+def channels_of(layers: int) -> tuple[int, ...]:
+    """Channels from 32 to 512 in equal ratios, to the nearest multiple of 8; one layer has 512."""
+    return tuple(round(32 * 16 ** (step / (layers - 1)) / 8) * 8 for step in range(layers)) if layers > 1 else (512,)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands: `step` of `steps` in an epoch, the loss of that step, and the last validation."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    quality: Quality | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a run.
+
+    Attributes:
+        folder: of the compressor.
+        best: on the held-out samples.
+        epoch: whose weights these are, from 1.
+        epochs: that were run.
+    """
+
+    folder: Path
+    best: Quality
+    epoch: int
+    epochs: int
+
+
+@dataclass
+class _State:
+    """What a checkpoint keeps beside weights and optimiser. Orders are drawn from seed and epoch, so no generator needs saving."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    labels: Path, out: Path, recipe: Recipe | None = None, *, cpu: bool = False, watch: Callable[[Moment], None] = lambda _: None
+) -> Trained:
+    """Train a compressor, or go on with a run that was stopped; the same recipe on a CPU gives the same bits, stopped or not.
+
+    Under `accelerate launch` the processes share each batch.
+
+    Args:
+        labels: folder that `foveate labels` wrote.
+        out: folder for the compressor with the best validation loss so far, the checkpoint, and TensorBoard's logs.
+        recipe: the defaults if not given.
+        cpu: leave accelerators alone.
+        watch: called after every step, on the main process.
+
+    Raises:
+        InputError: labels that are missing or too few, a folder that holds another run, or packages that are not installed.
+        OSError: the folder cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the compressor and its checkpoint")
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
+    return _Run(labels, out, recipe or Recipe(), cpu, watch).run()
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, labels: Path, out: Path, recipe: Recipe, cpu: bool, watch: Callable[[Moment], None]) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.out = recipe, out
+        self.accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=str(out))
+        self.watch = watch if self.accelerator.is_main_process else lambda _: None
+        with self.accelerator.main_process_first():
+            self.labels = Labels(labels, recipe.states)
+        self.training, self.validation = self.labels.split(recipe.validation)
+        model = self.labels.info.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.compressor = ConvCompressor(recipe.config(model), model, self.labels.info.to_dict())
+        self.network: Any = None
+        self.optimiser: Any = Adam(self.compressor.parameters(), lr=recipe.rate)
+        self.state = _State()
+
+    def run(self) -> Trained:
+        """Epoch after epoch, until all are done or validation gets no better."""
+        self._resume()
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.network, self.optimiser = self.accelerator.prepare(self.compressor, self.optimiser)
+        self.accelerator.init_trackers(LOGS)
+        while self.state.epoch < self.recipe.epochs and self.state.epoch - self.state.best_epoch < self.recipe.patience:
+            loss = self._train()
+            self.state.epoch += 1
+            self._keep(loss, self._validate())
+        self.accelerator.end_training()
+        best = Quality.from_tensor(torch.tensor(self.state.best, dtype=torch.float64))
+        return Trained(self.out, best, self.state.best_epoch, self.state.epoch)
+
+    def _train(self) -> float:
+        """One epoch; its mean loss."""
+        batches = self._batches()
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        self.network.train()
+        own = [self._mine(batch) or batch[:1] for batch in batches]
+        for step, rows in enumerate(DataLoader(self.labels, batch_sampler=own, collate_fn=list)):
+            share = bool(self._mine(batches[step])) / len(batches[step])
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.rate * _cosine((self.state.epoch + step / len(batches)) / self.recipe.epochs)
+            self.optimiser.zero_grad()
+            loss = self._loss(rows) * share
+            # Gradients are averaged over the processes, and the batch's loss is a sum over them.
+            self.accelerator.backward(loss * self.accelerator.num_processes)
+            self.optimiser.step()
+            whole = self.accelerator.reduce(loss.detach())
+            total += whole
+            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), float(whole), self._last()))
+        return float(total / len(batches))
+
+    def _loss(self, rows: Sequence[Labelled]) -> Tensor:
+        """The sum over some images."""
+        rows = [row.to(self.accelerator.device) for row in rows]
+        predicted = self.network([row.sight for row in rows])
+        return torch.stack([divergence(target(row.relevance), own) for row, own in zip(rows, predicted, strict=True)]).sum()
+
+    def _validate(self) -> Quality:
+        self.network.eval()
+        total = torch.zeros(len(fields(Quality)), dtype=torch.float64)
+        with torch.no_grad():
+            for place in self._mine(self.validation):
+                row = self.labels[place].to(self.accelerator.device)
+                (predicted,) = self.compressor([row.sight])
+                total += quality(predicted, row.relevance).to_tensor()
+        whole: Tensor = self.accelerator.reduce(total.to(self.accelerator.device))
+        return Quality.from_tensor(whole / len(self.validation))
+
+    def _batches(self) -> list[list[int]]:
+        """Places of each step's images, over all processes."""
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.state.epoch)
+        order = torch.randperm(len(self.training), generator=generator)
+        return [[self.training[place] for place in part.tolist()] for part in order.split(self.recipe.batch)]
+
+    def _mine(self, places: list[int]) -> list[int]:
+        return places[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _last(self) -> Quality | None:
+        return Quality(**{own.name: self.state.history[-1][own.name] for own in fields(Quality)}) if self.state.history else None
+
+    def _keep(self, loss: float, found: Quality) -> None:
+        """After an epoch: the compressor if it is the best so far, then the checkpoint."""
+        self.accelerator.log({"training loss": loss, **found.to_dict()}, step=self.state.epoch)
+        self.state.history.append({"epoch": self.state.epoch, "training_loss": loss, **found.to_dict()})
+        better = not self.state.best or found.loss < self.state.best[0]
+        if better:
+            self.state.best, self.state.best_epoch = found.to_tensor().tolist(), self.state.epoch
+        if self.accelerator.is_main_process:
+            if better:
+                self.compressor.training_facts = self._facts(found)
+                self.compressor.save_pretrained(self.out)
+            self._save()
+        self.accelerator.wait_for_everyone()
+
+    def _facts(self, found: Quality) -> dict[str, Any]:
+        images = {"training": len(self.training), "validation": len(self.validation)}
+        return {"recipe": asdict(self.recipe), "images": images, "epoch": self.state.epoch, "validation": found.to_dict()}
+
+    def _save(self) -> None:
+        content = {
+            "run": self._fingerprint(),
+            "state": asdict(self.state),
+            "network": self.compressor.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        unfinished = self.out / f".{CHECKPOINT}.{os.getpid()}"
+        torch.save(content, unfinished)
+        os.replace(unfinished, self.out / CHECKPOINT)
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.is_file():
+            return
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            earlier, state = content["run"], _State(**content["state"])
+        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise InputError(f"{path} is damaged: {error}; remove the folder, or name another") from error
+        now = self._fingerprint()
+        differing = [f"{name} {now[name]} instead of {earlier.get(name)}" for name in now if now[name] != earlier.get(name)]
+        if differing:
+            raise InputError(f"{self.out} holds a run with another recipe or other labels ({'; '.join(differing)}); name another folder")
+        self.compressor.load_state_dict(content["network"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.state = state
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        rows = hashlib.sha256("\n".join(self.labels.ids).encode()).hexdigest()[:16]
+        return {**asdict(self.recipe), "images": len(self.labels), "hash of the images' names": rows}
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))

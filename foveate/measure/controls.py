@@ -1,0 +1,21 @@
+"""Selections that only the analysis uses, to compare with. They are no methods of the library, so they enter no list of methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foveate.method import Method
+from foveate.view import View
+
+__all__ = ["Norm"]
+
+
+@dataclass(frozen=True)
+class Norm(Method):
+    """Keeps the tokens whose hidden states are longest (L2 norm), and drops the rest: much energy, chosen without the question."""
+
+    def score(self, view: View) -> Tensor:
+        """The L2 norm of each token's hidden state, shape (n,), float32."""
+        return view.states.float().norm(dim=-1)

@@ -1,0 +1,62 @@
+"""Floating-point operations by formula, and the attention kernels that ran, both from the operators of a real run.
+
+Counted are the products: a matrix product of (m, k) and (k, n) has 2 m n k operations, attention of q queries over k keys with heads
+of size d has 4 q k d per head, without the half that a causal mask leaves out (as torch counts). A Hermitian eigendecomposition of order
+n counts as 9 n^3, a Cholesky factor as n^3 / 3, a triangular solve of order n for m columns as n^2 m. The rest (norms, activations,
+softmax, sorting) is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+__all__ = ["Count"]
+
+_ATEN = torch.ops.aten
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    batch, heads, queries, size = query
+    return 2 * int(batch) * int(heads) * int(queries) * int(key[2]) * (int(size) + int(value[3]))
+
+
+def _eigen(shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return 9 * math.prod(shape[:-2]) * int(shape[-1]) ** 3
+
+
+def _cholesky(shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return math.prod(shape[:-2]) * int(shape[-1]) ** 3 // 3
+
+
+def _solve(matrix: Any, other: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return math.prod(other) * int(matrix[-1])
+
+
+_FORMULAS = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _ATEN._linalg_eigh: _eigen,
+    _ATEN.linalg_cholesky_ex: _cholesky,
+    _ATEN.linalg_solve_triangular: _solve,
+}
+
+
+class Count(FlopCounterMode):
+    """A context manager that counts what runs inside it."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False, custom_mapping=_FORMULAS)
+
+    @property
+    def total(self) -> int:
+        """Operations so far."""
+        return int(self.get_total_flops())
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The fused attention kernels that ran, as torch names them; empty where attention was made of matrix products."""
+        names = (str(operator).removeprefix("aten.") for operator in self.get_flop_counts().get("Global", {}))
+        return tuple(sorted(name for name in names if "attention" in name))

@@ -1,0 +1,228 @@
+"""What was measured, as plain records that go to JSON and back: `Run`, its `Group`s by batch size, their `Row`s, and `Figure`s of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from foveate.errors import InputError
+
+__all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
+
+KIND, FORMAT = "bench", 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A median over rounds with its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Figure:
+        """Median and quartiles of one value per round."""
+        if len(values) < 2:
+            return cls(values[0], values[0], values[0])
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(statistics.median(values), low, high)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed generation, in seconds.
+
+    Attributes:
+        tower: from pixels to features: vision tower and projector.
+        prefill: the rest of the forward pass that takes the prompt, the method included.
+        method: of it, and of the tower, in signals and plans.
+        ends: from the start to the end of the n-th new token, by n; 1 is the time to first token.
+    """
+
+    tower: float
+    prefill: float
+    method: float
+    ends: Mapping[int, float]
+
+    def decode(self, count: int) -> float:
+        """Seconds per token after the first, over the first `count` tokens."""
+        return (self.ends[count] - self.ends[1]) / (count - 1)
+
+
+@dataclass
+class Row:
+    """One way of running the model.
+
+    Attributes:
+        name: unique in its group.
+        kind: "full", "ideal" (fewer tokens, no method) or "method".
+        tokens: visual tokens that remain, per row of the batch.
+        layer: decoder layer before which the others leave; `None` for the full model.
+        rival: the ideal that it is held against.
+        method: name and options.
+        cache_bytes: keys and values after the prefill.
+        flops: operations in "tower", "prefill", "method" (part of tower and prefill) and "decode" (one token of every row).
+        kernels: fused attention kernels that ran.
+        memory: bytes "before" and at the "peak" of one generation, and the "tool".
+        failed: why it could not be measured.
+        timings: one per round.
+    """
+
+    name: str
+    kind: Literal["full", "ideal", "method"]
+    tokens: int
+    layer: int | None = None
+    rival: str | None = None
+    method: Mapping[str, Any] | None = None
+    cache_bytes: int = 0
+    flops: Mapping[str, int] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+    timings: list[Timing] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Row:
+        """The inverse of `asdict`."""
+        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
+        timings = [Timing(**{**timing, "ends": {int(n): end for n, end in timing["ends"].items()}}) for timing in data["timings"]]
+        return cls(**{**known, "kernels": tuple(data["kernels"]), "timings": timings})
+
+
+@dataclass
+class Group:
+    """All ways of running one prompt, which took turns.
+
+    Attributes:
+        batch: rows of the prompt.
+        prompt_tokens: positions per row, visual tokens among them.
+        visual_tokens: per row.
+        rows: the full model first, then ideals and methods.
+        failed: why the group has no rows.
+    """
+
+    batch: int
+    prompt_tokens: int
+    visual_tokens: int
+    rows: list[Row] = field(default_factory=list)
+    failed: str | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that every row that did not fail has been through."""
+        return min((len(row.timings) for row in self.rows if row.failed is None), default=0)
+
+    def row(self, name: str | None) -> Row | None:
+        """The row of that name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Group:
+        """The inverse of `asdict`."""
+        return cls(**{**data, "rows": [Row.from_dict(row) for row in data["rows"]]})
+
+
+@dataclass
+class Run:
+    """One run of `foveate bench`.
+
+    Attributes:
+        settings: what was asked for.
+        command: the command line that asks for it.
+        facts: versions, machine and model; see `foveate.measure.facts`.
+        shape: sizes of the model's parts; see `foveate.measure.shapes.sizes`.
+        groups: by batch size.
+    """
+
+    settings: dict[str, Any]
+    command: str
+    facts: dict[str, Any]
+    shape: dict[str, Any]
+    groups: list[Group] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with the figures of every row beside what they come from."""
+        data = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        for group, plain in zip(self.groups, data["groups"], strict=True):
+            for row, cells in zip(group.rows, plain["rows"], strict=True):
+                cells["figures"] = {name: asdict(figure) for name, figure in figures(group, row).items()}
+        return data
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, which is never left half-written."""
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, or it is none of ours.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path.name} as results of foveate bench: {error}") from error
+        if not isinstance(data, dict) or (data.get("kind"), data.get("format")) != (KIND, FORMAT):
+            raise InputError(f"{path.name} holds no results of foveate bench in format {FORMAT}")
+        try:
+            groups = [Group.from_dict(group) for group in data["groups"]]
+            return cls(data["settings"], data["command"], data["facts"], data["shape"], groups)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path.name} is damaged: {error!r}") from error
+
+
+def figures(group: Group, row: Row) -> dict[str, Figure]:
+    """Median and quartiles over rounds of everything that was timed.
+
+    Ratios are formed within each round. There are none to a row that failed or ran another attention kernel.
+
+    Returns:
+        seconds: "tower", "prefill", "method", "first_token", and for each number n of new tokens "decode n" (per token after the first)
+        and "end_to_end n"; "tokens_per_second n"; ratios to the full model: "prefill_of_full", "first_token_of_full", "decode_of_full n",
+        "end_to_end_of_full n", "method_of_full_prefill"; "over_ideal", prefill over that of the ideal, minus one.
+    """
+    if row.failed is not None or not row.timings:
+        return {}
+    counts = [count for count in row.timings[0].ends if count > 1]
+    measures: dict[str, Callable[[Timing], float]] = {
+        "tower": lambda timing: timing.tower,
+        "prefill": lambda timing: timing.prefill,
+        "first_token": lambda timing: timing.ends[1],
+    }
+    for count in counts:
+        measures[f"decode {count}"] = lambda timing, count=count: timing.decode(count)  # type: ignore[misc]
+        measures[f"end_to_end {count}"] = lambda timing, count=count: timing.ends[count]  # type: ignore[misc]
+    found = {name: Figure.of([measure(timing) for timing in row.timings]) for name, measure in measures.items()}
+    for count in (1, *counts):
+        found[f"tokens_per_second {count}"] = Figure.of([group.batch * count / timing.ends[count] for timing in row.timings])
+    if row.kind == "method":
+        found["method"] = Figure.of([timing.method for timing in row.timings])
+    full, rival = (_comparable(group, row, name) for name in ("full", row.rival))
+    if full is not None:
+        for name, measure in measures.items():
+            kind, _, length = name.partition(" ")
+            if kind != "tower":
+                ratios = [measure(a) / measure(b) for a, b in zip(row.timings, full.timings, strict=True)]
+                found[f"{kind}_of_full {length}".strip()] = Figure.of(ratios)
+        if row.kind == "method":
+            shares = [a.method / b.prefill for a, b in zip(row.timings, full.timings, strict=True)]
+            found["method_of_full_prefill"] = Figure.of(shares)
+    if rival is not None:
+        found["over_ideal"] = Figure.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
+    return found
+
+
+def _comparable(group: Group, row: Row, name: str | None) -> Row | None:
+    other = group.row(name)
+    if other is None or other.failed is not None or other.kernels != row.kernels or len(other.timings) != len(row.timings):
+        return None
+    return other

@@ -1,0 +1,67 @@
+"""One self-contained page about runs of `foveate eval`, `bench` and `analyse`: tables, pictures, and what they were measured on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from foveate.errors import InputError
+from foveate.measure.report_inputs import Input, differences
+from foveate.measure.report_sections import sections
+
+__all__ = ["page", "write_page"]
+
+
+def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
+    """The page as HTML. It loads nothing from anywhere.
+
+    Args:
+        inputs: what `read_inputs` gave, at least one.
+        mixed: let results of different models or data stand on one page, which says so then.
+
+    Raises:
+        InputError: they are of different models or data, and `mixed` is false.
+    """
+    warnings = differences(inputs)
+    if warnings and not mixed:
+        raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
+    environment = Environment(loader=PackageLoader("foveate.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["picture"] = Markup
+    template = environment.get_template("report.html.jinja")
+    return template.render(warnings=warnings, sections=list(sections(inputs)), runs=[_run(each) for each in inputs])
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.writing")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _run(each: Input) -> dict[str, Any]:
+    """What one file of results was measured on, for the page's last part."""
+    facts = each.data["facts"]
+    model: Mapping[str, Any] = each.model
+    machine = facts["accelerator"] or f"{facts['processor']}, {facts['threads']} threads"
+    libraries = [f"{name} {facts[name]}" for name in ("foveate", "torch", "transformers", "lmms_eval", "python") if facts.get(name)]
+    attention = ", ".join(f"{part} {kernel}" for part, kernel in (model.get("attention") or {}).items())
+    rows = {
+        "command": each.data["command"],
+        "model": f"{each.data['settings'].get('model') if each.kind != 'analyse' else ''} {model.get('class', '')}".strip(),
+        "weights": f"{model.get('parameters', 0) / 1e6:.1f} M parameters, {model.get('dtype')}, {model.get('fingerprint')}",
+        "revision": model.get("revision"),
+        "attention": attention,
+        "machine": machine,
+        "versions": ", ".join(libraries),
+        "date": facts["date"],
+    }
+    return {"name": each.name, "rows": {name: str(value) for name, value in rows.items() if value}}

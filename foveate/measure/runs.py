@@ -1,0 +1,133 @@
+"""A folder in which a run of evaluations keeps what is finished, so that nothing is lost when it stops."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.errors import InputError
+from foveate.measure.asking import Reply
+from foveate.measure.harness import Outcome
+
+__all__ = ["BLIND", "FULL", "RunFolder", "Setting", "cell_of", "write_json"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way of running the model: a method and how much it keeps, the full model, or the model without its picture."""
+
+    method: str
+    keep: int | float | None = None
+
+    @property
+    def name(self) -> str:
+        """As files and results are called."""
+        return self.method if self.keep is None else f"{self.method}-{self.keep}"
+
+
+FULL, BLIND = Setting("full"), Setting("blind")
+
+
+class RunFolder:
+    """Finished evaluations, one file for each setting and task.
+
+    Args:
+        folder: where; it is made if it is not there.
+        settings: what must be the same for the figures to belong together.
+
+    Raises:
+        InputError: the folder holds a run with other settings, or something else.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._settings = {"format": FORMAT, **settings}
+        state = folder / "run.json"
+        if state.exists():
+            if (folder / "cells").exists():  # else it was stopped before anything was finished, and whatever it was does not matter
+                self._compare(read_json(state))
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} holds something else than a run; choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(state, self._settings)
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {before.get(name)!r} and is {self._settings.get(name)!r}"
+            for name in {**before, **self._settings}
+            if before.get(name) != self._settings.get(name)
+        ]
+        if changed:
+            raise InputError(
+                f"{self.folder} holds a run with other settings ({'; '.join(changed)}); choose another --out, or go on with its"
+            )
+
+    def done(self, setting: Setting, task: str) -> dict[str, Any] | None:
+        """What is finished of a setting and task; `None` if nothing is."""
+        path = self._cell(setting, task)
+        return read_json(path) if path.exists() else None
+
+    def keep(self, setting: Setting, task: str, cell: Mapping[str, Any]) -> None:
+        """Keep a finished evaluation; a kill leaves the whole file or none."""
+        path = self._cell(setting, task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, cell)
+
+    def _cell(self, setting: Setting, task: str) -> Path:
+        return self.folder / "cells" / setting.name / f"{task}.json"
+
+
+def cell_of(outcome: Outcome, replies: Mapping[tuple[str, int], Reply], facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """One setting's evaluation on one task, as plain values.
+
+    Args:
+        outcome: answers and scores.
+        replies: what the answers took, by part and row.
+        facts: on what it was measured.
+        more: further entries.
+    """
+    names = [name for name in Reply.__dataclass_fields__ if name != "text"]
+    took = list(replies.values())
+    return {
+        "score": outcome.score,
+        "metrics": outcome.metrics,
+        "questions": len(outcome.samples),
+        "data": _digest([(sample.id, sample.target) for sample in outcome.samples]),
+        **{name: sum(getattr(reply, name) for reply in took) / len(took) for name in names},
+        "facts": dict(facts),
+        **more,
+        "samples": [asdict(sample) for sample in outcome.samples],
+    }
+
+
+def _digest(rows: Sequence[tuple[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file holds.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is not a file of results")
+    return data
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.writing")
+    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,114 @@
+"""Explainer: a small trained network tells at the language model's input which tokens its answer will rest on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from foveate.errors import CompressorError, OptionError
+from foveate.explain.compressor import DEMO, SETTINGS, ConvCompressor
+from foveate.explain.identity import ModelIdentity
+from foveate.explain.network import Sight
+from foveate.method import Method, ranking
+from foveate.methods._attention import check_attention
+from foveate.methods._first_layer import check_layer, check_question
+from foveate.plan import Plan
+from foveate.view import View
+
+__all__ = ["Explainer"]
+
+
+@dataclass(frozen=True)
+class Explainer(Method):
+    """Keeps the tokens that a small network, trained for this model, takes for relevant, before the language model has run at all.
+
+    Paper: "Task-Related Token Compression in Multimodal Large Language Models from an Explainability Perspective",
+    https://arxiv.org/abs/2506.01097. The network sees the attention that decoder layer 0 is about to pay the visual tokens, each head by
+    itself, averaged over the text behind the last visual token: the question and whatever the chat template puts there. Where a
+    question stands before the image, only the template's words behind it are left to look at the image, and these are used; a prompt that
+    ends with a visual token is refused, because nothing attends to the image then. Equal predictions: the lower index stays.
+
+    Args:
+        keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
+        layer: 0, because that is where the network's input comes from.
+        clamp: as in `Method`.
+        compressor: what `foveate train` wrote: a folder, a Hugging Face id, "demo" for the embedded model's, or a `ConvCompressor`.
+
+    Raises:
+        LayerError: `layer` is not 0.
+        OptionError: `compressor` is none of these.
+        CompressorError: in `compress`: it is missing, damaged, or was trained for another model.
+    """
+
+    keep: int | float = 0.5
+    layer: int = 0
+    compressor: str | Path | ConvCompressor = DEMO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layer(self)
+        if not isinstance(self.compressor, str | Path | ConvCompressor) or not str(self.compressor):
+            raise OptionError(f"compressor={self.compressor!r} must be a folder, a Hugging Face id, 'demo', or a ConvCompressor")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The question's attention, head by head."""
+        return frozenset({"head_attention"})
+
+    def check(self, identify: Callable[[], ModelIdentity]) -> None:
+        """Load the compressor, and see that it belongs to the model."""
+        self._network().check(identify())
+
+    def score(self, view: View) -> Tensor:
+        """The predicted log-probability of each token, shape (n,)."""
+        return self._scores([view])[0]
+
+    def plan(self, view: View) -> Plan:
+        """Decide for one image."""
+        return self.plans([view])[0]
+
+    def plans(self, views: Sequence[View]) -> list[Plan]:
+        """Decide for several images, whose scores are computed together on an accelerator."""
+        budgets = [self.budget(len(view), view.grid[0]) for view in views]
+        scores = self._scores(views)
+        return [Plan.keep(ranking(score)[:budget], len(view)) for view, score, budget in zip(views, scores, budgets, strict=True)]
+
+    def _scores(self, views: Sequence[View]) -> list[Tensor]:
+        if not views:
+            return []
+        check_question(views)
+        network, device = self._network(), views[0].states.device
+        sights = [_sight(view, network) for view in views]
+        # A CPU gains nothing from a batch.
+        batches = [[sight] for sight in sights] if device.type == "cpu" else [sights]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            network.to(device)
+            return [scores for batch in batches for scores in network(batch)]
+
+    def _network(self) -> ConvCompressor:
+        if isinstance(self.compressor, ConvCompressor):
+            return self.compressor.eval()
+        return _loaded(str(self.compressor), _stamp(self.compressor))
+
+
+def _sight(view: View, network: ConvCompressor) -> Sight:
+    attention = check_attention(view.signal("head_attention"), "head_attention")
+    if len(attention) != network.config.heads:
+        raise CompressorError(f"head_attention has {len(attention)} heads, and the compressor was made for {network.config.heads}")
+    return Sight(attention, view.parts, view.states if network.config.hidden else None, view.index)
+
+
+def _stamp(name: str | Path) -> int:
+    """Changes when the files of a folder do, so that one that was trained anew is read anew."""
+    file = Path(name) / SETTINGS
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, stamp: int) -> ConvCompressor:
+    return ConvCompressor.from_pretrained(name)

@@ -1,0 +1,48 @@
+"""FirstLayerAttention: what Explainer's network sees, without the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foveate.method import Method
+from foveate.methods._attention import check_attention
+from foveate.methods._first_layer import check_layer, check_question
+from foveate.view import View
+
+__all__ = ["FirstLayerAttention"]
+
+
+@dataclass(frozen=True)
+class FirstLayerAttention(Method):
+    """Keeps the tokens that the question attends to most in the first decoder layer: `Explainer` without its network, the lower bound.
+
+    The baseline of https://arxiv.org/abs/2506.01097. Attention is averaged over heads and over the text behind the last visual token,
+    as for `Explainer`, which also says what that text is. Equal attention: the lower index stays.
+
+    Args:
+        keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
+        layer: 0, the language model's input.
+        clamp: as in `Method`.
+
+    Raises:
+        LayerError: `layer` is not 0.
+    """
+
+    keep: int | float = 0.5
+    layer: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layer(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The question's attention, head by head."""
+        return frozenset({"head_attention"})
+
+    def score(self, view: View) -> Tensor:
+        """The question's mean attention to each token, shape (n,)."""
+        check_question([view])
+        return check_attention(view.signal("head_attention"), "head_attention").mean(0)

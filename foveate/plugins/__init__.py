@@ -1,0 +1,1 @@
+"""Foveate inside other people's programs; each plugin is thin, and imports its program only when that runs."""

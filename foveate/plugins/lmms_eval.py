@@ -1,0 +1,19 @@
+"""What lmms-eval finds through its entry point `lmms_eval.models`: a model called "foveate".
+
+    lmms-eval --model foveate --model_args pretrained=llava-hf/llava-1.5-7b-hf,method=tokencarve,keep=128 --tasks textvqa_val
+
+Imported whenever lmms-eval starts, so it imports nothing heavy itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["manifests"]
+
+
+def manifests() -> list[Any]:
+    """The entry point's payload: what lmms-eval calls the model, and where its class is."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return [ModelManifest(model_id="foveate", chat_class_path="foveate.plugins.lmms_eval_model.FoveateModel")]

@@ -1,0 +1,85 @@
+"""A run that is killed at any point goes on with nothing lost and nothing doubled."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from label_data import rows, write_parquet
+
+from foveate.explain.labels_format import ShardWriter, leftovers, read_info
+
+Run = Callable[..., tuple[int, str]]
+
+SAMPLES, KILLS = 48, 6
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_labels_of_one_that_was_not(
+    make_labels: Run, small_model: Path, tmp_path: Path
+) -> None:
+    truth = [None if index % 3 else ["never said"] for index in range(SAMPLES)]
+    data, whole, pieces = write_parquet(tmp_path / "data.parquet", SAMPLES, answer=truth), tmp_path / "whole", tmp_path / "pieces"
+    start = time.monotonic()
+    assert make_labels(data, whole)[0] == 0
+    seconds = time.monotonic() - start
+    chance = random.Random(7)
+    delays = [chance.uniform(0.02, 0.5) * seconds for _ in range(KILLS)] + [0]
+    arguments = ["labels", data, "--out", pieces, "--model", small_model, "--max-new-tokens", 3, "--device", "cpu"]
+    ran = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "killed_often.py"), json.dumps([delays, [str(one) for one in arguments]])],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    left = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
+    assert left[-1]["code"] == 0, ran.stderr
+    killed = [one for one in left if one["code"] == -signal.SIGKILL]
+    assert killed, "every run had ended before it was killed"
+    assert any(one["shards"] < left[-1]["shards"] for one in killed), "nothing was left to do after any kill"
+    assert rows(pieces) == rows(whole)
+    assert len({row["id"] for row in rows(pieces)}) == len(rows(pieces)) == SAMPLES - SAMPLES // 3
+    assert read_info(pieces) == read_info(whole)
+    assert not list(leftovers(pieces))
+
+
+def test_a_half_written_file_is_ignored_and_removed(make_labels: Run, tmp_path: Path) -> None:
+    data, out = write_parquet(tmp_path / "data.parquet", 3), tmp_path / "labels"
+    assert make_labels(data, out)[0] == 0
+    whole = rows(out)
+    (out / "shard-00001.parquet").rename(out / ".shard-00001.parquet.123.part")
+    (out / ".labels.json.123.part").write_text("{")
+    (out / "skipped.jsonl").unlink()
+    assert make_labels(data, out)[0] == 0
+    assert rows(out) == whole
+    assert not list(leftovers(out))
+    assert (out / "skipped.jsonl").read_text() == ""
+
+
+def test_an_interrupted_shard_leaves_nothing_behind(make_labels: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = write_parquet(tmp_path / "data.parquet", 40), tmp_path / "labels"
+    kept, calls = ShardWriter.keep, []
+
+    def interrupted(self: ShardWriter, found: list[object]) -> None:
+        calls.append(found)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        kept(self, found)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardWriter, "keep", interrupted)
+    assert make_labels(data, out)[0] == 130
+    assert [path.name for path in out.glob("*shard*")] == ["shard-00000.parquet"]
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert make_labels(data, out)[0] == 0
+    assert [int(row["id"][:9]) for row in rows(out)] == list(range(40))
