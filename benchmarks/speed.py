@@ -17,8 +17,8 @@ from rich.console import Console
 import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
 from foveate.cli.bench_tables import memory_table, prefill_table
+from foveate.measure.bench_records import Group, Row, figures
 from foveate.measure.prompts import prompt_like, random_prompt
-from foveate.measure.records import Group, Row, figures
 from foveate.measure.shapes import Size, build, find_shape
 from foveate.measure.speed import measure, runs_before
 

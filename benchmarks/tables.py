@@ -1,4 +1,4 @@
-"""Puts the figures of benchmarks/results into README.md and docs/benchmarks.md, between their markers."""
+"""Puts the figures of benchmarks/results into README.md and the pages of docs, between their markers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import typer
 from common import label, load
+from explainability_tables import foretold, kept_accuracy, relevance_memory
 from information_tables import information_cells, information_correlations
 
 from foveate.measure.suites import BENCHMARKS, SUITES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/information_loss.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/explainability.md", "docs/information_loss.md")
 
 
 def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
@@ -225,6 +226,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "suites": suites,
     "agreement": agreement,
     "information_times": information_times,
+    "relevance_memory": relevance_memory,
+    "kept_accuracy": kept_accuracy,
+    "foretold": foretold,
     "information_cells": information_cells,
     "information_correlations": information_correlations,
 }

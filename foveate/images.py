@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from foveate.errors import InputError
 
@@ -83,7 +83,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_as
 
 
 def _load(path: Path, source: Path | io.BytesIO, max_pixels: int, max_aspect: float) -> LoadedImage:
-    with _without_pillow_limit():
+    with _pillow_on_our_terms():
         picture = _open(path, source)
         with picture:
             _check_size(path, picture.size, max_pixels, max_aspect)
@@ -129,14 +129,19 @@ def check_file(path: Path, what: str) -> None:
 
 
 @contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Pillow's own limit is a global that warns at one size and raises at another; ours is checked before anything is decoded."""
+def _pillow_on_our_terms() -> Iterator[None]:
+    """Pillow's own limit is a global that warns at one size and raises at another; ours is checked before anything is decoded.
+
+    Whether half a file passes for a picture is a global too, which other libraries set; here it does not.
+    """
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:

@@ -125,10 +125,10 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
 def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
     """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
     from foveate.demo.evaluate import digest
+    from foveate.measure.evaluation_runs import write_json
     from foveate.measure.facts import facts
     from foveate.measure.information_loss import Cells, measure_all
     from foveate.measure.information_results import analyse as conclude
-    from foveate.measure.runs import write_json
 
     known = facts(subject.model)
     settings = {

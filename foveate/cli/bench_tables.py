@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from foveate.measure.comparing import Pair
-    from foveate.measure.records import Figure, Group, Row, Run
+    from foveate.measure.bench_comparison import Pair
+    from foveate.measure.bench_records import Figure, Group, Row, Run
 
 __all__ = ["comparison_table", "generation_table", "headline", "memory_table", "prefill_table", "warnings"]
 
@@ -101,7 +101,7 @@ def warnings(group: Group) -> list[str]:
 
 def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
     """Two runs side by side: medians, and the second as a share of the first."""
-    from foveate.measure.records import figures
+    from foveate.measure.bench_records import figures
 
     heads = ["batch", "", "visual tokens", "what", *names, "second, of first"]
     rows = []
@@ -119,7 +119,7 @@ def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
 
 
 def _measured(group: Group) -> list[tuple[Row, Mapping[str, Figure]]]:
-    from foveate.measure.records import figures
+    from foveate.measure.bench_records import figures
 
     return [(row, figures(group, row)) for row in group.rows]
 

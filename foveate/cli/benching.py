@@ -17,7 +17,7 @@ from foveate.cli.checks import build_method, check_output, check_outputs, parse_
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.measure.records import Group, Run
+    from foveate.measure.bench_records import Group, Run
     from foveate.method import Method
 
 __all__ = ["Request", "bench", "compare"]
@@ -92,8 +92,8 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
         InputError: a file is no result, or comparing them would not be fair, and why.
     """
     from foveate.cli.bench_tables import comparison_table
-    from foveate.measure.comparing import notes, pairs, unfair
-    from foveate.measure.records import Run, figures
+    from foveate.measure.bench_comparison import notes, pairs, unfair
+    from foveate.measure.bench_records import Run, figures
 
     first, second = Run.load(one), Run.load(other)
     reasons = unfair(first, second)
@@ -223,14 +223,14 @@ def _command(request: Request, settings: dict[str, Any]) -> str:
 
 def _earlier(request: Request) -> Run | None:
     """The run that --out has already."""
-    from foveate.measure.records import Run
+    from foveate.measure.bench_records import Run
 
     return Run.load(request.out) if request.out and request.out.exists() else None
 
 
 def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
+    from foveate.measure.bench_records import Run
     from foveate.measure.facts import differences, facts
-    from foveate.measure.records import Run
     from foveate.measure.shapes import sizes
 
     settings = _settings(request, prompts, lengths)
@@ -250,9 +250,9 @@ def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence
 def _measure_batch(
     request: Request, run: Run, loaded: Bench, methods: Sequence[Method], prompts: Prompts, batch: int, lengths: Sequence[int]
 ) -> None:
+    from foveate.measure.bench_records import Group
     from foveate.measure.memory import out_of_memory
     from foveate.measure.prompts import visual_tokens
-    from foveate.measure.records import Group
     from foveate.measure.speed import measure, runs_before
 
     known = next((group for group in run.groups if group.batch == batch), None)

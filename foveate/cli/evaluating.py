@@ -17,8 +17,8 @@ from foveate.measure.suites import Benchmark, find_suite, known
 
 if TYPE_CHECKING:
     from foveate.cli.models import Subject
+    from foveate.measure.evaluation_runs import RunFolder, Setting
     from foveate.measure.harness import Harness, LoadedTask
-    from foveate.measure.runs import RunFolder, Setting
     from foveate.method import Method
 
 __all__ = ["Request", "compare", "evaluate"]
@@ -88,7 +88,7 @@ def compare(first: str, second: str, *, as_json: bool) -> None:
         InputError: a file is not there, or they have nothing in common.
     """
     from foveate.cli.evaluation_table import comparison_table
-    from foveate.measure.compare import compare as compare_results
+    from foveate.measure.evaluation_comparison import compare as compare_results
 
     found, notes = compare_results(first, second)
     if as_json:
@@ -140,7 +140,7 @@ class _Session:
         return True
 
     def _evaluate(self, setting: Setting, method: Method | None, task: LoadedTask, advance: Callable[[int], object]) -> None:
-        from foveate.measure.runs import BLIND, cell_of
+        from foveate.measure.evaluation_runs import BLIND, cell_of
         from foveate.plugins.lmms_eval_model import FoveateModel
 
         model = FoveateModel(
@@ -158,8 +158,8 @@ class _Session:
 
     def gather(self, settings: Sequence[Setting], tasks: Sequence[str]) -> dict[str, Any]:
         """Write what is finished as one document."""
-        from foveate.measure.results import gather
-        from foveate.measure.runs import write_json
+        from foveate.measure.evaluation_results import gather
+        from foveate.measure.evaluation_runs import write_json
 
         cells: dict[str, dict[str, Any]] = {}
         for setting in settings:
@@ -178,7 +178,7 @@ class _Session:
 
 def _wanted(request: Request) -> list[tuple[Setting, Method | None]]:
     """The settings in the order in which they run: what all others are compared with comes first."""
-    from foveate.measure.runs import BLIND, FULL, Setting
+    from foveate.measure.evaluation_runs import BLIND, FULL, Setting
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
     names = [name for name in _listed(request.methods, "--methods") if name.lower() != NO_METHOD]
@@ -222,7 +222,7 @@ def _listed(text: str, option: str, *, empty: bool = False) -> list[str]:
 
 
 def _folder(request: Request) -> RunFolder:
-    from foveate.measure.runs import RunFolder
+    from foveate.measure.evaluation_runs import RunFolder
 
     return RunFolder(request.out, _settings(request))
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from foveate.measure.compare import Comparison
+    from foveate.measure.evaluation_comparison import Comparison
 
 __all__ = ["comparison_table", "evaluation_table"]
 

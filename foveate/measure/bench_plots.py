@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foveate.measure.records import Group, Row, Run, figures
+from foveate.measure.bench_records import Group, Row, Run, figures
 
 __all__ = ["PLOTS", "draw"]
 

@@ -20,9 +20,9 @@ from foveate.demo.scenes import FAMILIES
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
 from foveate.measure.controls import Norm
+from foveate.measure.evaluation_runs import read_json, write_json
 from foveate.measure.kept_states import KeptStates
 from foveate.measure.quality import remembered_features
-from foveate.measure.runs import read_json, write_json
 from foveate.measure.spectrum import information
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods

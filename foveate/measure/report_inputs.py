@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.errors import InputError
-from foveate.measure.records import Run
-from foveate.measure.results import RESULTS_FORMAT
-from foveate.measure.runs import read_json
+from foveate.measure.bench_records import Run
+from foveate.measure.evaluation_results import RESULTS_FORMAT
+from foveate.measure.evaluation_runs import read_json
 
 __all__ = ["Input", "differences", "read_inputs"]
 

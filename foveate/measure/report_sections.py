@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from foveate.draw import information_loss
 from foveate.draw.charts import Lines, Point, against_time, against_tokens, radar, svg
 from foveate.measure.bench_plots import draw as draw_bench
-from foveate.measure.records import Group, Row, figures
+from foveate.measure.bench_records import Group, Row, figures
+from foveate.measure.evaluation_runs import BLIND, FULL
 from foveate.measure.report_inputs import Input
-from foveate.measure.runs import BLIND, FULL
 
 __all__ = ["Picture", "Section", "Table", "sections"]
 

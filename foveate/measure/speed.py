@@ -22,10 +22,10 @@ from foveate.compression import compress
 from foveate.encoders import Encoders
 from foveate.errors import InputError
 from foveate.families import ImageTokens, family_of
+from foveate.measure.bench_records import Group, Row, Timing
 from foveate.measure.flops import Count
 from foveate.measure.ideal import ideal
 from foveate.measure.memory import out_of_memory, peak_memory
-from foveate.measure.records import Group, Row, Timing
 from foveate.measure.stages import Timeline, inside_tower
 from foveate.method import Method
 

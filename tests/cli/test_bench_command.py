@@ -12,7 +12,7 @@ from small_model import TOKENS, Result, Run
 
 from foveate.cli import bench_subject
 from foveate.measure import memory, speed
-from foveate.measure.records import Timing
+from foveate.measure.bench_records import Timing
 
 QUICK = ("--methods", "fastv", "--keep", "9", "--prompt", "6+6", "--new-tokens", "1,3", "--repeats", "1")
 

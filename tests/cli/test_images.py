@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from foveate.errors import InputError
 from foveate.images import FORMATS, load_image
@@ -198,6 +198,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str) -> None:
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
     with pytest.raises(InputError, match=r"truncated|damaged|not a picture"):
         load_image(path)
+
+
+def test_a_truncated_file_is_refused_where_another_library_made_pillow_lenient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    test_a_truncated_file_is_refused(tmp_path, "PNG")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "ICO"])

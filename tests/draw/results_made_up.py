@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from foveate.measure.bench_records import Group, Row, Run, Timing
+from foveate.measure.evaluation_results import gather
+from foveate.measure.evaluation_runs import write_json
 from foveate.measure.information_loss import cells_of, key
 from foveate.measure.information_results import analyse
 from foveate.measure.kept_states import SOURCES
-from foveate.measure.records import Group, Row, Run, Timing
-from foveate.measure.results import gather
-from foveate.measure.runs import write_json
 from foveate.measure.spectrum import MEASURES
 
 TASKS = ("foveate_scenes", "foveate_pope", "foveate_textvqa")

@@ -14,9 +14,9 @@ from torch import Tensor
 from foveate import FastV, Method, Plan, TokenCarve, View, compress
 from foveate.errors import BudgetError, InputError, LayerError
 from foveate.measure import speed
+from foveate.measure.bench_records import Group, Row, Run, Timing, figures
 from foveate.measure.ideal import ideal
 from foveate.measure.prompts import random_prompt
-from foveate.measure.records import Group, Row, Run, Timing, figures
 from foveate.measure.shapes import Picture, build, find_shape, parse_size
 from foveate.measure.speed import FULL, measure
 

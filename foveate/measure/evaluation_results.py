@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from foveate.measure.runs import BLIND, FULL
+from foveate.measure.evaluation_runs import BLIND, FULL
 from foveate.measure.statistics import mean_interval
 from foveate.measure.suites import known
 

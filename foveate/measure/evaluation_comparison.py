@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from foveate.errors import InputError
-from foveate.measure.results import RESULTS_FORMAT, half
-from foveate.measure.runs import read_json
+from foveate.measure.evaluation_results import RESULTS_FORMAT, half
+from foveate.measure.evaluation_runs import read_json
 from foveate.measure.statistics import mcnemar, paired_bootstrap
 
 __all__ = ["Comparison", "compare", "read_results"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from foveate.measure.bench_records import Group, Row, Run
 from foveate.measure.facts import differences
-from foveate.measure.records import Group, Row, Run
 
 __all__ = ["Pair", "notes", "pairs", "unfair"]
 

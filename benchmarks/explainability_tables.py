@@ -1,0 +1,67 @@
+"""Tables of benchmarks/results/explainability.json and relevance_memory.json for docs/explainability.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common import load
+
+
+def kept_accuracy() -> str:
+    """Accuracy, share of the full model's and share of what the image adds, for every method and budget."""
+    data = load("explainability")
+    lines = ["| | cut before layer | tokens | right | of full | of what the image adds |", "|---|---|---|---|---|---|"]
+    for share in data["shares"]:
+        for name, cells in data["methods"].items():
+            cell = cells[str(share)]
+            lines.append(
+                f"| {name.split(',')[0]} | {cell['layer']} | {share * 100:g} % | {interval(cell['scores']['all'])} "
+                f"| {interval(cell['of_full'])} | {interval(cell['of_image'])} |"
+            )
+    full, blind, env = data["full"]["scores"]["all"], data["no_image"]["scores"]["all"], data["environment"]
+    note = (
+        f"All 576 tokens: {interval(full)} right; no image in the prompt: {interval(blind)}. {data['questions']} held-out questions, "
+        f"{data['each']} of each kind, exact match; 95 % intervals: "
+        f"Wilson's for accuracy, from resampled questions for the shares. {env['date']}."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def foretold() -> str:
+    """How much of the truly most relevant tokens each method kept, and how well its scores rank all tokens."""
+    data = load("explainability")
+    shares = [str(share) for share in data["shares"]]
+    lines = [
+        "| | " + " | ".join(f"of the top {float(share) * 100:g} %" for share in shares) + " | rank correlation |",
+        "|---" * (len(shares) + 2) + "|",
+    ]
+    for name, cells in data["methods"].items():
+        kept = " | ".join(f"{cells[share]['overlap'] * 100:.1f} %" for share in shares)
+        correlation = data["correlation"].get(name)
+        lines.append(f"| {name} | {kept} | {'' if correlation is None else f'{correlation:.2f}'} |")
+    return "\n".join(lines)
+
+
+def relevance_memory() -> str:
+    """Peak memory and time of relevance against a plain checkpointed backward pass."""
+    data = load("relevance_memory")
+    rows: list[Mapping[str, Any]] = data["measurements"]
+    plain = {row["length"]: row for row in rows if row["way"] == "plain"}
+    lines = ["| | tokens | peak | of plain | CPU seconds | of plain |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        base = plain[row["length"]]
+        if row["bytes"] is None:
+            maps = f"{row['maps_bytes'] / 2**30:.1f} GiB"
+            lines.append(f"| {row['way']} | {row['length']} | maps and gradients alone {maps}, not run | | | |")
+            continue
+        lines.append(
+            f"| {row['way']} | {row['length']} | {row['bytes'] / 2**20:.0f} MiB | {row['bytes'] / base['bytes']:.2f} "
+            f"| {row['seconds']:.1f} | {row['seconds'] / base['seconds']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def interval(cell: Mapping[str, float]) -> str:
+    """A share with its 95 % interval."""
+    return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"
