@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 pytest.importorskip("sklearn")
 
-from foveate.demo.architecture import build, configuration
+from foveate.demo.architecture import build, configuration, tower_states
 from foveate.demo.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FORM, DecoderPhase, Form, Speaker, draw_lesson
 from foveate.demo.labels import GRID, IGNORED
 from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
@@ -22,9 +22,11 @@ from foveate.demo.optimise import Optimiser
 from foveate.demo.packed import packed_states
 from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
-from foveate.demo.tower import draw_windows, normalise, to_patches, tower_states
+from foveate.demo.shapes import SHAPES
+from foveate.demo.tower import draw_windows, normalise, to_patches
 from foveate.demo.train import Recipe, carry_over, export_checkpoint, train
 
+LLAVA = SHAPES["llava"]
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 
 
@@ -48,7 +50,7 @@ def test_a_packed_question_is_answered_exactly_as_alone(tiny: LlavaForConditiona
     lesson = draw_lesson((1,), "train", 1, GRID)
     patches = normalise(lesson.patches, torch.float32)
     seen = tower_states(tiny.model.vision_tower, patches, lesson.positions)
-    packed, _ = Speaker(tiny)(seen, lesson)
+    packed, _ = Speaker(LLAVA, tiny)(seen, lesson)
     weight = tiny.model.vision_tower.embeddings.patch_embedding.weight
     pixels = patches.view(1, GRID, GRID, 3, 14, 14).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 336, 336)
     assert weight.shape[-1] == 14
@@ -144,13 +146,13 @@ def test_the_first_layers_learn_nothing_of_what_is_in_the_picture(tiny: LlavaFor
 
 def test_a_run_can_go_on_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
     folder = train(tmp_path / "first", TINY)
-    carry_over(folder, tiny)
+    carry_over(LLAVA, folder, tiny)
     earlier = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     for name, weight in earlier.state_dict().items():
         assert torch.equal(weight, tiny.state_dict()[name]), name
     other = build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=96, tower_layers=2, layers=6), 0)
     with pytest.raises(ValueError, match="another shape"):
-        carry_over(folder, other)
+        carry_over(LLAVA, folder, other)
 
 
 def test_muon_brings_singular_values_near_to_one() -> None:
@@ -235,7 +237,7 @@ def test_the_written_model_loads_as_any_other(tmp_path: Path) -> None:
 
 def test_the_second_phase_leaves_the_tower_alone(tiny: LlavaForConditionalGeneration) -> None:
     before = tiny.model.vision_tower.embeddings.patch_embedding.weight.clone()
-    phase = DecoderPhase(tiny, seed=0, batch=2, dtype=torch.float32)
+    phase = DecoderPhase(LLAVA, tiny, seed=0, batch=2, dtype=torch.float32)
     draw, arguments = phase.order(0, 0, 0.0)
     loss, _ = phase.loss(draw(*arguments), 0.0)
     phase.optimiser.step(loss, 1.0)

@@ -69,7 +69,7 @@ class Subject:
     @property
     def is_demo(self) -> bool:
         """Whether it is the embedded model."""
-        return self.name == DEMO
+        return _is_demo(self.name)
 
     @property
     def device(self) -> str:
@@ -101,7 +101,7 @@ class Subject:
         return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual, _word_notes(question) if self.is_demo else ())
 
     def _inputs(self, question: str, shown: Shown) -> Any:
-        if self.is_demo:
+        if self.is_demo and len(shown.pictures) == 1:
             from foveate import demo
 
             return self.processor(images=shown.pictures[0], text=demo.prompt(question), return_tensors="pt")
@@ -155,7 +155,7 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     """Load a model and its processor.
 
     Args:
-        name: "demo", a folder, or an id on the Hugging Face hub.
+        name: "demo", "demo-" and another shape of the demo model, a folder, or an id on the Hugging Face hub.
         dtype: "float32", "bfloat16", "float16" or "auto", which is float32 for the demo model, else as the checkpoint was saved.
         device: "auto" or what `torch.device` takes.
         compress: whether the model must belong to a family that can be compressed.
@@ -182,7 +182,7 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     if video:
         _check_video(name, config)
     processor = load_processor(name)
-    precision = "float32" if dtype == "auto" and name == DEMO else dtype
+    precision = "float32" if dtype == "auto" and _is_demo(name) else dtype
     model = _from_pretrained(AutoModelForImageTextToText, name, dtype=precision)
     try:
         return Subject(name, model.eval().to(where), processor)
@@ -230,7 +230,11 @@ def load_processor(name: str) -> Any:
     from transformers import AutoProcessor
 
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
+    from foveate.demo.shapes import own_processor
 
+    own = own_processor(_demo_folder(name) if _is_demo(name) else Path(name).expanduser())
+    if own is not None:
+        return own
     processor = _from_pretrained(AutoProcessor, name)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise InputError(f"{name!r} has no processor for pictures and text together; foveate needs a vision-language model")
@@ -239,13 +243,8 @@ def load_processor(name: str) -> Any:
 
 def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
     """`kind.from_pretrained`, with its errors as foveate's."""
-    if name == DEMO:
-        from foveate import demo
-
-        try:
-            name = str(demo.path())
-        except FileNotFoundError as error:
-            raise InputError(str(error)) from error
+    if _is_demo(name):
+        name = str(_demo_folder(name))
     folder = Path(name).expanduser()
     if folder.is_dir():
         name = str(folder)
@@ -261,9 +260,27 @@ def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
         raise InputError(f"cannot load the model {name!r}: {_first_sentence(error)}; pass demo, a folder or a Hugging Face id") from error
 
 
+def _is_demo(name: str) -> bool:
+    """Whether a name stands for the demo model, in whatever shape."""
+    return name == DEMO or (name.startswith(f"{DEMO}-") and not Path(name).is_dir())
+
+
+def _demo_folder(name: str) -> Path:
+    from foveate import demo
+
+    first, *others = demo.FOLDERS
+    shapes = {DEMO: first, **{f"{DEMO}-{shape}": shape for shape in others}}
+    if name not in shapes:
+        raise InputError(f"there is no demo model {name!r}; there is {', '.join(shapes)}")
+    try:
+        return demo.path(shapes[name])
+    except FileNotFoundError as error:
+        raise InputError(str(error)) from error
+
+
 def is_local(name: str) -> bool:
     """Whether a model can be had without the network."""
-    return name == DEMO or Path(name).expanduser().is_dir()
+    return _is_demo(name) or Path(name).expanduser().is_dir()
 
 
 def _first_sentence(error: BaseException) -> str:

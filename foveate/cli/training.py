@@ -26,6 +26,7 @@ class Training:
     """What the user asked for; see the options of `foveate demo train`."""
 
     out: Path
+    shape: str | None
     hours: float | None
     steps: tuple[int, int] | None
     device: str
@@ -53,6 +54,7 @@ def train(request: Training) -> None:
     from foveate.demo.train import train as run
 
     recipe = Recipe(
+        shape=_shape(request.shape),
         device=str(find_device(request.device)),
         hours=request.hours,
         steps=request.steps,
@@ -73,6 +75,17 @@ def train(request: Training) -> None:
     console.put(f"written: {weights}")
     if card:
         console.put(f"measured on held-out scenes: {card}")
+
+
+def _shape(name: str | None) -> str:
+    from foveate.demo.shapes import SHAPES
+    from foveate.demo.train import Recipe
+
+    if name is None:
+        return Recipe.shape
+    if name not in SHAPES:
+        raise InputError(f"there is no shape {name!r} of the demo model; there is {', '.join(SHAPES)}")
+    return name
 
 
 def _card(request: Training, device: str) -> Path:

@@ -6,44 +6,76 @@
     inputs = processor(images=example.image, text=demo.prompt("what does the sign say?"), return_tensors="pt")
     processor.decode(model.generate(**inputs)[0, inputs.input_ids.shape[1]:], skip_special_tokens=True)
 
-It knows its scenes, not the world: see the model card beside the weights.
+It knows its scenes, not the world: see the model card beside the weights. `demo.load(shape="qwen2-vl")` gives its variant with
+dynamic resolution, which is used in the same way.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from foveate.demo.language import prompt, unknown_words
 from foveate.demo.scenes import Question, Scene, scene
 
-__all__ = ["Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
+if TYPE_CHECKING:
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, Qwen2VLForConditionalGeneration
+
+    from foveate.demo.processing import DynamicProcessor
+
+__all__ = ["FOLDERS", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
+
+FOLDERS = {"llava": "weights", "qwen2-vl": "weights_qwen2_vl"}
+"""Where the weights of each shape lie, beside this file."""
 
 
-def path() -> Path:
+def path(shape: str = "llava") -> Path:
     """The folder of the weights, in the layout that `from_pretrained` reads.
 
+    Args:
+        shape: one of `FOLDERS`.
+
     Raises:
+        ValueError: there is no such shape.
         FileNotFoundError: the weights are missing, as in a checkout without them.
     """
-    folder = Path(__file__).parent / "weights"
+    if shape not in FOLDERS:
+        raise ValueError(f"the embedded model comes as {', '.join(FOLDERS)}, not as {shape!r}")
+    folder = Path(__file__).parent / FOLDERS[shape]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"no weights in {folder}: install foveate from a package, or train with `foveate demo train`")
     return folder
 
 
-def load(dtype: torch.dtype = torch.float32) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+@overload
+def load(dtype: torch.dtype = ..., shape: Literal["llava"] = ...) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]: ...
+
+
+@overload
+def load(dtype: torch.dtype = ..., *, shape: Literal["qwen2-vl"]) -> tuple[Qwen2VLForConditionalGeneration, DynamicProcessor]: ...
+
+
+@overload
+def load(dtype: torch.dtype = ..., *, shape: str) -> tuple[Any, Any]: ...
+
+
+def load(dtype: torch.dtype = torch.float32, shape: str = "llava") -> tuple[Any, Any]:
     """Load the embedded model and its processor, offline.
 
     Args:
         dtype: of the weights in memory; they are stored in bfloat16.
+        shape: one of `FOLDERS`.
 
     Raises:
+        ValueError: there is no such shape.
         FileNotFoundError: the weights are missing.
     """
-    folder = path()
+    from transformers import AutoModelForImageTextToText
+
+    from foveate.demo.shapes import SHAPES
+
+    folder = path(shape)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    return model.eval(), processor
+    return model.eval(), SHAPES[shape].processor(folder)

@@ -1,41 +1,29 @@
-"""The embedded model's shape, and how its weights start."""
+"""The embedded model: a CLIP-style tower that looks at 24 by 24 patches, and a Llama decoder behind a projector."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
-    AttentionInterface,
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
 )
 
 from foveate.demo.labels import GRID, PATCH
-
-ATTENTION = "foveate_demo_matmul"
-
-
-def _matmul_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: object
-) -> tuple[Tensor, None]:
-    """Attention as two plain products: for short sequences in bfloat16 on a CPU several times faster than the fused one."""
-    scores = (query * scaling) @ key.transpose(-1, -2)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION, _matmul_attention)
-
-
-def fastest_attention(device: torch.device | str, dtype: torch.dtype) -> str:
-    """The implementation to train the tower with: the fused one but for half precision on a CPU, where it is slow."""
-    return ATTENTION if torch.device(device).type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+from foveate.demo.language import IMAGE, build_processor, vocabulary
+from foveate.demo.shape import Shape
 
 
 def configuration(vocabulary: int, image_token: int, *, hidden: int = 192, tower_layers: int = 6, layers: int = 8) -> LlavaConfig:
@@ -81,14 +69,7 @@ def build(configuration: LlavaConfig, seed: int) -> LlavaForConditionalGeneratio
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(configuration).float()
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    for name, weight in model.named_parameters():
-        if name.endswith(("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight")):
-            weight.data.mul_(0.5)
+    fan_in(model, last=("out_proj.weight", "fc2.weight", "o_proj.weight", "down_proj.weight"))
     tower = model.model.vision_tower
     assert isinstance(tower, CLIPVisionModel)
     embeddings = tower.embeddings
@@ -97,6 +78,18 @@ def build(configuration: LlavaConfig, seed: int) -> LlavaForConditionalGeneratio
     embeddings.patch_embedding.weight.data = cosine_patches(configuration.vision_config.hidden_size)
     nn.init.normal_(model.get_input_embeddings().weight, std=configuration.text_config.hidden_size**-0.5)
     return model
+
+
+def fan_in(model: nn.Module, last: tuple[str, ...]) -> None:
+    """Start linear layers by their fan-in, and those whose names end in one of `last`, which write into the residual, at half of it."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, weight in model.named_parameters():
+        if name.endswith(last):
+            weight.data.mul_(0.5)
 
 
 def sine_positions(width: int) -> Tensor:
@@ -121,3 +114,120 @@ def cosine_patches(width: int) -> Tensor:
     counts = (width - 2 * share, share, share)
     parts = [tint[None, :, None, None] * patterns[:count, None] for tint, count in zip(tints, counts, strict=True)]
     return torch.cat(parts)
+
+
+def tower_states(tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
+    """States (b, n, hidden) after the tower's last layer for any set of patches; equals the stock forward on all 576.
+
+    Args:
+        patches: (b, n, 588) normalised pixels.
+        positions: (b, n) indices in the 24 by 24 grid.
+    """
+    embeddings = tower.embeddings
+    weight = embeddings.patch_embedding.weight
+    states = functional.linear(patches, weight.view(weight.shape[0], -1))
+    states = states + functional.embedding(positions + 1, embeddings.position_embedding.weight)
+    first = embeddings.class_embedding + embeddings.position_embedding.weight[0]
+    states = torch.cat([first.expand(len(states), 1, -1), states], dim=1)
+    states = tower.pre_layrnorm(states)
+    for layer in tower.encoder.layers:
+        states = layer(states, None)
+    return states[:, 1:]
+
+
+@torch.no_grad()
+def calibrate(projector: nn.Module, seen: Tensor) -> None:
+    """Let the projector start as if the tower's channels had mean 0 and spread 1, which they are far from.
+
+    Args:
+        projector: two linear layers, changed in place.
+        seen: (b, n, hidden) states of a few images.
+    """
+    mean, spread = seen.float().mean((0, 1)), seen.float().std((0, 1)) + 1e-6
+    first = projector.linear_1
+    assert isinstance(first, nn.Linear)
+    first.weight.div_(spread)
+    first.bias.sub_(first.weight @ mean)
+
+
+def known_words(state: dict[str, Tensor], names: tuple[str, ...], folder: Path, words: dict[str, int], own: dict[str, Tensor]) -> None:
+    """Find the rows of earlier embeddings again by their words, so that a vocabulary may grow.
+
+    Args:
+        state: earlier weights, changed in place.
+        names: of the embeddings in `state` and `own`.
+        folder: of the earlier tokenizer.
+        words: the present vocabulary.
+        own: present weights; words that were not known stay as they are there.
+    """
+    earlier: dict[str, int] = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    pairs = [(earlier[token], index) for token, index in words.items() if token in earlier]
+    before, after = (list(part) for part in zip(*pairs, strict=True))
+    for name in names:
+        state[name] = own[name].index_copy(0, torch.tensor(after), state[name][before])
+
+
+class Llava(Shape):
+    """The model that foveate carries: pictures of one size, a visual token for each patch."""
+
+    name = "llava"
+
+    def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> LlavaForConditionalGeneration:
+        """See `Shape.build`."""
+        shape = configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=hidden, tower_layers=tower_layers, layers=layers)
+        return build(shape, seed)
+
+    def processor(self, folder: Path | None = None) -> LlavaProcessor:
+        """See `Shape.processor`."""
+        return build_processor() if folder is None else AutoProcessor.from_pretrained(folder, local_files_only=True)
+
+    def tower(self, model: LlavaForConditionalGeneration) -> CLIPVisionModel:
+        """See `Shape.tower`."""
+        tower = model.model.vision_tower
+        assert isinstance(tower, CLIPVisionModel)
+        return tower
+
+    def projector(self, model: LlavaForConditionalGeneration) -> nn.Module:
+        """See `Shape.projector`."""
+        return model.model.multi_modal_projector
+
+    def states(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
+        """See `Shape.states`."""
+        return tower_states(tower, patches, positions)
+
+    def features(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
+        """See `Shape.features`; the projector comes later."""
+        return tower_states(tower, patches, positions)
+
+    def project(self, projector: nn.Module, states: Tensor) -> Tensor:
+        """See `Shape.project`."""
+        tokens: Tensor = projector(states)
+        return tokens
+
+    def places(self, positions: Tensor) -> tuple[Tensor, int]:
+        """See `Shape.places`: a window's patches keep the places that they have in a whole scene, and so does what is behind."""
+        return positions, GRID * GRID
+
+    def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Shape.rotation`."""
+        cosines, sines = decoder.rotary_emb(states, positions)
+        return cosines, sines
+
+    def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Shape.earlier`."""
+        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        if kind != "llava":
+            raise ValueError(
+                f"{folder} holds a {kind!r} model, which has another shape and no way to this one; give the weights of a llava"
+            )
+        state = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
+        known_words(state, ("model.language_model.embed_tokens.weight", "lm_head.weight"), folder, vocabulary(), own)
+        return state
+
+    def spare(self, tower: CLIPVisionModel) -> None:
+        """See `Shape.spare`: the last norm is not on the way to the states of patches."""
+        tower.post_layernorm.requires_grad_(False)
+
+    def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
+        """See `Shape.calibrate`."""
+        calibrate(projector, seen)

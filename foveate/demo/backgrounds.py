@@ -60,11 +60,12 @@ def digits(split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return np.repeat(np.repeat(ink, 3, axis=1), 3, axis=2), data.target[mine].astype(np.int64)
 
 
-def background(rng: np.random.Generator, split: Split, side: int) -> NDArray[np.uint8]:
-    """A random crop, `side` pixels square, of the split's photographs with its contrast and brightness changed."""
+def background(rng: np.random.Generator, split: Split, size: int | tuple[int, int]) -> NDArray[np.uint8]:
+    """A random crop of (width, height) pixels, a number for a square, of the split's photographs in another contrast and brightness."""
+    width, height = (size, size) if isinstance(size, int) else size
     views = photographs(split)
     view = views[rng.integers(len(views))]
-    y, x = rng.integers(view.shape[0] - side + 1), rng.integers(view.shape[1] - side + 1)
+    y, x = rng.integers(view.shape[0] - height + 1), rng.integers(view.shape[1] - width + 1)
     contrast, level = rng.uniform(0.35, 0.8), rng.uniform(90, 165)
     table = np.clip((np.arange(256) - 128) * contrast + level, 0, 255).astype(np.uint8)
-    return table[view[y : y + side, x : x + side]]
+    return table[view[y : y + height, x : x + width]]

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 from foveate import Random, compress
 from foveate.demo.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
 from foveate.demo.drawing import LONGEST, SHORTEST, WORDS
 from foveate.demo.evaluate import BALANCED, attention_recall, balanced, chance, digest, evaluate, named_things, summary
+from foveate.demo.labels import GRID
 from foveate.demo.scenes import VERSION
+from foveate.demo.shape import Shape
+from foveate.demo.shapes import SHAPES, shape_of
 from foveate.measure.quality import remembered_features
 
 FIGURES, CARD = "figures.json", "README.md"
 NOTES = "notes.md"  # in the folder of a run: what its card should add
-KEPT, CUT = 128, 2  # visual tokens of 576, and the decoder layer before which the others usually leave
+KEPT, CUT = 2 / 9, 2  # share of the visual tokens, and the decoder layer before which the others usually leave
 _ROWS = 8  # of a learning curve
 
 _TEXT = """---
@@ -29,14 +32,9 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---
-# Foveate's embedded model
+{portrait}
 
-A LLaVA of {parameters:.1f} million parameters that sees: `LlavaForConditionalGeneration` with a CLIP-style tower
-({tower_layers} layers, {tower_hidden} wide, 336 pixels, patches of 14, 576 visual tokens) and a Llama decoder
-({layers} layers, {hidden} wide), stored in bfloat16 ({megabytes:.1f} MB). It exists so that compressing visual tokens can be tried,
-shown and tested on trained weights without downloading any.
-
-**It knows its scenes, not the world.** It was trained from nothing on drawn scenes (`foveate.demo.scenes`) and answers
+**It knows its scenes, not the world.** It was trained {begun} on drawn scenes (`foveate.demo.scenes`) and answers
 questions in their wording about their colours, shapes, signs and digits. A photograph of anything else gets a
 confident wrong answer. Signs are lettered in one 5 by 7 pixel alphabet, 14 pixels high, with {shortest} to {longest} characters, which are
 answered one by one. A third of the signs carry numbers, a third letters at random, the others words: {words} in training, and
@@ -52,8 +50,8 @@ stock greedy `generate`, exact match of the whole answer, Wilson intervals of 95
 *Without image* leaves the picture out of the prompt. *Chance* is the best that the wording alone can do: the answer that
 training scenes give to it most often. *Cut* is what is left, on the first {some} questions of each family, when all visual tokens but
 a random one leave before decoder layer {cut}: at chance, the layers before it have not read the answer. *Recall* is the share
-of a question's relevant patches among the {kept} of 576 that the last prompt token attends to most in decoder layer
-{before}, averaged over heads, on the same questions; at random it is {random:.3f}. A thing is *small* up to 4 visual tokens (an
+of a question's relevant {tokens} among the {kept} of {of} that the last prompt token attends to most in decoder layer
+{before}, averaged over heads, on the same questions; at random it is {random:.3f}. A thing is *small* up to 4 {small} (an
 object of 22 to 28 pixels, a handwritten digit); a scene is *crowded* from 7 things on. Descriptions count as right when every thing
 and its order are; of the things that they name, F1 is {named:.3f}.
 
@@ -72,8 +70,7 @@ others. `--guidance 0` trains without it.
 
 {training}
 
-Windows of a scene are shown to the decoder at the rotary positions that their patches have in the whole scene, so the
-model has met missing visual tokens before, which real models have not. The same recipe: `foveate demo train`.
+{pictures} The same recipe: `foveate demo train{option}`.
 
 ## Sources
 
@@ -81,6 +78,37 @@ Backgrounds are crops of scikit-learn's `china.jpg` (Yuto Kitayama) and `flower.
 digits are from the UCI repository (E. Alpaydin, C. Kaynak; CC BY 4.0). Held-out scenes use other parts of the
 photographs and other digits than training scenes.
 """
+
+
+_PORTRAITS = {
+    "llava": """# Foveate's embedded model
+
+A LLaVA of {parameters:.1f} million parameters that sees: `LlavaForConditionalGeneration` with a CLIP-style tower
+({tower_layers} layers, {hidden} wide, 336 pixels, patches of 14, 576 visual tokens) and a Llama decoder
+({layers} layers, {hidden} wide), stored in bfloat16 ({megabytes:.1f} MB). It exists so that compressing visual tokens can be tried,
+shown and tested on trained weights without downloading any.""",
+    "qwen2-vl": """# Foveate's embedded model, with dynamic resolution
+
+A Qwen2-VL of {parameters:.1f} million parameters that sees: `Qwen2VLForConditionalGeneration` with a tower of two-dimensional rotary
+positions ({tower_layers} layers, {hidden} wide, patches of 14), a merger that makes one visual token of 2 by 2 patches, and a decoder
+({layers} layers, {hidden} wide) with rotary positions by time, row and column, stored in bfloat16 ({megabytes:.1f} MB). A scene of 336
+by 336 pixels is 144 visual tokens; pictures may have any other number of rows and columns up to that many. It exists so that
+compressing visual tokens can be tested on trained weights of a second family without downloading any.
+
+`foveate.demo.load(shape="qwen2-vl")` loads it with its processor, because transformers' own one for this kind wants torchvision.""",
+}
+_CONVERTED = """It did not start from nothing but from the weights of the embedded model in its first shape, a LLaVA: the
+blocks of the tower, the patch embedding (half of it for each of the two frames that a patch spans), the decoder and the words,
+with biases of zero where the LLaVA has none. The merger began with the mean of what the LLaVA's projector makes of each of
+the four patches, plus noise. New are the positions, in tower and decoder. So what the LLaVA had learned, its supervised attention
+too, is in here."""
+_PICTURES = {
+    "llava": """Windows of a scene are shown to the decoder at the rotary positions that their patches have in the whole scene, so the
+model has met missing visual tokens before, which real models have not.""",
+    "qwen2-vl": """Small pictures, square or not, are pictures of their own here, with positions that begin at their first corner:
+left and right are those of the picture. The channels of the decoder's heads turn by time, row and column in turn
+(`mrope_section` of fifteen parts) and not in three blocks, of which the last would be too slow to tell a dozen columns apart.""",
+}
 
 
 def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
@@ -112,7 +140,7 @@ def measure(
         progress: called with the number of questions just answered.
     """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device).eval()
-    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    processor = shape_of(folder).processor(folder)
     asked, some = balanced(each), balanced(max(1, each // 4))
     with remembered_features(model):
         full = evaluate(model, processor, asked, batch_size, progress)
@@ -126,12 +154,26 @@ def measure(
         "scenes": len({sample.seed for sample in asked}),
         "named_things": named_things(full),
         "chance": chance(asked),
-        "recall": attention_recall(model, processor, some, layer=CUT - 1, keep=KEPT),
+        "recall": attention_recall(model, processor, some, layer=CUT - 1),
     }
     for name, results in (("full", full), ("without_image", blind), ("cut", cut)):
         figures[name] = {family: asdict(score) for family, score in summary(results).items()}
     (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
     return figures
+
+
+def _converted(shape: Shape, start: str | None) -> bool:
+    """Whether a run began from weights of another shape; weights that are gone count as of its own."""
+    return start is not None and (Path(start) / "config.json").is_file() and shape_of(Path(start)) is not shape
+
+
+def _beginning(shape: Shape, start: str | None) -> list[str]:
+    """What a card says of weights that a run began from."""
+    if start is None:
+        return []
+    if not _converted(shape, start):
+        return ["It went on from earlier weights of its own shape; what follows is added.", ""]
+    return [_CONVERTED, ""]
 
 
 def _table(figures: dict[str, Any]) -> Iterator[str]:
@@ -181,12 +223,12 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         hardware: what it was trained on, in words.
     """
     figures = json.loads((folder / FIGURES).read_text())
-    config = json.loads((folder / "config.json").read_text())
-    weights = folder / "model.safetensors"
+    shape = shape_of(folder)
+    tokens = (GRID // shape.merged) ** 2
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
     recipe = json.loads((run / "recipe.json").read_text())
     training = [
-        *([] if recipe["start"] is None else ["It went on from earlier weights of its own shape; what follows is added.", ""]),
+        *_beginning(shape, recipe["start"]),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
         "whole training scenes, each token given the right ones before it.",
         "",
@@ -195,12 +237,19 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
     ]
     guided = [f"{', '.join(map(str, heads))} of layer {layer}" for layer, heads in GUIDED.items()]
     text = _TEXT.format(
-        parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
-        tower_layers=config["vision_config"]["num_hidden_layers"],
-        tower_hidden=config["vision_config"]["hidden_size"],
-        layers=config["text_config"]["num_hidden_layers"],
-        hidden=config["text_config"]["hidden_size"],
-        megabytes=weights.stat().st_size / 1e6,
+        portrait=_PORTRAITS[shape.name].format(
+            parameters=sum(weight.numel() for weight in model.parameters()) / 1e6,
+            tower_layers=recipe["tower_layers"],
+            layers=recipe["layers"],
+            hidden=recipe["hidden"],
+            megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+        ),
+        begun="from another embedded model" if _converted(shape, recipe["start"]) else "from nothing",
+        pictures=_PICTURES[shape.name],
+        option="" if shape is next(iter(SHAPES.values())) else f" --shape {shape.name}",
+        tokens="patches" if shape.merged == 1 else "visual tokens",
+        of=tokens,
+        small="visual tokens" if shape.merged == 1 else "patches",
         words=len(WORDS["train"]),
         new_words=len(WORDS["held_out"]),
         shortest=SHORTEST,
@@ -211,8 +260,8 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         questions=figures["full"]["all"]["count"],
         version=figures["version"],
         table="\n".join(_table(figures)),
-        kept=KEPT,
-        random=KEPT / 576,
+        kept=round(KEPT * tokens),
+        random=KEPT,
         cut=CUT,
         before=CUT - 1,
         some=max(1, figures["each"] // 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from foveate.demo.architecture import fastest_attention
+from foveate.demo.attention import fastest_attention
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import Item, paint, place
-from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, overlap, patch_labels
+from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, Grid, overlap, patch_labels, square
 from foveate.demo.language import IMAGE, build_tokenizer, prompt, vocabulary
 from foveate.demo.optimise import Optimiser
 from foveate.demo.packed import packed_states
 from foveate.demo.questions import FAMILIES, LONGEST_DESCRIPTION, Asked, ask, describe, phrase
 from foveate.demo.scenes import TOUCHED, relevant_patches
-from foveate.demo.tower import normalise, to_patches, tower_states, window_positions
+from foveate.demo.shape import Shape, columns_of
+from foveate.demo.tower import draw_offsets, normalise, to_patches, window_positions
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,6 @@ GUIDANCE = 0.3  # weight of minus the log of the attention on relevant patches
 # training. Otherwise the guided heads of layer 1 read the answer itself, and removing tokens after that would cost nothing.
 SEALED = 2
 
-# Sides in patches of the windows, and how often each is drawn, until a share of the phase is done.
-CURRICULUM: tuple[tuple[float, dict[int, float]], ...] = (
-    (0.1, {8: 0.2, 10: 0.5, 14: 0.3}),
-    (0.4, {10: 0.35, 14: 0.5, 24: 0.15}),
-    (0.7, {10: 0.1, 14: 0.4, 24: 0.5}),
-    (1.0, {14: 0.1, 24: 0.9}),
-)
-
 
 @dataclass
 class Lesson:
@@ -74,7 +67,7 @@ class Lesson:
 
     Attributes:
         patches: (b, n, 588) 8-bit pixels.
-        positions: (b, n) of the patches in the whole grid.
+        positions: (b, n) of the patches in the grid of a whole scene.
         tokens: (b, q, l) ids of question and answer, padded on the right.
         rows: (b, q, a) places in a question whose next token is part of the answer; repeated where there are fewer.
         wanted: (b, q, a) ids of those next tokens, `IGNORED` beyond the answer.
@@ -103,12 +96,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer()
 
 
-def prefix_ids() -> list[int]:
-    """Ids of what comes before the image in every prompt."""
-    ids: list[int] = _tokenizer()(prompt("?")).input_ids
-    return ids[: ids.index(vocabulary()[IMAGE])]
-
-
 @cache
 def question_ids(question: str) -> tuple[int, ...]:
     """Ids of what comes after the image in the prompt of a question."""
@@ -123,29 +110,36 @@ def answer_ids(answer: str) -> tuple[int, ...]:
     return (*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id)
 
 
-def draw_items(rng: np.random.Generator, split: Split, grid: int) -> list[Item]:
+def draw_items(rng: np.random.Generator, split: Split, grid: int | Grid) -> list[Item]:
     """Lay out a window so that it holds about as much to ask about as a whole scene does, as far as there is room."""
-    most = {8: 3, 10: 4, 12: 5}.get(grid, 7)
+    rows, columns = square(grid)
+    side = round((rows * columns) ** 0.5)
+    most = next((most for until, most in ((8, 3), (10, 4), (12, 5)) if side <= until), 7)
     objects = int(rng.integers(min(2, most - 2), most + 1))
-    signs = 1 + int(rng.random() < (0.2 if grid < 12 else 0.4))
-    return place(rng, split, grid * PATCH, objects, signs, int(rng.random() < 0.5))
+    signs = 1 + int(rng.random() < (0.2 if side < 12 else 0.4))
+    return place(rng, split, (columns * PATCH, rows * PATCH), objects, signs, int(rng.random() < 0.5))
 
 
-def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, grid: int, form: Form = SHORT_FORM) -> Lesson:
-    """Draw images of `grid` by `grid` patches, each somewhere in the grid of a whole scene, with their questions."""
+def draw_lesson(
+    seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, form: Form = SHORT_FORM, *, anywhere: bool = True
+) -> Lesson:
+    """Draw pictures of so many rows and columns of patches, with their questions; see `tower.draw_windows`."""
     rng = np.random.default_rng(seed)
-    side = grid * PATCH
-    pixels = np.empty((batch, side, side, 3), dtype=np.uint8)
-    offsets = rng.integers(0, GRID - grid + 1, (batch, 2))
+    high, wide = square(grid)
+    size = (wide * PATCH, high * PATCH)
+    pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
+    offsets = draw_offsets(rng, batch, grid, anywhere=anywhere)
+    half = np.array((GRID, GRID) if anywhere else (wide, high)) / 2
     tokens = np.zeros((batch, form.questions, form.length), dtype=np.int64)
     rows = np.zeros((batch, form.questions, form.answer), dtype=np.int64)
     wanted = np.full((batch, form.questions, form.answer), IGNORED, dtype=np.int64)
-    first, second = np.zeros((2, batch, form.questions, form.answer, grid * grid), dtype=bool)
-    whole = np.zeros((batch, form.questions, grid * grid), dtype=bool)
+    first, second = np.zeros((2, batch, form.questions, form.answer, high * wide), dtype=bool)
+    whole = np.zeros((batch, form.questions, high * wide), dtype=bool)
     families = np.full((batch, form.questions), -1, dtype=np.int64)
     for image in range(batch):
-        items, asked = _draw_questions(rng, split, grid, (int(offsets[image, 0]), int(offsets[image, 1])), form)
-        pixels[image] = paint(rng, split, side, items)
+        across, down = ((half - offsets[image]) * PATCH).tolist()
+        items, asked = _draw_questions(rng, split, grid, (across, down), form)
+        pixels[image] = paint(rng, split, size, items)
         for slot, question in enumerate(asked):
             before, answer = question_ids(question.text), answer_ids(question.answer)
             ids = (*before, *answer[:-1])
@@ -160,7 +154,7 @@ def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, grid: int, form
 
 
 def _draw_questions(
-    rng: np.random.Generator, split: Split, grid: int, offset: tuple[int, int], form: Form
+    rng: np.random.Generator, split: Split, grid: int | Grid, middle: tuple[float, float], form: Form
 ) -> tuple[list[Item], list[Asked]]:
     """Things, and as many questions about them as the form has room for."""
     if form == DESCRIPTION_FORM:
@@ -169,14 +163,14 @@ def _draw_questions(
             if (asked := describe(rng, items)) is not None:
                 return items, [asked]
     items = draw_items(rng, split, grid)
-    questions = ask(rng, items, offset, repeats=REPEATS)
+    questions = ask(rng, items, middle, repeats=REPEATS)
     weights = np.array([HARD.get(question.family, 1.0) for question in questions])
     count = min(form.questions, len(questions))
     return items, [questions[i] for i in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
 
 
-def relevant_by_row(asked: Asked, rows: int, grid: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The patches (rows, grid * grid), twice, that each token of an answer depends on.
+def relevant_by_row(asked: Asked, rows: int, grid: int | Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The patches (rows, n), twice, that each token of an answer depends on.
 
     For a text that is read, those of the token's character; for a description, those of the thing that the token tells
     of. The two differ where two things are related: one is about the first, the other about the second.
@@ -191,7 +185,7 @@ def relevant_by_row(asked: Asked, rows: int, grid: int) -> tuple[NDArray[np.bool
     return first, second
 
 
-def _by_row(asked: Asked, rows: int, grid: int) -> NDArray[np.bool_]:
+def _by_row(asked: Asked, rows: int, grid: int | Grid) -> NDArray[np.bool_]:
     whole = relevant_patches(asked, grid).reshape(1, -1).repeat(rows, axis=0)
     if len(asked.about) == 1 and asked.about[0].text.lower() == asked.answer and asked.about[0].kind == "sign":
         for row in range(rows):
@@ -199,14 +193,14 @@ def _by_row(asked: Asked, rows: int, grid: int) -> NDArray[np.bool_]:
     return whole
 
 
-def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int) -> NDArray[np.bool_]:
+def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | Grid) -> NDArray[np.bool_]:
     """The patches that show one character of a sign, or the whole sign where none shows it most."""
     labels, _ = patch_labels((sign,), grid)
     wanted = whole & (labels[:, list(CLASSES).index("index")] == index)
     return wanted if wanted.any() else whole
 
 
-def _told(item: Item, grid: int) -> list[NDArray[np.bool_]]:
+def _told(item: Item, grid: int | Grid) -> list[NDArray[np.bool_]]:
     """For each token that a description spends on a thing, and the one behind it, the patches that the token depends on."""
     whole = (overlap(item, grid) > TOUCHED).reshape(-1)
     length = len(answer_ids(phrase(item)))
@@ -221,9 +215,10 @@ def _told(item: Item, grid: int) -> list[NDArray[np.bool_]]:
 class Speaker(nn.Module):
     """The projector and the decoder of a model, as one thing to learn."""
 
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+    def __init__(self, shape: Shape, model: Any) -> None:
         super().__init__()
-        self.projector = model.model.multi_modal_projector
+        self.shape = shape
+        self.projector = shape.projector(model)
         self.decoder = model.model.language_model
 
     def forward(self, seen: Tensor, lesson: Lesson) -> tuple[Tensor, dict[int, Tensor]]:
@@ -234,21 +229,33 @@ class Speaker(nn.Module):
             lesson: the questions.
 
         Returns:
-            The logits, and by layer (b, heads, q, a, n).
+            The logits, and by layer (b, heads, q, a, visual tokens).
         """
-        prefix = torch.tensor(prefix_ids(), device=seen.device)
-        batch, before = len(seen), len(prefix)
-        shared = torch.cat([self.decoder.embed_tokens(prefix).expand(batch, -1, -1), self.projector(seen)], dim=1)
-        starts = torch.arange(before, device=seen.device).expand(batch, -1)
-        # A window's patches keep the places that they have in a whole scene, and so do the questions behind it.
-        positions = torch.cat([starts, before + lesson.positions], dim=1)
+        visual = self.shape.project(self.projector, seen)
+        before, behind = (self._text(ids, visual) for ids in (self.shape.before(), self.shape.behind()))
+        start, stop = before.shape[1], before.shape[1] + visual.shape[1]
+        places, after = self.shape.places(lesson.positions)
+        count = torch.arange(max(start, behind.shape[1]), device=seen.device)
+        texts = (count[:length].expand(*places.shape[:-1], -1) for length in (start, behind.shape[1]))
+        first, last = texts
         states, attention = packed_states(
-            self.decoder, shared, positions, lesson.tokens, watched=tuple(GUIDED), behind=before + GRID * GRID, sealed=(SEALED, before)
+            self.decoder,
+            torch.cat([before, visual, behind], dim=1),
+            torch.cat([first, start + places, start + after + last], dim=-1),
+            lesson.tokens,
+            behind=start + after + behind.shape[1],
+            watched=tuple(GUIDED),
+            sealed=(SEALED, start),
+            rotation=self.shape.rotation,
         )
         chosen = states.gather(2, lesson.rows[..., None].expand(-1, -1, -1, states.shape[-1]))
         logits = functional.linear(chosen, self.decoder.embed_tokens.weight)
-        looked = {layer: _at_rows(weights[..., before:], lesson.rows) for layer, weights in attention.items()}
+        looked = {layer: _at_rows(weights[..., start:stop], lesson.rows) for layer, weights in attention.items()}
         return logits, looked
+
+    def _text(self, ids: list[int], visual: Tensor) -> Tensor:
+        """Embeddings of a few tokens for each picture of a batch."""
+        return self.decoder.embed_tokens(torch.tensor(ids, dtype=torch.long, device=visual.device)).expand(len(visual), -1, -1)
 
 
 def _at_rows(attention: Tensor, rows: Tensor) -> Tensor:
@@ -279,25 +286,11 @@ def right_by_family(logits: Tensor, lesson: Lesson) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
-def calibrate(projector: nn.Module, seen: Tensor) -> None:
-    """Let the projector start as if the tower's channels had mean 0 and spread 1, which they are far from.
-
-    Args:
-        projector: two linear layers, changed in place.
-        seen: (b, n, hidden) states of a few images.
-    """
-    mean, spread = seen.float().mean((0, 1)), seen.float().std((0, 1)) + 1e-6
-    first = projector.linear_1
-    assert isinstance(first, nn.Linear)
-    first.weight.div_(spread)
-    first.bias.sub_(first.weight @ mean)
-
-
 class DecoderPhase:
     """The second phase, as the loop wants it.
 
     Args:
+        shape: the kind of model.
         model: its projector and decoder are learned in place, in float32; its tower stays as it is.
         seed: of the scenes.
         batch: windows of 10 by 10 patches a step; other sizes come in about as many tokens.
@@ -309,7 +302,8 @@ class DecoderPhase:
 
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
+        shape: Shape,
+        model: Any,
         *,
         seed: int,
         batch: int,
@@ -318,29 +312,32 @@ class DecoderPhase:
         pace: float = 1.0,
         guidance: float = GUIDANCE,
     ) -> None:
-        self._guidance = guidance
+        self._shape, self._guidance = shape, guidance
         self._seed, self._batch, self._device = seed, batch, device
-        self._tower = copy.deepcopy(model.model.vision_tower).to(device, dtype).requires_grad_(False)
+        self._tower = copy.deepcopy(shape.tower(model)).to(device, dtype).requires_grad_(False)
         self._tower.config._attn_implementation = fastest_attention(device, dtype)
-        self.masters = Speaker(model).to(device)
+        self.masters = Speaker(shape, model).to(device)
         if pace == 1:
-            calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
+            shape.calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
         self.optimiser = Optimiser(self.masters, matrix_rate=4e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Windows of one size a step, larger ones later."""
-        shares = next(shares for until, shares in CURRICULUM if progress <= until)
+        shares = next(shares for until, shares in self._shape.curriculum if progress <= until)
         rng = np.random.default_rng((self._seed, 3, step))
-        side = int(rng.choice(list(shares), p=list(shares.values())))
-        form = SCENE_FORM if side == GRID else SHORT_FORM
+        rows, columns = self._shape.grid(rng, list(shares), list(shares.values()))
+        form = SCENE_FORM if rows == columns == GRID else SHORT_FORM
         form = DESCRIPTION_FORM if rng.random() < DESCRIPTIONS else form
-        batch = self._batch * (100 + SHORT_FORM.tokens) // (side * side + form.tokens)
-        return draw_lesson, ((self._seed, 4, step, rank), "train", max(2, batch), side, form)
+        merged = self._shape.merged**2
+        batch = self._batch * (100 // merged + SHORT_FORM.tokens) // (rows * columns // merged + form.tokens)
+        draw = partial(draw_lesson, anywhere=self._shape.windows)
+        return draw, ((self._seed, 4, step, rank), "train", max(2, batch), (rows, columns), form)
 
     def loss(self, batch: Lesson, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, and the guidance of attention."""
         lesson = batch.to(self._device)
         logits, looked = self.optimiser.compute(self._see(lesson), lesson)
+        lesson = self._by_token(lesson)
         logits = logits.float()
         answers = functional.cross_entropy(logits.flatten(0, 2), lesson.wanted.flatten(), ignore_index=IGNORED)
         guidance, masses = guidance_loss(looked, lesson)
@@ -351,4 +348,10 @@ class DecoderPhase:
 
     @torch.no_grad()
     def _see(self, lesson: Lesson) -> Tensor:
-        return tower_states(self._tower, normalise(lesson.patches, self._tower.dtype), lesson.positions)
+        return self._shape.states(self._tower, normalise(lesson.patches, self._tower.dtype), lesson.positions)
+
+    def _by_token(self, lesson: Lesson) -> Lesson:
+        """The lesson with the goals of attention by visual token instead of by patch."""
+        columns = columns_of(lesson.positions)
+        goals = {name: self._shape.by_token(getattr(lesson, name), columns) for name in ("first", "second", "whole")}
+        return replace(lesson, **goals)

@@ -88,10 +88,12 @@ def _touch(one: Item, other: Item, gap: int = 4) -> bool:
     )
 
 
-def _free_spot(rng: np.random.Generator, side: int, box: tuple[int, int], taken: list[Item]) -> tuple[int, int] | None:
-    """A corner where a box of (width, height) pixels touches nothing, or None after a few tries."""
+def _free_spot(rng: np.random.Generator, size: tuple[int, int], box: tuple[int, int], taken: list[Item]) -> tuple[int, int] | None:
+    """A corner where a box of (width, height) pixels touches nothing, or None after a few tries or where it has no room at all."""
+    if box[0] > size[0] or box[1] > size[1]:
+        return None
     for _ in range(12):
-        x, y = int(rng.integers(side - box[0] + 1)), int(rng.integers(side - box[1] + 1))
+        x, y = int(rng.integers(size[0] - box[0] + 1)), int(rng.integers(size[1] - box[1] + 1))
         if not any(_touch(Item("object", x, y, *box), item) for item in taken):
             return x, y
     return None
@@ -116,16 +118,17 @@ def under(item: Item, items: Sequence[Item]) -> list[Item]:
     ]
 
 
-def place(rng: np.random.Generator, split: Split, side: int, objects: int, signs: int, handwritten: int) -> list[Item]:
-    """Lay out things on a square of `side` pixels; what finds no room after a few tries is left out.
+def place(rng: np.random.Generator, split: Split, space: int | tuple[int, int], objects: int, signs: int, handwritten: int) -> list[Item]:
+    """Lay out things on (width, height) pixels, a number for a square; what finds no room after a few tries is left out.
 
     Objects often repeat an earlier colour or shape, so that counting and telling apart are worth asking about, and often
     one lies right under a sign.
     """
     items: list[Item] = []
+    across, down = (space, space) if isinstance(space, int) else space
 
     def put(width: int, height: int, kind: Kind, colour: str = "", shape: str = "", size: str = "", text: str = "") -> None:
-        spot = _free_spot(rng, side, (width, height), items)
+        spot = _free_spot(rng, (across, down), (width, height), items)
         if spot is not None:
             items.append(Item(kind, spot[0], spot[1], width, height, colour, shape, size, text))
 
@@ -150,7 +153,7 @@ def place(rng: np.random.Generator, split: Split, side: int, objects: int, signs
             colour, shape, size, extent = object_looks()
             x, y = int(sign.centre[0] + rng.integers(-10, 11)) - extent // 2, sign.y + sign.height + int(rng.integers(4, 14))
             box = Item("object", x, y, extent, extent, colour, shape, size)
-            if x >= 0 and x + extent <= side and y + extent <= side and not any(_touch(box, item) for item in items):
+            if x >= 0 and x + extent <= across and y + extent <= down and not any(_touch(box, item) for item in items):
                 items.append(box)
     for _ in range(handwritten):
         index = int(rng.integers(len(digits(split)[1])))
@@ -205,9 +208,9 @@ def _paint_sign(canvas: NDArray[np.uint8], item: Item, colour: NDArray[np.float6
         canvas[y : y + strokes.shape[0], x : x + strokes.shape[1]][strokes] = ink
 
 
-def paint(rng: np.random.Generator, split: Split, side: int, items: list[Item]) -> NDArray[np.uint8]:
-    """Paint items over a background: (side, side, 3), 8 bits a channel."""
-    canvas = background(rng, split, side)
+def paint(rng: np.random.Generator, split: Split, size: int | tuple[int, int], items: list[Item]) -> NDArray[np.uint8]:
+    """Paint items over a background of (width, height) pixels, a number for a square: (height, width, 3), 8 bits a channel."""
+    canvas = background(rng, split, size)
     for item in items:
         jitter = rng.uniform(-11, 11, 3)
         if item.kind == "digit":

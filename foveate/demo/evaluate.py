@@ -15,17 +15,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from foveate.demo.drawing import COLOURS, SHAPES
 from foveate.demo.language import IMAGE, prompt, unknown_words
 from foveate.demo.questions import LONGEST_DESCRIPTION, PLURALS
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
+from foveate.demo.shapes import shape_of
 
 _LONGEST = LONGEST_DESCRIPTION + 2  # tokens of an answer
 BALANCED = 160  # questions of each family in the held-out set
@@ -129,8 +130,8 @@ def wilson(right: int, count: int) -> Score:
 
 @torch.inference_mode()
 def evaluate(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: Any,
+    processor: Any,
     asked: Sequence[Sample],
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
@@ -231,16 +232,16 @@ def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
 
 @torch.inference_mode()
 def attention_recall(
-    model: LlavaForConditionalGeneration,
-    processor: LlavaProcessor,
+    model: Any,
+    processor: Any,
     asked: Sequence[Sample],
     layer: int = 1,
-    keep: int = 128,
+    keep: int | None = None,
     batch_size: int = 8,
 ) -> dict[str, float]:
-    """Share of the relevant patches among those that the last prompt token attends to most, by family.
+    """Share of the relevant visual tokens among those that the last prompt token attends to most, by family.
 
-    Attention is averaged over the heads of one decoder layer. Choosing at random gives `keep` over 576. Questions
+    Attention is averaged over the heads of one decoder layer. Choosing at random gives `keep` over all of them. Questions
     without a relevant patch (about what is not there) are left out.
 
     Args:
@@ -248,9 +249,10 @@ def attention_recall(
         processor: its processor.
         asked: the questions.
         layer: decoder layer, from 0.
-        keep: patches chosen.
+        keep: visual tokens chosen; two in nine of them if not given, which are 128 of 576.
         batch_size: questions at a time.
     """
+    shape = shape_of(model)
     asked = [sample for sample in asked if sample.question.relevant.any()]
     shares: dict[str, list[float]] = defaultdict(list)
     before = model.model.language_model.config._attn_implementation
@@ -259,9 +261,10 @@ def attention_recall(
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
             for sample, row in zip(batch, _last_row_attention(model, processor, batch, layer), strict=True):
-                relevant = torch.from_numpy(sample.question.relevant).flatten().to(row.device)
+                patches = torch.from_numpy(sample.question.relevant)
+                relevant = shape.by_token(patches.flatten(), patches.shape[1]).to(row.device)
                 chosen = torch.zeros_like(relevant)
-                chosen[row.topk(keep).indices] = True
+                chosen[row.topk(keep or len(row) * 2 // 9).indices] = True
                 recall = (chosen & relevant).sum() / relevant.sum()
                 shares[sample.question.family].append(float(recall))
                 shares["all"].append(float(recall))
@@ -270,10 +273,8 @@ def attention_recall(
     return {name: sum(shares[name]) / len(shares[name]) for name in (*FAMILIES, "all") if shares[name]}
 
 
-def _last_row_attention(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, batch: Sequence[Sample], layer: int
-) -> list[Tensor]:
-    """For each sample the attention (576,) of the last prompt token to the image, averaged over heads."""
+def _last_row_attention(model: Any, processor: Any, batch: Sequence[Sample], layer: int) -> list[Tensor]:
+    """For each sample the attention (visual tokens,) of the last prompt token to the image, averaged over heads."""
     texts = [prompt(sample.question.text) for sample in batch]
     inputs = processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
     inputs = inputs.to(model.device, dtype=model.dtype)

@@ -29,30 +29,42 @@ _COLUMN = {name: position for position, name in enumerate(CLASSES)}
 _COLOURS, _SIZES = list(COLOURS), list(SIZES)
 
 
-def overlap(item: Item, grid: int) -> NDArray[np.int64]:
-    """Pixels that each patch shares with the box of an item: (grid, grid), rows first, between 0 and 196."""
-    starts = np.arange(grid) * PATCH
-    across = np.clip(np.minimum(starts + PATCH, item.x + item.width) - np.maximum(starts, item.x), 0, None)
-    down = np.clip(np.minimum(starts + PATCH, item.y + item.height) - np.maximum(starts, item.y), 0, None)
+Grid = tuple[int, int]
+"""Rows and columns of patches."""
+
+
+def square(grid: int | Grid) -> Grid:
+    """Rows and columns of a grid; a number alone means a square."""
+    return (grid, grid) if isinstance(grid, int) else grid
+
+
+def overlap(item: Item, grid: int | Grid) -> NDArray[np.int64]:
+    """Pixels that each patch shares with the box of an item: (rows, columns), between 0 and 196."""
+    rows, columns = (np.arange(count) * PATCH for count in square(grid))
+    across = np.clip(np.minimum(columns + PATCH, item.x + item.width) - np.maximum(columns, item.x), 0, None)
+    down = np.clip(np.minimum(rows + PATCH, item.y + item.height) - np.maximum(rows, item.y), 0, None)
     return down[:, None] * across[None, :]
 
 
-def patch_labels(items: Sequence[Item], grid: int, offset: tuple[int, int] = (0, 0)) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Label the patches of a square of `grid` by `grid` patches.
+def patch_labels(
+    items: Sequence[Item], grid: int | Grid, offset: tuple[int, int] = (0, 0)
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Label the patches of a picture, n of them in all, row by row.
 
     Args:
-        items: what lies in it, in pixels of the square.
-        grid: patches a side.
-        offset: (column, row) of the square's first patch in the whole scene, for the centres.
+        items: what lies in it, in pixels of the picture.
+        grid: its rows and columns of patches.
+        offset: (column, row) of the picture's first patch in the whole scene, for the centres.
 
     Returns:
-        Classes (grid * grid, len(CLASSES)), and the centre (x, y) of the thing seen, as a share of the whole scene's
-        side (grid * grid, 2), NaN where there is only background.
+        Classes (n, len(CLASSES)), and the centre (x, y) of the thing seen, as a share of the whole scene's side (n, 2),
+        NaN where there is only background.
     """
-    labels = np.full((grid, grid, len(CLASSES)), IGNORED, dtype=np.int64)
+    grid = square(grid)
+    labels = np.full((*grid, len(CLASSES)), IGNORED, dtype=np.int64)
     labels[..., _COLUMN["kind"]] = 0
-    centres = np.full((grid, grid, 2), np.nan, dtype=np.float32)
-    most = np.full((grid, grid), 30)  # a patch that shares fewer pixels with a thing counts as background
+    centres = np.full((*grid, 2), np.nan, dtype=np.float32)
+    most = np.full(grid, 30)  # a patch that shares fewer pixels with a thing counts as background
     for item in items:
         shared = overlap(item, grid)
         seen = shared > most
@@ -61,7 +73,7 @@ def patch_labels(items: Sequence[Item], grid: int, offset: tuple[int, int] = (0,
         centres[seen] = (np.array(item.centre) / PATCH + offset) / GRID
         if item.kind == "sign":
             _label_characters(labels, item, seen)
-    return labels.reshape(grid * grid, -1), centres.reshape(grid * grid, 2)
+    return labels.reshape(-1, len(CLASSES)), centres.reshape(-1, 2)
 
 
 def _of(item: Item) -> NDArray[np.int64]:

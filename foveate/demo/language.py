@@ -22,7 +22,7 @@ SPECIAL = (PAD, START, END, UNKNOWN, IMAGE)
 SYSTEM = "look at the picture and answer briefly."
 MEAN, SPREAD = 0.5, 0.25  # one pair for all channels keeps black and white symmetric
 
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{{ '" + SYSTEM + " ' }}"
     "{% for message in messages %}"
     "{{ message['role'].upper() + ': ' }}"
@@ -55,11 +55,11 @@ def prompt(question: str) -> str:
 
 
 @cache
-def vocabulary() -> dict[str, int]:
-    """Every token and its id, in a fixed order."""
+def vocabulary(own: tuple[str, ...] = ()) -> dict[str, int]:
+    """Every token and its id, in a fixed order, with a model's own special tokens last."""
     words = re.findall(r"\w+", f"{SYSTEM} user assistant {_QUESTION_WORDS}".lower())
     words += [*COLOURS, *SHAPES, *PLURALS.values(), *SIZES]
-    tokens = [*SPECIAL, ".", ",", "?", "!", ":", *_CHARACTERS, *(f"##{character}" for character in _CHARACTERS), *words]
+    tokens = [*SPECIAL, ".", ",", "?", "!", ":", *_CHARACTERS, *(f"##{character}" for character in _CHARACTERS), *words, *own]
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
@@ -70,9 +70,13 @@ def unknown_words(question: str) -> list[str]:
     return [word for word in words if _SAME.get(word, word) not in known or (len(word) == 1 and word.isalpha() and word != "a")]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that lowers case, splits off punctuation, keeps known words whole and spells the others."""
-    backend = Tokenizer(models.WordPiece(vocabulary(), unk_token=UNKNOWN, max_input_chars_per_word=64))
+def build_tokenizer(own: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer that lowers case, splits off punctuation, keeps known words whole and spells the others.
+
+    Args:
+        own: special tokens that only one kind of model has.
+    """
+    backend = Tokenizer(models.WordPiece(vocabulary(own), unk_token=UNKNOWN, max_input_chars_per_word=64))
     backend.normalizer = normalizers.Sequence(
         [
             normalizers.NFKC(),
@@ -92,7 +96,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         unk_token=UNKNOWN,
         additional_special_tokens=[IMAGE],
-        extra_special_tokens={"image_token": IMAGE},
+        extra_special_tokens={"image_token": IMAGE, **{token.strip("<|>") + "_token": token for token in own}},
         model_max_length=2048,
         padding_side="left",
     )
@@ -114,5 +118,5 @@ def build_processor() -> LlavaProcessor:
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token=IMAGE,
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )

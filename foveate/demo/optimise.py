@@ -10,6 +10,8 @@ from torch import Tensor, distributed, nn
 
 from foveate.demo.muon import Muon
 
+_LAYERS = ("layers.", "blocks.", "merger.", "projector")  # in the names of layers and of what joins tower and decoder
+
 
 def average(tensors: list[Tensor]) -> None:
     """Average tensors in place over the processes that train together; alone, leave them as they are."""
@@ -40,7 +42,7 @@ class Optimiser:
         named = [(name, weight) for name, weight in masters.named_parameters() if weight.requires_grad]
         self._masters: list[Tensor] = [weight for _, weight in named]
         self._copies: list[Tensor] = [weight for weight in self.compute.parameters() if weight.requires_grad]
-        matrices = [weight for name, weight in named if weight.ndim == 2 and ("layers." in name or "projector" in name)]
+        matrices = [weight for name, weight in named if weight.ndim == 2 and any(part in name for part in _LAYERS)]
         chosen = {id(weight) for weight in matrices}
         others = [weight for weight in self._masters if id(weight) not in chosen]
         self._optimisers: list[torch.optim.Optimizer] = [

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+Rotation = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Cosines and sines (b, s, head size) of a decoder at rotary positions (..., b, s); the states say type and device."""
+
+
+def _stock_rotation(decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    cosines, sines = decoder.rotary_emb(states, positions)
+    return cosines, sines
 
 
 @dataclass(frozen=True)
-class Shape:
+class Lengths:
     """Lengths of a packed sequence: what all questions share, then `questions` of `length` tokens each."""
 
     shared: int
@@ -22,41 +30,43 @@ class Shape:
 
 
 def packed_states(
-    decoder: LlamaModel,
+    decoder: Any,
     shared: Tensor,
     positions: Tensor,
     tokens: Tensor,
     behind: int,
     watched: Sequence[int] = (),
     sealed: tuple[int, int] = (0, 0),
+    rotation: Rotation = _stock_rotation,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Run a decoder over what questions share (prompt prefix and image) and over all the questions behind it.
 
     Args:
-        decoder: a Llama decoder with as many key as query heads.
+        decoder: a Llama decoder, or one with the same layers, with as many key as query heads.
         shared: (b, m, d) embeddings of the prefix and the image.
-        positions: (b, m) rotary positions of those, rising.
+        positions: (..., b, m) rotary positions of those, with a leading dimension where these have several coordinates.
         tokens: (b, q, l) token ids of the questions with their answers, padded on the right.
-        behind: rotary position of every question's first token.
+        behind: rotary position of every question's first token, in all coordinates.
         watched: layers whose attention is wanted.
         sealed: (layers, start). In the first so many layers, what the questions read from the image, which is what is
             shared from column `start` on, comes from another picture of the batch, though their attention is to their own.
             So those layers learn where to look and nothing of what is there.
+        rotation: the decoder's rotary embedding.
 
     Returns:
         Final states of the questions (b, q, l, d), and for each watched layer the attention of the questions' rows to
         what they share (b, heads, q, l, m).
     """
-    batch, questions, length = tokens.shape
-    shape = Shape(shared.shape[1], questions, length)
+    questions, length = tokens.shape[1:]
+    shape = Lengths(shared.shape[1], questions, length)
     after = (behind + torch.arange(length, device=tokens.device)).repeat(questions)
-    everywhere = torch.cat([positions, after.expand(batch, -1)], dim=1)
+    everywhere = torch.cat([positions, after.expand(*positions.shape[:-1], -1)], dim=-1)
     states = torch.cat([shared, decoder.embed_tokens(tokens).flatten(1, 2)], dim=1)
-    rotation = decoder.rotary_emb(states, everywhere)
+    turned = rotation(decoder, states, everywhere)
     attention: dict[int, Tensor] = {}
     for index, layer in enumerate(decoder.layers):
         start = shape.shared if index == len(decoder.layers) - 1 else 0  # nobody reads what the last layer makes of the image
-        states, probabilities = _layer(layer, states, rotation, shape, sealed[1] if index < sealed[0] else None, start)
+        states, probabilities = _layer(layer, states, turned, shape, sealed[1] if index < sealed[0] else None, start)
         if index in watched:
             attention[index] = probabilities.unflatten(2, (questions, length))
     final = states.unflatten(1, (questions, length))
@@ -64,7 +74,7 @@ def packed_states(
 
 
 def _layer(
-    layer: LlamaDecoderLayer, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Shape, sealed: int | None, start: int
+    layer: Any, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Lengths, sealed: int | None, start: int
 ) -> tuple[Tensor, Tensor]:
     norm, attend = layer.input_layernorm, layer.self_attn
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
@@ -83,7 +93,7 @@ def _causal(length: int, like: Tensor) -> Tensor:
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Shape, sealed: int | None, *, shared_rows: bool) -> tuple[Tensor, Tensor]:
+def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Lengths, sealed: int | None, *, shared_rows: bool) -> tuple[Tensor, Tensor]:
     """Causal attention among the shared rows, and of each question to those and to itself.
 
     Two products instead of one masked square: the questions do not see each other, so those scores are never made.

@@ -54,7 +54,7 @@ def _pick(rng: np.random.Generator, items: Sequence[Item]) -> Item | None:
     return items[int(rng.integers(len(items)))] if items else None
 
 
-def _colour(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _colour(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     signs = [item for item in items if item.kind == "sign"]
     if len(signs) == 1 and rng.random() < 0.25:
         item, noun = signs[0], "sign"
@@ -67,7 +67,7 @@ def _colour(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, 
     return Asked(text, item.colour, "colour", (item,))
 
 
-def _shape(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _shape(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     item = _pick(rng, _single(_objects(items), "colour"))
     if item is None:
         return None
@@ -80,7 +80,7 @@ def _named(rng: np.random.Generator, items: Sequence[Item]) -> Item | None:
     return _pick(rng, _single(_objects(items), "colour", "shape"))
 
 
-def _size(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _size(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     item = _named(rng, items)
     if item is None:
         return None
@@ -95,7 +95,7 @@ def _groups(objects: Sequence[Item]) -> dict[str, tuple[Item, ...]]:
     return groups | {f"{colour} objects": tuple(item for item in objects if item.colour == colour) for colour in COLOURS}
 
 
-def _count(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _count(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     """Ask for a number; every number that the scene offers is equally likely."""
     objects = _objects(items)
     groups = {"objects": tuple(objects), **_groups(objects)}
@@ -107,7 +107,7 @@ def _count(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, i
     return Asked(text, str(number), "count", groups[name])
 
 
-def _presence(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _presence(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     """Yes and no are equally likely, and half of the absent coloured shapes share colour or shape with a present one."""
     objects = _objects(items)
     kind = rng.integers(4)
@@ -138,12 +138,12 @@ def _yes(true: bool) -> str:
     return "yes" if true else "no"
 
 
-def _side(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _side(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     item = _named(rng, items)
     if item is None:
         return None
     noun = f"{item.colour} {item.shape}"
-    across, down = (item.centre[axis] + offset[axis] * PATCH - GRID * PATCH / 2 for axis in (0, 1))
+    across, down = (item.centre[axis] - middle[axis] for axis in (0, 1))
     column, row = ("left", "right")[across > 0], ("top", "bottom")[down > 0]
     kind = rng.integers(3)
     if (kind != 1 and abs(across) < _CLEAR) or (kind != 0 and abs(down) < _CLEAR):
@@ -157,7 +157,7 @@ def _side(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, in
     return Asked(text, answer, "side", (item,))
 
 
-def _relation(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _relation(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     named = _single(_objects(items), "colour", "shape")
     if len(named) < 2:
         return None
@@ -178,7 +178,7 @@ def _relation(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int
     return Asked(text, answer, "relation", (one, other))
 
 
-def _comparison(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _comparison(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     """Two numbers, two colours or two shapes; yes and no are equally likely as far as the scene offers both."""
     objects, wanted = _objects(items), bool(rng.random() < 0.5)
     kind = rng.integers(3)
@@ -201,7 +201,7 @@ def _comparison(rng: np.random.Generator, items: Sequence[Item], offset: tuple[i
     return Asked(text, _yes(wanted), "comparison", (one, other))
 
 
-def _reading(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _reading(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     signs = [item for item in items if item.kind == "sign"]
     item = _pick(rng, signs)
     if item is None:
@@ -212,7 +212,7 @@ def _reading(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int,
     return Asked(text, item.text.lower(), family, (item,))
 
 
-def _digit(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _digit(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     written = [item for item in items if item.kind == "digit"]
     if len(written) != 1:
         return None
@@ -220,7 +220,7 @@ def _digit(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, i
     return Asked(text, written[0].text, "digit", (written[0],))
 
 
-def _hop(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int]) -> Asked | None:
+def _hop(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> Asked | None:
     """From a sign to the one object right under it, or back."""
     signs = [item for item in items if item.kind == "sign"]
     pairs = [(sign, below[0]) for sign in signs if len(below := under(sign, items)) == 1]
@@ -276,19 +276,21 @@ SHORT = ("colour", "shape", "size", "count", "presence", "side", "relation", "co
 FAMILIES = (*SHORT, "description")
 
 
-def ask(rng: np.random.Generator, items: Sequence[Item], offset: tuple[int, int] = (0, 0), repeats: int = 1) -> list[Asked]:
+def ask(
+    rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float] = (GRID * PATCH / 2, GRID * PATCH / 2), repeats: int = 1
+) -> list[Asked]:
     """Ask up to `repeats` different questions of each kind with a short answer that the things allow.
 
     Args:
         rng: where choices come from.
         items: what lies in the scene, or in a window of it.
-        offset: (column, row) in patches of the window within the scene.
+        middle: (x, y) in pixels that parts left from right and top from bottom; the one of a whole scene if not given.
         repeats: tries of each kind.
     """
     found: dict[str, Asked] = {}
     for _ in range(repeats):
         for asking in _ASKING:
-            asked = asking(rng, items, offset)
+            asked = asking(rng, items, middle)
             if asked is not None:
                 found.setdefault(asked.text, asked)
     return list(found.values())

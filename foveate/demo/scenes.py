@@ -20,7 +20,7 @@ from PIL import Image
 
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import Item, paint, place
-from foveate.demo.labels import GRID, PATCH, overlap
+from foveate.demo.labels import GRID, PATCH, Grid, overlap, square
 from foveate.demo.questions import FAMILIES, Asked, ask, describe
 
 __all__ = ["FAMILIES", "VERSION", "Question", "Scene", "Split", "relevant_patches", "scene"]
@@ -70,9 +70,9 @@ class Scene:
     questions: tuple[Question, ...]
 
 
-def relevant_patches(asked: Asked, grid: int) -> NDArray[np.bool_]:
-    """The patches (grid, grid) that show the things a question is about."""
-    touched = np.zeros((grid, grid), dtype=bool)
+def relevant_patches(asked: Asked, grid: int | Grid) -> NDArray[np.bool_]:
+    """The patches (rows, columns) that show the things a question is about."""
+    touched = np.zeros(square(grid), dtype=bool)
     for item in asked.about:
         touched |= overlap(item, grid) > TOUCHED
     return touched

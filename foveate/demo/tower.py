@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPVisionModel
 
-from foveate.demo.architecture import fastest_attention
+from foveate.demo.attention import fastest_attention
 from foveate.demo.backgrounds import Split
 from foveate.demo.drawing import paint, place
-from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, patch_labels
+from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH, Grid, patch_labels, square
 from foveate.demo.language import MEAN, SPREAD
 from foveate.demo.optimise import Optimiser
+from foveate.demo.shape import Shape, columns_of
 
-# How often windows of 8, 12 and 24 patches a side are drawn, first and towards the end; and how many in a batch.
+# How often windows of 8, 12 and 24 patches a side are drawn, first and towards the end.
 _SHARES = ((0.8, 0.14, 0.06), (0.3, 0.2, 0.5))
 _SIDES = (8, 12, 24)
 
@@ -40,11 +41,10 @@ class Windows:
 
 
 def to_patches(pixels: NDArray[np.uint8]) -> Tensor:
-    """Cut images (b, side, side, 3) into patches (b, n, 588), channels first as the patch embedding wants them."""
-    batch, side = pixels.shape[:2]
-    grid = side // PATCH
-    cut = torch.from_numpy(pixels).view(batch, grid, PATCH, grid, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
-    return cut.reshape(batch, grid * grid, 3 * PATCH * PATCH)
+    """Cut images (b, height, width, 3) into patches (b, n, 588), row by row, channels first as the patch embedding wants them."""
+    batch, height, width = pixels.shape[:3]
+    cut = torch.from_numpy(pixels).view(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
+    return cut.reshape(batch, -1, 3 * PATCH * PATCH)
 
 
 def normalise(patches: Tensor, dtype: torch.dtype) -> Tensor:
@@ -52,68 +52,68 @@ def normalise(patches: Tensor, dtype: torch.dtype) -> Tensor:
     return (patches.to(dtype) / 255 - MEAN) / SPREAD
 
 
-def window_positions(offsets: NDArray[np.int64], grid: int) -> Tensor:
-    """Indices (b, grid * grid) in the whole scene's grid of windows that start at `offsets` (b, 2), (column, row)."""
-    local = np.arange(grid)
-    rows = offsets[:, 1, None, None] + local[None, :, None]
-    columns = offsets[:, 0, None, None] + local[None, None, :]
+def window_positions(offsets: NDArray[np.int64], grid: int | Grid) -> Tensor:
+    """Indices (b, n) in the whole scene's grid of windows of n patches that start at `offsets` (b, 2), (column, row)."""
+    high, wide = square(grid)
+    rows = offsets[:, 1, None, None] + np.arange(high)[None, :, None]
+    columns = offsets[:, 0, None, None] + np.arange(wide)[None, None, :]
     return torch.from_numpy((rows * GRID + columns).reshape(len(offsets), -1))
 
 
-def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int) -> Windows:
-    """Draw a batch of windows of `grid` by `grid` patches, each somewhere in the grid of a whole scene."""
+def draw_offsets(rng: np.random.Generator, batch: int, grid: int | Grid, *, anywhere: bool) -> NDArray[np.int64]:
+    """Where pictures begin in the grid of a whole scene (b, 2), (column, row): anywhere, or all in its first corner."""
+    return rng.integers(0, GRID - max(square(grid)) + 1, (batch, 2)) if anywhere else np.zeros((batch, 2), dtype=np.int64)
+
+
+def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, *, anywhere: bool = True) -> Windows:
+    """Draw a batch of pictures of so many rows and columns of patches.
+
+    Args:
+        seed: decides everything.
+        split: of photographs, digits and words.
+        batch: how many.
+        grid: rows and columns; a number for a square.
+        anywhere: make each a window somewhere in the grid of a whole scene. Otherwise each is a picture of its own, nothing
+            tells where it lies, and the centres are measured from the patches that see the things.
+    """
     rng = np.random.default_rng(seed)
-    side = grid * PATCH
-    scale = (grid / 8) ** 2
-    pixels = np.empty((batch, side, side, 3), dtype=np.uint8)
-    offsets = rng.integers(0, GRID - grid + 1, (batch, 2))
+    rows, columns = square(grid)
+    size = (columns * PATCH, rows * PATCH)
+    scale = rows * columns / 64
+    pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
+    offsets = draw_offsets(rng, batch, grid, anywhere=anywhere)
     labels, centres = [], []
     for index in range(batch):
         signs = min(4, round(rng.uniform(0.6, 1.6) * min(scale, 3)))
         objects, digits = round(rng.uniform(0.6, 2.4) * scale), round(rng.uniform(0, 0.8) * scale)
-        items = place(rng, split, side, objects, signs, digits)
-        pixels[index] = paint(rng, split, side, items)
+        items = place(rng, split, size, objects, signs, digits)
+        pixels[index] = paint(rng, split, size, items)
         classes, centre = patch_labels(items, grid, (int(offsets[index, 0]), int(offsets[index, 1])))
         labels.append(classes)
         centres.append(centre)
-    return Windows(
-        to_patches(pixels),
-        window_positions(offsets, grid),
-        torch.from_numpy(np.stack(labels)),
-        torch.from_numpy(np.stack(centres)),
-    )
-
-
-def tower_states(tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-    """States (b, n, hidden) after the tower's last layer for any set of patches; equals the stock forward on all 576.
-
-    Args:
-        patches: (b, n, 588) normalised pixels.
-        positions: (b, n) indices in the 24 by 24 grid.
-    """
-    embeddings = tower.embeddings
-    weight = embeddings.patch_embedding.weight
-    states = functional.linear(patches, weight.view(weight.shape[0], -1))
-    states = states + functional.embedding(positions + 1, embeddings.position_embedding.weight)
-    first = embeddings.class_embedding + embeddings.position_embedding.weight[0]
-    states = torch.cat([first.expand(len(states), 1, -1), states], dim=1)
-    states = tower.pre_layrnorm(states)
-    for layer in tower.encoder.layers:
-        states = layer(states, None)
-    return states[:, 1:]
+    positions = window_positions(offsets, grid)
+    away = torch.from_numpy(np.stack(centres))
+    if not anywhere:
+        away = away - torch.stack([positions % GRID, positions // GRID], dim=-1) / GRID - 0.5 / GRID
+    return Windows(to_patches(pixels), positions, torch.from_numpy(np.stack(labels)), away)
 
 
 class Heads(nn.Module):
-    """Linear readers of a patch's label classes and of the centre of the thing it shows; thrown away after training."""
+    """Linear readers of the label classes of patches and of the centre of the thing they show; thrown away after training.
 
-    def __init__(self, hidden: int) -> None:
+    Args:
+        hidden: width of what is read.
+        patches: how many patches are read from one state.
+    """
+
+    def __init__(self, hidden: int, patches: int = 1) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden)
-        self.out = nn.Linear(hidden, sum(CLASSES.values()) + 2)
+        self.out = nn.Linear(hidden, patches * (sum(CLASSES.values()) + 2))
         nn.init.normal_(self.out.weight, std=0.02)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Read states (..., hidden) into all classes and the centre (..., classes + 2)."""
+        """Read states (..., hidden) into all classes and the centre (..., patches * (classes + 2))."""
         return self.out(self.norm(states))
 
 
@@ -145,21 +145,24 @@ def dense_loss(read: Tensor, windows: Windows) -> tuple[Tensor, dict[str, float]
 class Taught(nn.Module):
     """A tower and the heads that read it."""
 
-    def __init__(self, tower: CLIPVisionModel) -> None:
+    def __init__(self, shape: Shape, tower: Any) -> None:
         super().__init__()
+        self.shape = shape
         self.tower = tower
-        self.heads = Heads(tower.config.hidden_size)
+        self.heads = Heads(tower.config.hidden_size, shape.merged**2)
 
     def forward(self, windows: Windows) -> Tensor:
         """Classes and centres read at every patch (b, n, classes + 2)."""
         patches = normalise(windows.patches, self.tower.dtype)
-        return self.heads(tower_states(self.tower, patches, windows.positions))
+        read = self.heads(self.shape.features(self.tower, patches, windows.positions))
+        return self.shape.by_patch(read, columns_of(windows.positions))
 
 
 class TowerPhase:
     """The first phase, as the loop wants it.
 
     Args:
+        shape: the kind of model.
         tower: learned in place, in float32.
         seed: of the scenes.
         batch: windows of 8 by 8 patches a step; larger windows come in as many patches.
@@ -171,7 +174,8 @@ class TowerPhase:
 
     def __init__(
         self,
-        tower: CLIPVisionModel,
+        shape: Shape,
+        tower: Any,
         *,
         seed: int,
         batch: int,
@@ -180,17 +184,18 @@ class TowerPhase:
         pace: float = 1.0,
     ) -> None:
         torch.manual_seed(seed)
-        self.masters = Taught(tower).to(device)
+        self.masters = Taught(shape, tower).to(device)
         self.masters.tower.config._attn_implementation = fastest_attention(device, dtype)
-        self.masters.tower.post_layernorm.requires_grad_(False)  # not on the way to the patches' states
+        shape.spare(tower)
         self.optimiser = Optimiser(self.masters, matrix_rate=5e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
-        self._seed, self._batch, self._device = seed, batch, device
+        self._shape, self._seed, self._batch, self._device = shape, seed, batch, device
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Windows of one size a step."""
         shares = _SHARES[progress > 0.6]
-        side = int(np.random.default_rng((self._seed, 1, step)).choice(_SIDES, p=shares))
-        return draw_windows, ((self._seed, 2, step, rank), "train", max(1, self._batch * 64 // side**2), side)
+        rows, columns = self._shape.grid(np.random.default_rng((self._seed, 1, step)), _SIDES, shares)
+        batch = max(1, self._batch * 64 // (rows * columns))
+        return partial(draw_windows, anywhere=self._shape.windows), ((self._seed, 2, step, rank), "train", batch, (rows, columns))
 
     def loss(self, batch: Windows, progress: float) -> tuple[Tensor, dict[str, float]]:
         """The dense labels' loss."""

@@ -15,19 +15,20 @@ import json
 import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
-from transformers import AutoTokenizer, GenerationConfig, LlavaForConditionalGeneration
+from transformers import GenerationConfig
 
-from foveate.demo.architecture import build, configuration
 from foveate.demo.card import describe
 from foveate.demo.decoder import GUIDANCE, DecoderPhase, Speaker
 from foveate.demo.evaluate import BALANCED
-from foveate.demo.language import IMAGE, build_processor, vocabulary
 from foveate.demo.loop import Loop, Pace
 from foveate.demo.muon import fast_bfloat16
+from foveate.demo.shape import Shape
+from foveate.demo.shapes import SHAPES
 from foveate.demo.tower import Taught, TowerPhase
 
 SLOWER = 0.5  # share of the learning rates for a model that has learned before
@@ -38,6 +39,7 @@ class Recipe:
     """Everything that decides a training run.
 
     Attributes:
+        shape: the kind of model, one of `SHAPES`.
         device: where to compute: `cpu`, `cuda`, ...
         hours: how long by the clock, or None to go by steps.
         steps: of the two phases; only a run by steps repeats bit for bit.
@@ -52,10 +54,11 @@ class Recipe:
         bfloat16: compute in half precision, or None where the device is fast at it.
         guidance: weight of the supervision of attention (see `decoder.GUIDED`); 0 for none.
         start: folder of an earlier model's weights to go on from, or None to start from nothing. Its words are found
-            again by name, so that the vocabulary may have grown.
+            again by name, so that the vocabulary may have grown; its shape may be another one if there is a way between them.
         checkpoint_every: seconds.
     """
 
+    shape: str = "llava"
     device: str = "cpu"
     hours: float | None = None
     steps: tuple[int, int] | None = None
@@ -135,30 +138,22 @@ def _run_as(rank: int, out: Path, recipe: Recipe, address: str) -> None:
         torch.set_num_threads(threads)
 
 
-def _fresh(recipe: Recipe) -> LlavaForConditionalGeneration:
-    shape = configuration(
-        len(vocabulary()), vocabulary()[IMAGE], hidden=recipe.hidden, tower_layers=recipe.tower_layers, layers=recipe.layers
-    )
-    model = build(shape, recipe.seed)
+def _fresh(recipe: Recipe) -> Any:
+    shape = SHAPES[recipe.shape]
+    model = shape.build(hidden=recipe.hidden, tower_layers=recipe.tower_layers, layers=recipe.layers, seed=recipe.seed)
     if recipe.start is not None:
-        carry_over(Path(recipe.start), model)
+        carry_over(shape, Path(recipe.start), model)
     return model
 
 
-def carry_over(folder: Path, model: LlavaForConditionalGeneration) -> None:
-    """Copy the weights of an earlier embedded model of the same shape into a new one; words that it did not know stay as they are.
+def carry_over(shape: Shape, folder: Path, model: Any) -> None:
+    """Copy the weights of an earlier embedded model of the same size into a new one; what it did not know stays as it is.
 
     Raises:
-        ValueError: the earlier model has another shape.
+        ValueError: the earlier model has another size, or another shape that cannot be carried over.
     """
-    earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    words: dict[str, int] = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
-    state = earlier.state_dict()
     own = model.state_dict()
-    pairs = [(words[token], index) for token, index in vocabulary().items() if token in words]
-    before, after = (list(part) for part in zip(*pairs, strict=True))
-    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
-        state[name] = own[name].index_copy(0, torch.tensor(after), state[name][before])
+    state = shape.earlier(folder, own)
     wrong = [name for name, weight in own.items() if name not in state or state[name].shape != weight.shape]
     if wrong:
         raise ValueError(f"{folder} holds a model of another shape: {wrong[0]} differs. Give the same hidden, tower_layers and layers")
@@ -166,7 +161,7 @@ def carry_over(folder: Path, model: LlavaForConditionalGeneration) -> None:
 
 
 def _run(out: Path, recipe: Recipe) -> None:
-    model = _fresh(recipe)
+    shape, model = SHAPES[recipe.shape], _fresh(recipe)
     device = _own_device(recipe.device)
     half = fast_bfloat16(device) if recipe.bfloat16 is None else recipe.bfloat16
     dtype = torch.bfloat16 if half else torch.float32
@@ -176,13 +171,13 @@ def _run(out: Path, recipe: Recipe) -> None:
         return Loop(out, pace, workers=recipe.workers, checkpoint_every=recipe.checkpoint_every)
 
     pace = 1.0 if recipe.start is None else SLOWER
-    tower = TowerPhase(model.model.vision_tower, seed=recipe.seed, batch=recipe.batch, device=device, dtype=dtype, pace=pace)
+    tower = TowerPhase(shape, shape.tower(model), seed=recipe.seed, batch=recipe.batch, device=device, dtype=dtype, pace=pace)
     loop(first).run(tower)
     batch = max(1, recipe.batch // 4)
-    decoder = DecoderPhase(model, seed=recipe.seed, batch=batch, device=device, dtype=dtype, pace=pace, guidance=recipe.guidance)
+    decoder = DecoderPhase(shape, model, seed=recipe.seed, batch=batch, device=device, dtype=dtype, pace=pace, guidance=recipe.guidance)
     loop(second).run(decoder)
     if not distributed.is_initialized() or distributed.get_rank() == 0:
-        export(model, out / "weights")
+        export(shape, model, out / "weights")
 
 
 def _own_device(device: str) -> torch.device:
@@ -192,13 +187,13 @@ def _own_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def export(model: LlavaForConditionalGeneration, folder: Path) -> None:
+def export(shape: Shape, model: Any, folder: Path) -> None:
     """Write a model and its processor in the standard layout, in bfloat16."""
     copied = copy.deepcopy(model).to("cpu", torch.bfloat16)
     copied.set_attn_implementation("sdpa")
     copied.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, max_new_tokens=16, do_sample=False)
     copied.save_pretrained(folder)
-    build_processor().save_pretrained(folder)
+    shape.processor().save_pretrained(folder)
 
 
 def export_checkpoint(out: Path) -> Path:
@@ -208,10 +203,10 @@ def export_checkpoint(out: Path) -> Path:
         FileNotFoundError: the run has no checkpoint of the decoder yet.
     """
     recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
-    model = _fresh(recipe)
-    for learner, name in ((Taught(model.model.vision_tower), "tower"), (Speaker(model), "decoder")):
+    shape, model = SHAPES[recipe.shape], _fresh(recipe)
+    for learner, name in ((Taught(shape, shape.tower(model)), "tower"), (Speaker(shape, model), "decoder")):
         learner.load_state_dict(torch.load(out / f"{name}.pt", weights_only=True)["masters"])
-    export(model, out / "weights")
+    export(shape, model, out / "weights")
     return out / "weights"
 
 
@@ -219,6 +214,7 @@ def main() -> None:
     """The command line of `python -m foveate.demo.train`."""
     parser = argparse.ArgumentParser(prog="python -m foveate.demo.train", description="Train the embedded model.")
     parser.add_argument("out", type=Path, help="folder for checkpoints, log and weights; an existing run goes on")
+    parser.add_argument("--shape", choices=SHAPES, default=Recipe.shape, help="the kind of model")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--hours", type=float, help="time to train for, in all")
     pace.add_argument("--steps", type=int, nargs=2, metavar=("TOWER", "DECODER"), help="steps instead of hours")
