@@ -8,7 +8,7 @@ from tiny import reference_logits
 
 import foveate
 import foveate.demo
-from foveate import FastV, Method, Pool, Random, TokenCarve
+from foveate import Explainer, FastV, Method, Pool, Random, TokenCarve
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,9 @@ def model_and_processor():  # noqa: ANN201
 
 
 @pytest.mark.parametrize(
-    "method", [TokenCarve(keep=128), TokenCarve(keep=64, layer=4), FastV(keep=64), Random(keep=0.1), Pool(keep=100)], ids=repr
+    "method",
+    [TokenCarve(keep=128), TokenCarve(keep=64, layer=4), FastV(keep=64), Random(keep=0.1), Pool(keep=100), Explainer(keep=0.25)],
+    ids=repr,
 )
 def test_compressed_answers_equal_the_masked_full_model(model_and_processor, method: Method) -> None:  # noqa: ANN001
     model, processor = model_and_processor
