@@ -51,7 +51,9 @@ def test_a_refusal_of_the_process_is_exit_code_1_without_a_traceback() -> None:
 
 
 def test_an_interrupt_ends_the_process_quietly_with_130() -> None:
-    code = "import sys, time; from foveate import images; images.load_image = lambda *a, **k: (print('on', flush=True), time.sleep(60));"
+    # A shell that started the tests in the background has told its children to ignore the signal.
+    code = "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "from foveate import images; images.load_image = lambda *a, **k: (print('on', flush=True), time.sleep(60));"
     code += "from foveate.cli import main; sys.exit(main(['ask', 'x.png', 'what ?']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
