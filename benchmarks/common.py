@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
-import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import foveate
+from foveate.measure.facts import facts
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,28 +23,11 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def environment() -> dict[str, Any]:
-    """What the figures depend on."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0] if names else processor
-    return {
-        "date": datetime.date.today().isoformat(),
-        "foveate": foveate.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "processor": processor,
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
 def save(name: str, results: dict[str, Any]) -> Path:
     """Write one benchmark's results with their environment."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"environment": facts(), **results}, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -80,6 +60,11 @@ class Done:
     def forget(self) -> None:
         """The benchmark is through, and its results are saved."""
         self.path.unlink(missing_ok=True)
+
+
+def interval(cell: Mapping[str, float]) -> str:
+    """A share with its 95 % interval."""
+    return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"
 
 
 def label(name: str) -> str:

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import typer
 from common import Done, progress_bar, save
-from scipy.stats import spearmanr
 from torch import Tensor
 
 import foveate
@@ -27,6 +26,7 @@ import foveate.demo
 from foveate import Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
 from foveate.demo.evaluate import Result, Sample, balanced, digest, evaluate, summary
 from foveate.demo.language import prompt
+from foveate.explain.measures import rank_correlation
 from foveate.measure.quality import remembered_features
 
 SHARES = (0.5, 0.25, 0.125)
@@ -89,7 +89,7 @@ class Runner:
         with foveate.compress(self.model, watcher), torch.inference_mode():
             self.model(**inputs, logits_to_keep=1)
         correlations = {
-            name: [float(spearmanr(own[place], relevance).statistic) for own, relevance in zip(watcher.seen, known, strict=True)]
+            name: [rank_correlation(own[place], relevance) for own, relevance in zip(watcher.seen, known, strict=True)]
             for place, name in enumerate(rankings)
         }
         return {"relevance": [relevance.tolist() for relevance in known], "correlation": correlations}
@@ -199,7 +199,7 @@ def main(
         result |= compared(result["right"], full["right"], blind["right"])
         result["overlap"] = float(np.mean(result["overlap"])) if result["overlap"] else None
     names = explained[0]["correlation"]
-    correlations = {name: float(np.nanmean([value for batch in explained for value in batch["correlation"][name]])) for name in names}
+    correlations = {name: float(np.mean([value for batch in explained for value in batch["correlation"][name]])) for name in names}
     methods = {name: {str(keep): pairs[f"{name}, {keep}"] for keep in SHARES} for name in (*METHODS, *more)}
     results = {"each": each, "questions": len(asked), "shares": list(SHARES), "full": full, "no_image": blind, "methods": methods}
     save("explainability", {**results, "correlation": correlations})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common import load
+from common import interval, load
 
 
 def kept_accuracy() -> str:
@@ -60,8 +60,3 @@ def relevance_memory() -> str:
             f"| {row['seconds']:.1f} | {row['seconds'] / base['seconds']:.2f} |"
         )
     return "\n".join(lines)
-
-
-def interval(cell: Mapping[str, float]) -> str:
-    """A share with its 95 % interval."""
-    return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"

@@ -21,13 +21,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import environment, progress_bar, save
+from common import progress_bar, save
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import foveate
+from foveate.measure.facts import facts
 
 LENGTHS = (700, 1600, 6400)
 HIDDEN, LAYERS, HEADS, KEY_HEADS, VOCABULARY, IMAGE = 512, 8, 8, 4, 4096, 4095
@@ -177,7 +178,7 @@ def main(
     model = {"hidden": HIDDEN, "layers": LAYERS, "heads": HEADS, "key_heads": KEY_HEADS, "dtype": "float32"}
     tool = "torch.cuda.max_memory_allocated" if device == "cuda" else "VmHWM of a fresh process"
     saved = save("relevance_memory", {"model": model, "rounds": rounds, "device": device, "tool": tool, "measurements": rows})
-    Console().print(f"written to {saved.name}; measured on {environment()['processor']}")
+    Console().print(f"written to {saved.name}; measured on {facts()['processor']}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import typer
-from common import environment, progress_bar, save
+from common import progress_bar, save
 from PIL import Image
 from rich.console import Console
 
@@ -18,6 +18,7 @@ import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
 from foveate.cli.bench_tables import memory_table, prefill_table
 from foveate.measure.bench_records import Group, Row, figures
+from foveate.measure.facts import facts
 from foveate.measure.prompts import prompt_like, random_prompt
 from foveate.measure.shapes import Size, build, find_shape
 from foveate.measure.speed import measure, runs_before
@@ -85,7 +86,7 @@ def main(rounds: int = 15, new_tokens: int = 9, hidden: int = 1024, layers: int 
         console.print(title, prefill_table(group), memory_table(group))
         results[title] = [entry(group, row, new_tokens) for row in group.rows]
     settings = {"rounds": rounds, "new_tokens": new_tokens, "text_before": BEFORE, "text_after": AFTER}
-    console.print(f"written to {save('speed', {'settings': settings, 'models': results}).name}; measured on {environment()['processor']}")
+    console.print(f"written to {save('speed', {'settings': settings, 'models': results}).name}; measured on {facts()['processor']}")
 
 
 if __name__ == "__main__":

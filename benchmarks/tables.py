@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
-from common import label, load
+from common import interval, label, load
 from explainability_tables import foretold, kept_accuracy, relevance_memory
 from information_tables import information_cells, information_correlations
 
+from foveate.measure.statistics import mcnemar
 from foveate.measure.suites import BENCHMARKS, SUITES
 
 ROOT = Path(__file__).parent.parent
@@ -139,26 +139,14 @@ def winners() -> str:
         for other, name in others:
             lost = sum(a > b for a, b in zip(best["right"], other["right"], strict=True))
             won = sum(a < b for a, b in zip(best["right"], other["right"], strict=True))
-            cells.append(f"{name} {(lost - won) / len(best['right']) * 100:.1f} ({lost} / {won}, {mcnemar(lost, won)})")
+            cells.append(f"{name} {(lost - won) / len(best['right']) * 100:.1f} ({lost} / {won}, {chance(mcnemar(lost, won))})")
         lines.append(f"| {keep} | {winner} {best['scores']['overall']['share'] * 100:.1f} % | {'; '.join(cells)} |")
     return "\n".join(lines)
-
-
-def mcnemar(lost: int, won: int) -> str:
-    """The exact two-sided p of as uneven a split of the questions on which two methods differ."""
-    total = lost + won
-    tail = sum(math.comb(total, k) for k in range(min(lost, won) + 1)) / 2**total
-    return chance(min(1.0, 2 * tail))
 
 
 def chance(p: float) -> str:
     """A p-value."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def interval(cell: Mapping[str, float]) -> str:
-    """A share with its 95 % interval."""
-    return f"{cell['share'] * 100:.1f} % ({cell['low'] * 100:.1f} to {cell['high'] * 100:.1f})"
 
 
 def agreement() -> str:

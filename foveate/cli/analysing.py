@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +138,7 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
     }
     try:
         done = Cells(request.out, settings)
-        with _progress(len(asked) * sum(cell not in done for cell in wanted)) as advance:
+        with console.counting("questions", len(asked) * sum(cell not in done for cell in wanted)) as advance:
             options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
             results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
         document = {
@@ -187,15 +185,3 @@ def _interval(found: dict[str, float | None]) -> str:
     if found["value"] is None:
         return "-"
     return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], object]]:
-    """Something to be told of answered questions, which shows them on a terminal."""
-    bar = console.progress_bar()
-    if bar is None:
-        yield lambda count: None
-        return
-    with bar:
-        task = bar.add_task("questions", total=total)
-        yield lambda count: bar.advance(task, count)

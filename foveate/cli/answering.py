@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli.stopwatch import Stopwatch
+from foveate.greedy import greedy
 
 if TYPE_CHECKING:
     from foveate.cli.models import Prompt, Subject
@@ -139,5 +140,4 @@ def _median(values: Sequence[float | None]) -> float | None:
 def _greedy(subject: Subject) -> dict[str, Any]:
     tokenizer = subject.processor.tokenizer
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    # the checkpoint's own sampling settings would make two answers differ for no reason of compression
-    return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": padding}
+    return greedy(padding)

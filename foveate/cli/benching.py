@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,7 +267,7 @@ def _measure_batch(
         tokens, length = visual_tokens(loaded.model, inputs["input_ids"]), inputs["input_ids"].shape[1]
         for method in methods:
             method.budget(tokens)
-        with _progress(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
+        with console.counting(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
             going = known if known is not None and known.rows else None
             keep(
                 measure(
@@ -280,18 +279,6 @@ def _measure_batch(
             raise
         keep(Group(batch, length, tokens, failed="out of memory"))
         console.note(f"batch {batch} runs out of memory on {loaded.model.device}; what was measured before is kept: try --dtype bfloat16")
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, moved by calling what this gives; nothing where stderr is no terminal."""
-    bar = console.progress_bar()
-    if bar is None:
-        yield lambda: None
-        return
-    task = bar.add_task(title, total=total)
-    with bar:
-        yield lambda: bar.advance(task)
 
 
 def _show(request: Request, run: Run, lengths: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
+__all__ = ["counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
 
 _PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no terminal
 
@@ -73,6 +73,18 @@ def progress_bar() -> Progress | None:
         return None
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
+    """A bar on stderr, moved by calling what this gives with a count, or with nothing for one; nothing where stderr is no terminal."""
+    bar = progress_bar()
+    if bar is None:
+        yield lambda count=1: None
+        return
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count=1: bar.advance(task, count)
 
 
 def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

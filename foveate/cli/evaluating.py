@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,7 @@ class _Session:
         if len(left) < len(cells):
             console.note(f"{len(cells) - len(left)} of {len(cells)} evaluations are finished already, in {self._request.out}")
         failed: list[str] = []
-        with _progress(sum(task.questions(self._request.limit) for _, _, task in left)) as advance:
+        with console.counting("questions", sum(task.questions(self._request.limit) for _, _, task in left)) as advance:
             for setting, method, task in left:
                 try:
                     self._evaluate(setting, method, task, advance)
@@ -306,14 +305,3 @@ def _show(request: Request, data: dict[str, Any]) -> None:
     console.put_table(evaluation_table(data))
     questions = ", ".join(f"{task}: {figures['questions']}" for task, figures in next(iter(data["results"].values()), {}).items())
     console.put(f"questions: {questions}; written: {request.out / 'results.json'}", style="dim")
-
-
-@contextmanager
-def _progress(questions: int) -> Iterator[Callable[[int], object]]:
-    bar = console.progress_bar()
-    if bar is None:
-        yield lambda count: None
-        return
-    with bar:
-        task = bar.add_task("questions", total=questions)
-        yield lambda count: bar.advance(task, count)

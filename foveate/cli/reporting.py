@@ -8,6 +8,7 @@ from pathlib import Path
 from foveate.cli import console
 from foveate.cli.checks import check_output, check_outputs, write
 from foveate.errors import InputError
+from foveate.files import write_whole
 
 __all__ = ["report"]
 
@@ -25,10 +26,10 @@ def report(runs: Sequence[Path], out: Path | None, *, mixed: bool) -> None:
     check_outputs([path], [run for run in runs if run.is_file()])
     try:
         from foveate.measure.report_inputs import read_inputs
-        from foveate.measure.report_page import page, write_page
+        from foveate.measure.report_page import page
     except ModuleNotFoundError as error:
         raise InputError(f"foveate report needs {error.name}: pip install 'foveate[plots]'") from error
     with console.spinner("drawing"):
         text = page(read_inputs(runs), mixed=mixed)
-        write(path, "page", lambda place: write_page(text, place))
+        write(path, "page", lambda place: write_whole(place, text))
     console.put(f"written: {path}")

@@ -10,7 +10,6 @@ Whatever compresses the model around a call (`with foveate.compress(model, metho
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +26,7 @@ from foveate.demo.language import IMAGE, prompt, unknown_words
 from foveate.demo.questions import LONGEST_DESCRIPTION, PLURALS
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
 from foveate.demo.shapes import shape_of
+from foveate.measure import statistics
 
 _LONGEST = LONGEST_DESCRIPTION + 2  # tokens of an answer
 BALANCED = 160  # questions of each family in the held-out set
@@ -120,12 +120,7 @@ def wilson(right: int, count: int) -> Score:
     Raises:
         ValueError: there is nothing to score.
     """
-    if count < 1:
-        raise ValueError("an interval needs at least one question")
-    z = 1.959964
-    middle = (right + z * z / 2) / (count + z * z)
-    reach = z * math.sqrt(right * (count - right) / count + z * z / 4) / (count + z * z)
-    return Score(right, count, max(0.0, middle - reach), min(1.0, middle + reach))
+    return Score(right, count, *statistics.wilson(right, count))
 
 
 @torch.inference_mode()

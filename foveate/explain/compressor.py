@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.network import CompressorConfig, ScoreNetwork, Sight
+from foveate.files import write_whole
 
 __all__ = ["DEMO", "FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
 
@@ -97,8 +96,8 @@ class ConvCompressor(nn.Module):
             "training": self.training_facts,
             "sha256": hashlib.sha256(weights).hexdigest(),
         }
-        _replace(folder / WEIGHTS, weights)
-        _replace(folder / SETTINGS, (json.dumps(settings, indent=1, ensure_ascii=False) + "\n").encode())
+        write_whole(folder / WEIGHTS, weights)
+        write_whole(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         return folder
 
     @classmethod
@@ -169,16 +168,3 @@ def _bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CompressorError(f"{file} cannot be read: {error.strerror or error}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(content)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise

@@ -22,6 +22,7 @@ from foveate.explain.result import ImageRelevance, Target
 from foveate.explain.samples import Sample, Source
 from foveate.explain.sequences import answers_of
 from foveate.families import family_of
+from foveate.greedy import greedy
 from foveate.measure.quality import remembered_features
 from foveate.view import View
 
@@ -150,10 +151,8 @@ class Labeller:
     def _answer(self, inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], list[list[View]]]:
         """The model's greedy answers, and what there was to see at the language model's input, per row and image."""
         recorder = Recorder()
-        # the checkpoint's own sampling settings would make labels differ from run to run
-        greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": self._pad}
         with compress(self._model, recorder) as handle, torch.no_grad():
-            output = self._model.generate(**inputs, max_new_tokens=self.choice.max_new_tokens, **greedy)
+            output = self._model.generate(**inputs, max_new_tokens=self.choice.max_new_tokens, **greedy(self._pad))
             images = handle.report.images
         if len(images) != len(recorder.views):
             raise InputError("two rows of the batch are the same sample, and only one of them was looked at")

@@ -29,10 +29,10 @@ from foveate.explain.labels_format import (
     read_info,
     shard_path,
     shards,
-    write_atomically,
     write_info,
 )
 from foveate.explain.samples import Source
+from foveate.files import write_whole
 
 __all__ = ["Alone", "Processes", "Tally", "check_folder", "make_labels", "ranges", "versions"]
 
@@ -82,7 +82,7 @@ class Tally:
     def write_skipped(self) -> None:
         """Write `skipped.jsonl`, one bad sample a line."""
         listed = [skipped for path in sorted(self._known) for skipped in self._known[path].skipped]
-        write_atomically(self._folder / SKIPPED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in listed))
+        write_whole(self._folder / SKIPPED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in listed))
 
     def commonest_reason(self) -> str:
         """Why most samples were skipped."""

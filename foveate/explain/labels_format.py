@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from foveate.errors import InputError
 from foveate.explain.identity import ModelIdentity
+from foveate.files import UNFINISHED, write_whole
 
 __all__ = [
     "FORMAT",
@@ -40,14 +41,11 @@ __all__ = [
     "schema",
     "shard_path",
     "shards",
-    "write_atomically",
     "write_info",
 ]
 
 FORMAT = 1
 INFO, SKIPPED = "labels.json", "skipped.jsonl"
-UNFINISHED = ".part"
-"""How the names of files end that are being written; such a file is left by a run that was killed, and means nothing."""
 
 _OUTCOME = "foveate"
 _BUFFER_BYTES = 64 * 2**20
@@ -226,14 +224,7 @@ def read_info(folder: str | Path) -> LabelsInfo:
 
 def write_info(folder: Path, info: LabelsInfo) -> None:
     """Write `labels.json`, whole or not at all."""
-    write_atomically(folder / INFO, json.dumps(info.to_dict(), ensure_ascii=False, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that there is either the old one or the whole new one."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(folder / INFO, json.dumps(info.to_dict(), ensure_ascii=False, indent=2) + "\n")
 
 
 def shards(folder: str | Path) -> list[Path]:

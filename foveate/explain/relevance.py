@@ -16,6 +16,7 @@ from foveate.explain.result import ImageRelevance, Relevance, Target
 from foveate.explain.sequences import answers_of, checked_answers, checked_inputs, laid_out
 from foveate.explain.trace import Call, recorded, walk_attention, walk_back
 from foveate.families import Family, ImageTokens, family_of
+from foveate.greedy import greedy
 from foveate.surroundings import check_not_compiled, unwrapped
 
 __all__ = ["relevance"]
@@ -205,9 +206,8 @@ def _own_answers(model: Any, given: dict[str, Any], max_new_tokens: int) -> tupl
     """What the model answers greedily, whatever its generation settings."""
     none = [torch.zeros(0, dtype=torch.long)] * len(given["input_ids"])
     prompts = laid_out(given, none, "left", _padding(model))
-    greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": _padding(model)}
     with torch.no_grad():
-        output = model.generate(**prompts, max_new_tokens=max_new_tokens, **greedy)
+        output = model.generate(**prompts, max_new_tokens=max_new_tokens, **greedy(_padding(model)))
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return answers_of(output[:, prompts["input_ids"].shape[1] :], ends)

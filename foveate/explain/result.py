@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foveate.files import write_whole
 from foveate.view import Grid
 
 __all__ = ["ImageRelevance", "Relevance", "Target"]
@@ -117,9 +117,7 @@ class Relevance:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, which is there whole or not at all."""
-        unfinished = Path(f"{path}.part")
-        unfinished.write_text(self.to_json(), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, self.to_json())
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Relevance:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foveate.method import Method
     from foveate.report import ImageReport
 
-__all__ = ["Reply", "ask", "greedy", "mean_tokens_over_layers"]
+__all__ = ["Reply", "ask", "mean_tokens_over_layers"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def ask(
         chat: what makes its inputs.
         conversations: the questions, all of one kind.
         method: how to compress; `None` for the full model.
-        options: of `generate`, such as `greedy(chat)`.
+        options: of `generate`, such as `greedy(chat.padding)`.
         new_tokens: longest answer.
     """
     inputs = chat.inputs(conversations).to(model.device, dtype=model.dtype)
@@ -86,11 +86,6 @@ def ask(
             )
         )
     return replies
-
-
-def greedy(chat: Chat) -> dict[str, Any]:
-    """Options of `generate` for the likeliest answer; the checkpoint's own sampling settings would differ from run to run."""
-    return {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None, "pad_token_id": chat.padding}
 
 
 def mean_tokens_over_layers(image: ImageReport, layers: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.errors import InputError
+from foveate.files import write_whole
 
 __all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
 
@@ -156,9 +156,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write it to a file, which is never left half-written."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Run:

@@ -22,6 +22,7 @@ from foveate.demo.drawing import COLOURS, SHAPES, Item
 from foveate.demo.questions import PLURALS, article
 from foveate.demo.scenes import Scene, scene
 from foveate.errors import UnknownNameError
+from foveate.files import write_whole
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -193,9 +194,7 @@ def draw_task(name: str, folder: Path, rows: int = ROWS) -> Path:
     Dataset.from_list(ordered, features=features).to_parquet(str(partial))
     os.replace(partial, data)
     written = folder / f"{name}.yaml"
-    partial = folder / f"{name}.writing"
-    partial.write_text(_yaml(name, Path(lmms_eval.tasks.__file__).parent / packaged, split, data.name), encoding="utf-8")
-    os.replace(partial, written)
+    write_whole(written, _yaml(name, Path(lmms_eval.tasks.__file__).parent / packaged, split, data.name))
     return written
 
 

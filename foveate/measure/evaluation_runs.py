@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
+from foveate.files import write_whole
 from foveate.measure.asking import Reply
 from foveate.measure.harness import Outcome
 
@@ -128,6 +128,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.writing")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")

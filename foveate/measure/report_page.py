@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,7 +12,7 @@ from foveate.errors import InputError
 from foveate.measure.report_inputs import Input, differences
 from foveate.measure.report_sections import sections
 
-__all__ = ["page", "write_page"]
+__all__ = ["page"]
 
 
 def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
@@ -34,17 +32,6 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
     environment.filters["picture"] = Markup
     template = environment.get_template("report.html.jinja")
     return template.render(warnings=warnings, sections=list(sections(inputs)), runs=[_run(each) for each in inputs])
-
-
-def write_page(text: str, path: Path) -> None:
-    """Write a page whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    partial = path.with_name(f"{path.name}.writing")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _run(each: Input) -> dict[str, Any]:

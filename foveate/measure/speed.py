@@ -53,7 +53,7 @@ def measure(
     new_tokens: Sequence[int] = (1, 8),
     group: Group | None = None,
     after_round: Callable[[Group], None] = lambda group: None,
-    progress: Callable[[], None] = lambda: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> Group:
     """Run the full model, the ideals and every method in turn, `rounds` times after two rounds whose time does not count.
 

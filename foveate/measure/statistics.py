@@ -21,7 +21,10 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
     Args:
         right: how many are right.
-        count: of how many; at least 1.
+        count: of how many.
+
+    Raises:
+        ValueError: of none.
     """
     if count < 1:
         raise ValueError("an interval needs at least one question")

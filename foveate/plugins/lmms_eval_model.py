@@ -16,7 +16,8 @@ from foveate.cli.checks import build_method
 from foveate.cli.models import Subject, load_model
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
-from foveate.measure.asking import Reply, ask, greedy
+from foveate.greedy import greedy
+from foveate.measure.asking import Reply, ask
 from foveate.measure.chat import Chat, Conversation
 from foveate.method import Method
 
@@ -158,7 +159,7 @@ class FoveateModel(lmms):
         """Answer one batch, split once more where some prompts have pictures and others have none."""
         given = requests[0].args[2]
         conversations = [self._conversation(request) for request in requests]
-        options = {**greedy(self._chat), **_sampling(given)}
+        options = {**greedy(self._chat.padding), **_sampling(given)}
         longest = self._longest or given.get("max_new_tokens") or DEFAULT_NEW_TOKENS
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(conversation.kind for conversation in conversations):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from foveate import FastV, Plan, demo
 from foveate.errors import InputError, UnsupportedError
-from foveate.measure.asking import ask, greedy, mean_tokens_over_layers
+from foveate.greedy import greedy
+from foveate.measure.asking import ask, mean_tokens_over_layers
 from foveate.measure.chat import Chat
 from foveate.report import ImageReport, Stage
 
@@ -49,7 +50,7 @@ def test_a_batch_answers_as_one_by_one_does(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     chat, shown = Chat(processor), demo.scene(5, "held_out")
     asked = [chat.read(message(question.text, shown.image)) for question in shown.questions[:4]]
-    method, options = FastV(keep=96), greedy(chat)
+    method, options = FastV(keep=96), greedy(chat.padding)
     together = ask(model, chat, asked, method, options, 12)
     alone = [ask(model, chat, [each], method, options, 12)[0] for each in asked]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
@@ -63,7 +64,7 @@ def test_the_full_model_and_the_blind_one_are_asked_by_the_same_code(loaded: tup
     shown = demo.scene(5, "held_out")
     for blind, tokens in ((False, 576), (True, 0)):
         chat = Chat(processor, blind=blind)
-        (reply,) = ask(model, chat, [chat.read(message(shown.questions[0].text, shown.image))], None, greedy(chat), 12)
+        (reply,) = ask(model, chat, [chat.read(message(shown.questions[0].text, shown.image))], None, greedy(chat.padding), 12)
         assert (reply.visual_tokens, reply.tokens_at_the_cut, reply.mean_tokens_over_layers) == (tokens, tokens, tokens)
         assert reply.method_seconds == 0
 

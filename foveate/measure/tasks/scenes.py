@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -15,6 +14,7 @@ from PIL import Image
 from foveate.demo.evaluate import READING, Sample, balanced
 from foveate.demo.scenes import VERSION, scene
 from foveate.errors import InputError
+from foveate.files import write_whole
 
 ROWS = Path(__file__).parent / "held_out.jsonl"
 
@@ -67,9 +67,7 @@ def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Write held_out.jsonl anew: `python -m foveate.measure.tasks.scenes`."""
-    partial = ROWS.with_suffix(".writing")
-    partial.write_text("".join(f"{json.dumps(row)}\n" for row in rows(in_turn(balanced()))), encoding="utf-8")
-    os.replace(partial, ROWS)
+    write_whole(ROWS, "".join(f"{json.dumps(row)}\n" for row in rows(in_turn(balanced()))))
 
 
 if __name__ == "__main__":
