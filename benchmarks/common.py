@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from foveate.files import write_whole
 from foveate.measure.facts import facts
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,7 +27,7 @@ def save(name: str, results: dict[str, Any]) -> Path:
     """Write one benchmark's results with their environment."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": facts(), **results}, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps({"environment": facts(), **results}, indent=1) + "\n")
     return path
 
 
@@ -53,13 +53,16 @@ class Done:
         """Keep one result; a kill leaves the old file or the new one."""
         self.pairs[key] = result
         self.path.parent.mkdir(exist_ok=True)
-        partial = self.path.with_suffix(".writing")
-        partial.write_text(json.dumps({"settings": self.settings, "pairs": self.pairs}), encoding="utf-8")
-        os.replace(partial, self.path)
+        write_whole(self.path, json.dumps({"settings": self.settings, "pairs": self.pairs}))
 
     def forget(self) -> None:
         """The benchmark is through, and its results are saved."""
         self.path.unlink(missing_ok=True)
+
+
+def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
+    """A share as percent."""
+    return f"{value * 100:{'+' if sign else ''}.{digits}f} %"
 
 
 def interval(cell: Mapping[str, float]) -> str:

@@ -1,13 +1,14 @@
 """Explainability-guided compression on held-out scenes: accuracy at equal tokens, and how well relevance is foretold.
 
 Every method keeps the same share of the visual tokens. `layer` says where they leave: methods that cut at the input have not let
-the language model look at the rest at all, those that cut before layer 2 have, twice. A run that was stopped goes on where it ended.
+the language model look at the rest at all, those that cut before layer 2 have, twice. Networks of compressors.py that are
+ablations are asked at a quarter of the tokens only. A run that was stopped goes on where it ended.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -19,21 +20,24 @@ import numpy as np
 import torch
 import typer
 from common import Done, progress_bar, save
+from compressors import NETWORKS
 from torch import Tensor
 
 import foveate
 import foveate.demo
-from foveate import Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
+from foveate import ConvCompressor, Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
 from foveate.demo.evaluate import Result, Sample, balanced, digest, evaluate, summary
 from foveate.demo.language import prompt
-from foveate.explain.measures import rank_correlation
+from foveate.explain.compressor import DEMO, WEIGHTS
+from foveate.explain.measures import overlap, rank_correlation
 from foveate.measure.quality import remembered_features
 
 SHARES = (0.5, 0.25, 0.125)
-FULL, BLIND = "all tokens", "no image"
+ABLATED = 0.25
+"""The share at which ablations are asked."""
+FULL, BLIND, OURS = "all tokens", "no image", "Explainer"
 METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
     "Oracle": lambda keep, known: Oracle(keep=keep, relevance=known),
-    "Explainer": lambda keep, _: Explainer(keep=keep),
     "FirstLayerAttention": lambda keep, _: FirstLayerAttention(keep=keep),
     "Random": lambda keep, _: Random(keep=keep, layer=0),
     "Pool": lambda keep, _: Pool(keep=keep, layer=0),
@@ -44,23 +48,22 @@ METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
 
 
 @dataclass(frozen=True)
-class Watcher(Method):
-    """Keeps everything, and notes how other methods at the language model's input rank the tokens."""
+class Noted(Method):
+    """Another method, whose ranking of all tokens is noted beside its plan."""
 
-    keep: int | float = 1.0
+    inner: Method = field(default_factory=FirstLayerAttention)
     layer: int = 0
-    watched: tuple[Method, ...] = ()
-    seen: list[list[Tensor]] = field(default_factory=list, compare=False)
+    scores: list[Tensor] = field(default_factory=list, compare=False)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the watched methods need."""
-        return frozenset[str]().union(*(method.needs for method in self.watched))
+        """What the method needs."""
+        return self.inner.needs
 
     def plan(self, view: View) -> Plan:
-        """All tokens stay."""
-        self.seen.append([method.score(view) for method in self.watched])
-        return Plan.identity(len(view))
+        """The method's own."""
+        self.scores.append(self.inner.score(view))
+        return self.inner.plan(view)
 
 
 class Runner:
@@ -69,35 +72,27 @@ class Runner:
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        compressors: further networks to try, by the name in the table, as folders.
+        networks: compressors as folders, by the name in the table.
     """
 
-    def __init__(self, each: int, batch_size: int, compressors: dict[str, str]) -> None:
+    def __init__(self, each: int, batch_size: int, networks: Mapping[str, str]) -> None:
         self.model, self.processor = foveate.demo.load()
         asked = balanced(each)
         self.batches = [asked[start : start + batch_size] for start in range(0, len(asked), batch_size)]
-        self.networks = {"Explainer": Explainer(), **{name: Explainer(compressor=folder) for name, folder in compressors.items()}}
+        self.networks = networks
         self._open = ExitStack()
         self._open.enter_context(remembered_features(self.model))
 
-    def explain(self, number: int) -> dict[str, Any]:
-        """The relevance (n,) of each question's tokens for the model's own answer, and how well each ranking at the input foretells it."""
+    def explain(self, number: int) -> list[list[float]]:
+        """The relevance (n,) of each question's tokens for the model's own answer."""
         inputs = self._inputs(self.batches[number])
-        known = [image.mean for image in foveate.relevance(self.model, inputs, max_new_tokens=64).images]
-        rankings = {**self.networks, "FirstLayerAttention": FirstLayerAttention()}
-        watcher = Watcher(watched=tuple(rankings.values()))
-        with foveate.compress(self.model, watcher), torch.inference_mode():
-            self.model(**inputs, logits_to_keep=1)
-        correlations = {
-            name: [rank_correlation(own[place], relevance) for own, relevance in zip(watcher.seen, known, strict=True)]
-            for place, name in enumerate(rankings)
-        }
-        return {"relevance": [relevance.tolist() for relevance in known], "correlation": correlations}
+        return [image.mean.tolist() for image in foveate.relevance(self.model, inputs, max_new_tokens=64).images]
 
     def run(self, name: str, keep: float, relevance: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
-        """Scores by family and part, which questions were right, and the share of the most relevant tokens that stayed."""
+        """Scores by family and part, which questions were right, and how much of what is relevant was kept and ranked high."""
         results: list[Result] = []
         overlaps: list[float] = []
+        ranked: dict[str, list[float]] = {"correlation": [], **{f"top {share}": [] for share in SHARES}}
         for batch, values in zip(self.batches, relevance, strict=True):
             known = [torch.tensor(own) for own in values]
             method = self._method(name, keep, known)
@@ -105,24 +100,32 @@ class Runner:
                 results += evaluate(self.model, self.processor, batch, len(batch), without_image=name == BLIND)
                 if handle is not None:
                     kept = [image.plan.kept for image in handle.report.images]
-                    overlaps += [overlap(own, stayed) for own, stayed in zip(known, kept, strict=True)]
+                    overlaps += [held(own, stayed) for own, stayed in zip(known, kept, strict=True)]
+            if isinstance(method, Noted):
+                for own, scores in zip(known, method.scores, strict=True):
+                    ranked["correlation"].append(rank_correlation(scores, own))
+                    for share in SHARES:
+                        ranked[f"top {share}"].append(overlap(scores, own, share))
         scores = {part: {"share": s.share, "low": s.low, "high": s.high, "n": s.count} for part, s in summary(results).items()}
         layer = None if method is None else method.layer
-        return {"scores": scores, "right": "".join("01"[r.right] for r in results), "overlap": overlaps, "layer": layer}
+        right = "".join("01"[r.right] for r in results)
+        means = {name: float(np.mean(values)) if values else None for name, values in {"overlap": overlaps, **ranked}.items()}
+        return {"scores": scores, "right": right, "layer": layer, **means}
 
     def _method(self, name: str, keep: float, known: Sequence[Tensor]) -> Method | None:
         if name in (FULL, BLIND):
             return None
-        if name in METHODS:
-            return METHODS[name](keep, known)
-        return Explainer(keep=keep, compressor=self.networks[name].compressor)
+        if name in self.networks:
+            return Noted(keep=keep, inner=Explainer(keep=keep, compressor=self.networks[name]))
+        method = METHODS[name](keep, known)
+        return Noted(keep=keep, inner=method) if isinstance(method, FirstLayerAttention) else method
 
     def _inputs(self, batch: Sequence[Sample]) -> Any:
         texts = [prompt(sample.question.text) for sample in batch]
         return self.processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
 
 
-def overlap(relevance: Tensor, kept: Tensor) -> float:
+def held(relevance: Tensor, kept: Tensor) -> float:
     """Of as many most relevant tokens as were kept, the share that was."""
     best = relevance.topk(len(kept)).indices
     return float(torch.isin(best, kept.cpu()).float().mean())
@@ -142,12 +145,12 @@ def compared(right: str, full: str, blind: str, draws: int = 10_000) -> dict[str
 _RUNNER: list[Runner] = []
 
 
-def _start(each: int, batch_size: int, compressors: dict[str, str]) -> None:
+def _start(each: int, batch_size: int, networks: Mapping[str, str]) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(each, batch_size, compressors))
+    _RUNNER.append(Runner(each, batch_size, networks))
 
 
-def _explain(number: int) -> dict[str, Any]:
+def _explain(number: int) -> list[list[float]]:
     return _RUNNER[0].explain(number)
 
 
@@ -159,7 +162,7 @@ def main(
     each: int = 40,
     batch_size: int = 8,
     processes: int = 2,
-    compressor: Annotated[list[str], typer.Option(help="a further network, as NAME=FOLDER")] = [],  # noqa: B006 - as typer wants it
+    networks: Annotated[Path | None, typer.Option(help="folder that compressors.py wrote")] = None,
 ) -> None:
     """Measure and write benchmarks/results/explainability.json.
 
@@ -167,19 +170,27 @@ def main(
         each: held-out questions of each family.
         batch_size: questions at a time.
         processes: that share the work, of one thread each.
-        compressor: further networks.
+        networks: further networks, of which those found there are asked; ablations at one budget.
     """
-    more = dict(pair.split("=", 1) for pair in compressor)
+    there = {name: network for name, network in NETWORKS.items() if networks and (networks / network.folder / WEIGHTS).exists()}
+    ablations = [name for name, network in there.items() if network.ablation]
+    rivals = [name for name in there if name not in ablations]
+    folders = {OURS: DEMO, **{name: str(networks / network.folder) for name, network in there.items() if networks}}
     asked = balanced(each)
-    files = [
-        foveate.demo.path() / "model.safetensors",
-        *(Path(folder) / "compressor.safetensors" for folder in (_shipped(), *more.values())),
-    ]
-    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    done = Done.of("explainability", {"weights": weights, "questions": digest(asked), "each": each, "batch": batch_size})
-    numbers = range(-(-len(asked) // batch_size))
-    wanted = [(FULL, 1.0), (BLIND, 0.0), *((name, keep) for keep in SHARES for name in (*METHODS, *more))]
-    with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size, more)) as pool:
+    settings = {
+        "weights": digest_of(foveate.demo.path() / "model.safetensors"),
+        "questions": digest(asked),
+        "each": each,
+        "batch": batch_size,
+    }
+    done = Done.of("explainability", settings)
+
+    def key(name: str, keep: float) -> str:
+        return f"{name}, {keep}" + (f", {digest_of(weights(folders[name]))}" if name in folders else "")
+
+    wanted = [(FULL, 1.0), (BLIND, 0.0), *((name, keep) for keep in SHARES for name in (OURS, *METHODS, *rivals))]
+    wanted += [(name, ABLATED) for name in ablations]
+    with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size, folders)) as pool:
 
         def gather(title: str, jobs: dict[str, tuple[Any, ...]]) -> None:
             left = {key: job for key, job in jobs.items() if key not in done.pairs}
@@ -189,25 +200,39 @@ def main(
                 done.add(running[finished], finished.result())
                 progress.advance(task)
 
-        gather("relevance", {f"batch {number}": (_explain, number) for number in numbers})
-        explained = [done.pairs[f"batch {number}"] for number in numbers]
-        known = [batch["relevance"] for batch in explained]
-        gather("methods and budgets", {f"{name}, {keep}": (_run, name, keep, known) for name, keep in wanted})
-    pairs = {key: result for key, result in done.pairs.items() if not key.startswith("batch ")}
-    full, blind = pairs[f"{FULL}, 1.0"], pairs[f"{BLIND}, 0.0"]
-    for result in pairs.values():
+        batches = range(-(-len(asked) // batch_size))
+        gather("relevance", {f"batch {number}": (_explain, number) for number in batches})
+        known = [done.pairs[f"batch {number}"] for number in batches]
+        gather("methods and budgets", {key(*pair): (_run, *pair, known) for pair in wanted})
+    found = {pair: done.pairs[key(*pair)] for pair in wanted}
+    full, blind = found[FULL, 1.0], found[BLIND, 0.0]
+    for result in found.values():
         result |= compared(result["right"], full["right"], blind["right"])
-        result["overlap"] = float(np.mean(result["overlap"])) if result["overlap"] else None
-    names = explained[0]["correlation"]
-    correlations = {name: float(np.mean([value for batch in explained for value in batch["correlation"][name]])) for name in names}
-    methods = {name: {str(keep): pairs[f"{name}, {keep}"] for keep in SHARES} for name in (*METHODS, *more)}
+    methods = {name: {str(keep): found[name, keep] for keep in SHARES} for name in (OURS, *METHODS, *rivals)}
     results = {"each": each, "questions": len(asked), "shares": list(SHARES), "full": full, "no_image": blind, "methods": methods}
-    save("explainability", {**results, "correlation": correlations})
-    done.forget()
+    made = {name: described(folder) for name, folder in folders.items()}
+    save("explainability", {**results, "ablations": {name: found[name, ABLATED] for name in ablations}, "networks": made})
 
 
-def _shipped() -> Path:
-    return foveate.demo.path().parent / "compressor"
+def weights(folder: str) -> Path:
+    """Where a network's weights lie."""
+    return (foveate.demo.path().parent / "compressor" if folder == DEMO else Path(folder)) / WEIGHTS
+
+
+def digest_of(file: Path) -> str:
+    """The beginning of a file's SHA-256."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def described(folder: str) -> dict[str, Any]:
+    """A network's shape, and how it was trained."""
+    network = ConvCompressor.from_pretrained(folder)
+    return {
+        "config": network.config.to_dict(),
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "gradients": network.labels["gradients"],
+        "training": network.training_facts,
+    }
 
 
 if __name__ == "__main__":

@@ -38,9 +38,45 @@ def foretold() -> str:
     ]
     for name, cells in data["methods"].items():
         kept = " | ".join(f"{cells[share]['overlap'] * 100:.1f} %" for share in shares)
-        correlation = data["correlation"].get(name)
+        correlation = cells[shares[0]]["correlation"]
         lines.append(f"| {name} | {kept} | {'' if correlation is None else f'{correlation:.2f}'} |")
     return "\n".join(lines)
+
+
+def ablations() -> str:
+    """Networks that differ from each other in one thing, at one budget."""
+    data = load("explainability")
+    networks = {name: cells["0.25"] for name, cells in data["methods"].items() if name in data["networks"]} | data["ablations"]
+    lines = [
+        "| | parameters | epoch | of the top 50 % | of the top 25 % | rank correlation | right at 25 % | of full |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, cell in networks.items():
+        made = data["networks"][name]
+        lines.append(
+            f"| {name} | {made['parameters'] / 1e6:.2f} M | {made['training']['epoch']} of {made['training']['recipe']['epochs']} "
+            f"| {cell['top 0.5'] * 100:.1f} % | {cell['top 0.25'] * 100:.1f} % | {cell['correlation']:.2f} "
+            f"| {interval(cell['scores']['all'])} | {interval(cell['of_full'])} |"
+        )
+    return "\n".join(lines)
+
+
+def resolutions() -> str:
+    """Networks trained at one size of picture and judged at another."""
+    data = load("resolutions")
+    sizes, lines = (
+        data["tokens"],
+        ["| network | trained on | judged on | of the top 50 % | of the top 25 % | rank correlation |", "|---" * 6 + "|"],
+    )
+    for cell in data["cells"]:
+        trained, judged = (f"{sizes[str(cell[name])]} tokens" for name in ("trained", "judged"))
+        lines.append(
+            f"| {cell['network']} | {trained} | {judged} | {cell['overlap_50'] * 100:.1f} % | {cell['overlap_25'] * 100:.1f} % "
+            f"| {cell['rank_correlation']:.2f} |"
+        )
+    images = sorted({cell["images"] for cell in data["cells"]})
+    note = f"The embedded Qwen2-VL; {data['training']} scenes to learn from, {' to '.join(map(str, images))} labelled ones held out."
+    return "\n".join([*lines, "", note])
 
 
 def relevance_memory() -> str:

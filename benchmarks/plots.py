@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, tokens_panel
 from foveate.draw.palette import look
+from foveate.measure import bench_plots
+from foveate.measure.bench_records import Run
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PARTS = {"overall": "all questions", "reading": "reading", "small things": "small things", "hop": "multi-hop"}
@@ -41,8 +43,9 @@ def point(tokens: int, score: dict[str, Any]) -> Point:
 
 
 def main() -> None:
-    """Write docs/images/accuracy.png, and docs/images/information_loss.png if its results are there."""
+    """Write docs/images/accuracy.png, bench.png, and information_loss.png if its results are there."""
     IMAGES.mkdir(exist_ok=True)
+    bench_plots.draw(Run.load(RESULTS / "bench_llava.json"), IMAGES / "bench.png")
     accuracy().savefig(IMAGES / "accuracy.png", dpi=110)
     if (RESULTS / "information_loss.json").exists():
         information_loss.draw(load("information_loss")).savefig(IMAGES / "information_loss.png", dpi=110)

@@ -3,84 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import typer
-from common import interval, label, load
-from explainability_tables import foretold, kept_accuracy, relevance_memory
+from common import interval, load, percent
+from explainability_tables import ablations, foretold, kept_accuracy, relevance_memory, resolutions
 from information_tables import information_cells, information_correlations
+from speed_tables import long_outputs, savings, selection, speed
 
 from foveate.measure.statistics import mcnemar
 from foveate.measure.suites import BENCHMARKS, SUITES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/explainability.md", "docs/information_loss.md")
-
-
-def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
-    """A share as percent."""
-    return f"{value * 100:{'+' if sign else ''}.{digits}f} %"
-
-
-def speed_rows(measurements: list[Mapping[str, Any]]) -> list[str]:
-    """One model's table."""
-    full = measurements[0]
-    lines = [
-        "| | visual tokens | prefill, of full | faster | over the ideal | method, of full prefill | decode, of full | key/value cache |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for m in measurements:
-        ratio, ideal, method = m["prefill_ratio"], m["over_ideal"], m["method_share"]
-        name = label(m["name"])
-        saved = f"{m['cache_bytes'] / 2**20:.1f} MiB" if m is full else percent(m["cache_bytes"] / full["cache_bytes"] - 1, 1, sign=True)
-        lines.append(
-            f"| {name} | {m['tokens']} | {percent(ratio['median'], 1)} ({ratio['low'] * 100:.1f} to {ratio['high'] * 100:.1f}) "
-            f"| {1 / ratio['median']:.2f}x | {percent(ideal['median'], 1, sign=True) if ideal else ''} "
-            f"| {percent(method['median'], 2) if method else ''} | {percent(m['decode_ratio']['median'])} "
-            f"| {saved} |"
-        )
-    return lines
-
-
-def speed() -> str:
-    """Both models' tables, with what they were measured on."""
-    data = load("speed")
-    env, settings = data["environment"], data["settings"]
-    parts = []
-    for title, measurements in data["models"].items():
-        parts.append("\n".join([f"**{title}**", "", *speed_rows(measurements)]))
-    note = (
-        f"{settings['text_before']} + 576 + {settings['text_after']} tokens; medians (quartiles) of ratios formed within "
-        f"{settings['rounds']} interleaved rounds, vision tower excluded; {env['processor']}, {env['threads']} threads, "
-        f"torch {env['torch']}, transformers {env['transformers']}, {env['date']}."
-    )
-    return "\n\n".join([*parts, note])
-
-
-def savings() -> str:
-    """The short version for the README: the first model without the baselines, and one row of the second."""
-    data = load("speed")
-    (title, shaped), (_, small) = data["models"].items()
-    full = shaped[0]["cache_bytes"]
-    lines = ["| | visual tokens | prefill | over the ideal | method, of full prefill | key/value cache |", "|---|---|---|---|---|---|"]
-    for m in [m for m in shaped if m["name"].startswith(("full", "TokenCarve", "FastV"))]:
-        ideal, method = m["over_ideal"], m["method_share"]
-        saved = f" ({percent(m['cache_bytes'] / full - 1, 1, sign=True)})" if m is not shaped[0] else ""
-        lines.append(
-            f"| {label(m['name'])} | {m['tokens']} | {1 / m['prefill_ratio']['median']:.2f}x as fast "
-            f"| {percent(ideal['median'], 1, sign=True) if ideal else ''} | {percent(method['median'], 1) if method else ''} "
-            f"| {m['cache_bytes'] / 2**20:.1f} MiB{saved} |"
-        )
-    tiny = next(m for m in small if m["name"].startswith("TokenCarve") and m["tokens"] == 128)
-    note = (
-        f"{title}; {data['settings']['text_before']} + 576 + {data['settings']['text_after']} tokens, medians of "
-        f"{data['settings']['rounds']} interleaved rounds, {data['environment']['threads']} CPU threads, {data['environment']['date']}. "
-        f"The embedded model is so small that choosing weighs more: {1 / tiny['prefill_ratio']['median']:.2f}x as fast at 128 tokens, "
-        f"of which the method takes {percent(tiny['method_share']['median'], 1)} of a full prefill."
-    )
-    return "\n".join(lines) + "\n\n" + note
 
 
 def curves(part: str, budgets: list[int]) -> str:
@@ -217,6 +153,10 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "relevance_memory": relevance_memory,
     "kept_accuracy": kept_accuracy,
     "foretold": foretold,
+    "ablations": ablations,
+    "selection": selection,
+    "long_outputs": long_outputs,
+    "resolutions": resolutions,
     "information_cells": information_cells,
     "information_correlations": information_correlations,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,10 +122,24 @@ def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance
 
     assert request.picture is not None
     with console.spinner("drawing"):
-        pictures = shown.pictures[0] if shown.video is None or len(found.images) > 1 else shown.pictures
+        pictures = shown.pictures[0] if shown.video is None else shown.pictures
         crop = draw.processor_crop(subject.processor, shown.size)
-        drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop)
+        drawn = draw.relevance(
+            _joined(found), pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop
+        )
         write(request.picture, "picture", drawn.save)
+
+
+def _joined(found: Relevance) -> Relevance:
+    """Frames that a model was shown as images of their own, as one video."""
+    import torch
+
+    first, *others = found.images
+    if not others or len(first.parts) > 1 or any(other.parts != first.parts for other in others):
+        return found
+    tokens = torch.cat([image.tokens for image in found.images], dim=1)
+    video = replace(first, grid=(len(found.images), *first.grid[1:]), tokens=tokens, parts=(), kind="video")
+    return replace(found, images=(video,))
 
 
 def _top(image: ImageRelevance, count: int) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def relevance(
         tiles = [tile for row in rows for tile in row]
         across = _per_row(len(tiles))
         rows = [tiles[at : at + across] for at in range(0, len(tiles), across)]
-    return lay_out(rows, _legend(canvases[0], top), _notes(found, entry, len(panes), len(shown), len(words), len(drawn)))
+    return lay_out(rows, _legend(canvases[0], top, len(panes)), _notes(found, entry, len(panes), len(shown), len(words), len(drawn)))
 
 
 def _entry(found: Relevance, index: int) -> ImageRelevance:
@@ -126,10 +126,9 @@ def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top
     return Tile(paint_heat(pane.picture, canvas, levels, outlined), f"{heading}, {pane.name}" if pane.name else heading, counts)
 
 
-def _legend(canvas: Canvas, top: int) -> list[Mark]:
-    legend = [
-        Mark(f"{share:.0%}" if 0 < share < 1 else ("nothing", "largest of the panel")[round(share)], colour(share**0.5)) for share in _STEPS
-    ]
+def _legend(canvas: Canvas, top: int, panes: int) -> list[Mark]:
+    ends = ("nothing", "largest of the panel" if panes == 1 else "largest of the row")
+    legend = [Mark(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
     if top:
         legend.append(Mark(f"top {top} tokens", None))
     if canvas.unseen:

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from foveate.draw.palette import Label, look, name_lines, style
 from foveate.measure.bench_records import Group, Row, Run, figures
 
 __all__ = ["PLOTS", "draw"]
@@ -18,10 +19,8 @@ PLOTS = (".png", ".svg", ".pdf")
 """Extensions that a plot can be written as."""
 
 _STAGES = {"vision tower": "#56b4e9", "prefill": "#0072b2", "method": "#d55e00", "decode": "#999999"}
-_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours, which colour-blind people can tell apart."""
-_MARKS = ("o", "s", "^", "D", "v", "P")
 _TEXT = 8
+_ANY_IDEAL = "ideal"
 
 
 def draw(run: Run, path: Path) -> None:
@@ -38,7 +37,7 @@ def draw(run: Run, path: Path) -> None:
     if not groups:
         raise ValueError("nothing has been measured yet, so there is nothing to draw")
     tallest = max(len(group.rows) for group in groups)
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": _TEXT + 1}):
+    with look(), matplotlib.rc_context({"svg.fonttype": "none"}):
         figure = Figure(figsize=(13, len(groups) * (1.6 + 0.32 * tallest)), layout="constrained")
         panels = figure.subplots(len(groups), 2, squeeze=False, width_ratios=(3, 2))
         for group, (left, right) in zip(groups, panels, strict=True):
@@ -73,14 +72,13 @@ def _times(axes: Axes, group: Group) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.14 * longest)
     count = max(measured[0][0].timings[0].ends)
-    axes.set_title(
-        f"Batch {group.batch}: seconds for {count} new token{'s' if count > 1 else ''}, medians of {group.rounds} rounds", loc="left"
-    )
+    axes.set_title(f"Batch {group.batch}: seconds for {count} new token{'s' if count > 1 else ''}, medians of {group.rounds} rounds")
     unnamed = [stage for stage in _STAGES if stage not in named and any(stages.get(stage) for _, stages in measured)]
     if unnamed:
         patches: list[Any] = [matplotlib.patches.Patch(color=_STAGES[stage], label=stage) for stage in unnamed]
         axes.legend(handles=patches, loc="lower right", frameon=False, fontsize=_TEXT)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
 
 
@@ -95,37 +93,30 @@ def _stages(group: Group, row: Row) -> dict[str, float]:
 
 
 def _caches(axes: Axes, group: Group) -> None:
-    """One line per method and kind of ideal, with its name at its end."""
+    """One line per method and kind of ideal, with its name at its end; methods that trim alike share one."""
     full = group.rows[0]
     lines: dict[str, set[tuple[int, float]]] = {}
     for row in group.rows[1:]:
         if row.cache_bytes:
             lines.setdefault(_line(row), set()).add((row.tokens, row.cache_bytes / 2**20))
     same: dict[tuple[tuple[int, float], ...], list[str]] = {}
-    for name, points in lines.items():  # methods that trim alike lie on one line
+    for name, points in lines.items():
         same.setdefault(tuple(sorted(points)), []).append(name)
-    for number, (path, names) in enumerate(same.items()):
-        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
-        axes.plot(*zip(*path, strict=True), color=colour, marker=mark, markersize=4)
-        axes.annotate(
-            "\n".join(names),
-            path[-1],
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=_TEXT,
-            color=colour,
-            annotation_clip=False,
-        )
+    labels = []
+    for path, names in same.items():
+        methods = [name for name in names if not name.startswith(_ANY_IDEAL)]
+        ideals = [name for name in names if name.startswith(_ANY_IDEAL)]
+        drawn = style(methods[0] if methods else _ANY_IDEAL)
+        axes.plot(*zip(*path, strict=True), color=drawn.colour, marker=drawn.mark)
+        short = ", ".join(dict.fromkeys(style(name).name for name in methods))
+        labels.append(Label(*path[-1], "\n".join(filter(None, (short, *ideals))), drawn.colour))
     if full.cache_bytes:
-        axes.plot(full.tokens, full.cache_bytes / 2**20, color="black", marker="*", markersize=8)
-        axes.annotate(
-            "full model", (full.tokens, full.cache_bytes / 2**20), xytext=(-6, -3), textcoords="offset points", ha="right", fontsize=_TEXT
-        )
+        drawn = style(full.name)
+        axes.plot(full.tokens, full.cache_bytes / 2**20, color=drawn.colour, marker=drawn.mark, markersize=9)
+        axes.annotate(drawn.name, (full.tokens, full.cache_bytes / 2**20), (-8, -3), textcoords="offset points", ha="right", fontsize=_TEXT)
     axes.set(xlabel="visual tokens that remain", xlim=(0, None), ylim=(0, None))
-    axes.set_title(f"Batch {group.batch}: key/value cache after the prefill, MiB", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    axes.set_title(f"Batch {group.batch}: key/value cache after the prefill, MiB")
+    name_lines(axes, labels, _TEXT)
 
 
 def _line(row: Row) -> str:

@@ -13,14 +13,17 @@ from torch import Tensor
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor import DEMO, SETTINGS, ConvCompressor
 from foveate.explain.identity import ModelIdentity
-from foveate.explain.network import Sight
+from foveate.explain.network import CompressorConfig, Sight
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
 from foveate.plan import Plan
 from foveate.view import View
 
-__all__ = ["Explainer"]
+__all__ = ["UNTRAINED", "Explainer"]
+
+UNTRAINED = "untrained"
+"""The name of a compressor of random weights."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Explainer(Method):
         layer: 0, because that is where the network's input comes from.
         clamp: as in `Method`.
         compressor: what `foveate train` wrote: a folder, a Hugging Face id, "demo" for the embedded model's, or a `ConvCompressor`.
+            "untrained" is a network of random weights for any model, to measure what choosing costs; what it keeps means nothing.
 
     Raises:
         LayerError: `layer` is not 0.
@@ -53,7 +57,9 @@ class Explainer(Method):
         super().__post_init__()
         check_layer(self)
         if not isinstance(self.compressor, str | Path | ConvCompressor) or not str(self.compressor):
-            raise OptionError(f"compressor={self.compressor!r} must be a folder, a Hugging Face id, 'demo', or a ConvCompressor")
+            raise OptionError(
+                f"compressor={self.compressor!r} must be a folder, a Hugging Face id, 'demo', 'untrained', or a ConvCompressor"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -62,7 +68,8 @@ class Explainer(Method):
 
     def check(self, identify: Callable[[], ModelIdentity]) -> None:
         """Load the compressor, and see that it belongs to the model."""
-        self._network().check(identify())
+        if self.compressor != UNTRAINED:
+            self._network().check(identify())
 
     def score(self, view: View) -> Tensor:
         """The predicted log-probability of each token, shape (n,)."""
@@ -82,7 +89,7 @@ class Explainer(Method):
         if not views:
             return []
         check_question(views)
-        network, device = self._network(), views[0].states.device
+        network, device = self._network(len(views[0].signal("head_attention"))), views[0].states.device
         sights = [_sight(view, network) for view in views]
         # A CPU gains nothing from a batch.
         batches = [[sight] for sight in sights] if device.type == "cpu" else [sights]
@@ -90,9 +97,11 @@ class Explainer(Method):
             network.to(device)
             return [scores for batch in batches for scores in network(batch)]
 
-    def _network(self) -> ConvCompressor:
+    def _network(self, heads: int = 1) -> ConvCompressor:
         if isinstance(self.compressor, ConvCompressor):
             return self.compressor.eval()
+        if self.compressor == UNTRAINED:
+            return _untrained(heads)
         return _loaded(str(self.compressor), _stamp(self.compressor))
 
 
@@ -107,6 +116,14 @@ def _stamp(name: str | Path) -> int:
     """Changes when the files of a folder do, so that one that was trained anew is read anew."""
     file = Path(name) / SETTINGS
     return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+@functools.lru_cache(maxsize=4)
+def _untrained(heads: int) -> ConvCompressor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        nobody = ModelIdentity(UNTRAINED, UNTRAINED, hidden=0, layers=0, heads=heads, vocabulary=0, weights=None)
+        return ConvCompressor(CompressorConfig(heads), nobody).eval()
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import write_clip
 from PIL import Image
 from small_model import Result, Run, save_model
+from vila_release import save_release
 
 from foveate.cli import main
 
@@ -39,3 +41,16 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (10, 16, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((160, 100)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def frames_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that is shown a video as one image per frame."""
+    folder = tmp_path_factory.mktemp("frames") / "release"
+    save_release(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)

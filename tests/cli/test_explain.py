@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from small_model import TOKENS, Run
+from vila_release import TOKENS as FRAME_TOKENS
 
-from foveate import Relevance
+from foveate import Relevance, draw
 from foveate.cli import models
 
 QUESTION = "what colour is the circle ?"
@@ -51,6 +53,27 @@ def test_the_picture_has_a_panel_for_every_word_up_to_seven(run: Run, picture: P
         assert f"written: {path}" in result.out
         sizes[len(words.split())] = Image.open(path).size
     assert sizes[1][1] < sizes[3][1] < sizes[10][1]  # one, two and three rows of panels
+
+
+def test_a_video_is_explained_frame_by_frame(
+    run: Run, clip: Path, frames_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Relevance] = []
+    real = draw.relevance
+
+    def note(found: Relevance, *rest: Any, **options: Any) -> Image.Image:
+        drawn.append(found)
+        return real(found, *rest, **options)
+
+    monkeypatch.setattr(draw, "relevance", note)
+    asked = ["explain", clip, QUESTION, "--model", frames_model, "--frames", 3, "--answer", "red", "--top", 2, "--json"]
+    data = run(*asked, "--picture", tmp_path / "why.png").data
+    frames = Relevance.from_dict(data["relevance"]).images
+    assert len(data["top"]) == len(frames) == 3  # this model is shown each frame as an image of its own
+    assert data["visual_tokens"] == 3 * FRAME_TOKENS
+    (film,) = drawn[0].images
+    assert (film.kind, film.grid) == ("video", (3, *frames[0].grid[1:]))
+    assert film.map().flatten().tolist() == pytest.approx([value for frame in frames for value in frame.mean.tolist()])
 
 
 CASES = {

@@ -12,7 +12,7 @@ from clips import write_clip, write_sound
 from PIL import Image
 from small_model import Run
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from vila_release import CONTEXT, TOKENS, save_release
+from vila_release import CONTEXT, TOKENS
 
 import foveate
 from foveate import Report, draw
@@ -21,19 +21,6 @@ from foveate.errors import InputError
 from foveate.video import read_frames
 
 QUESTION = "what colour is the circle ?"
-
-
-@pytest.fixture(scope="session")
-def frames_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model that is shown a video as one image per frame."""
-    folder = tmp_path_factory.mktemp("frames") / "release"
-    save_release(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", 40)
 
 
 def test_a_video_is_answered_from_its_frames_as_the_library_does(run: Run, clip: Path, frames_model: Path) -> None:

@@ -94,6 +94,16 @@ def test_the_precision_of_the_model_does_not_matter() -> None:
     assert [len(own) for own in kept(model, Explainer(4, compressor=compressor), inputs)] == [4, 4, 4]
 
 
+def test_an_untrained_compressor_fits_every_model_and_leaves_the_generator_of_random_numbers_alone() -> None:
+    inputs = batch(ROWS)
+    found = [kept(model, Explainer(4, compressor="untrained"), inputs) for model in (tiny_llava(), tiny_llava(seed=1))]
+    assert [len(own) for own in found[0]] == [4, 4, 4]
+    method = Explainer(4, compressor="untrained")
+    before = torch.get_rng_state()
+    method.plan(View(torch.zeros(6, 2), (1, 2, 3), head_attention=torch.rand(7, 6, generator=torch.Generator().manual_seed(0))))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_prompt_that_ends_with_the_image_is_refused_and_a_template_behind_it_is_enough() -> None:
     model = tiny_llava()
     for method in (Explainer(4, compressor=untrained(model)), FirstLayerAttention(4)):
@@ -111,7 +121,7 @@ def test_only_the_language_models_input_will_do(make: Any) -> None:
 
 def test_what_is_no_compressor_is_refused() -> None:
     for wrong in (3, None, ""):
-        with pytest.raises(OptionError, match="must be a folder, a Hugging Face id, 'demo', or a ConvCompressor"):
+        with pytest.raises(OptionError, match="must be a folder, a Hugging Face id, 'demo', 'untrained', or a Conv"):
             Explainer(compressor=wrong)  # type: ignore[arg-type]
     view = View(torch.zeros(4, 2), (1, 2, 2), head_attention=torch.rand(5, 4))
     with pytest.raises(CompressorError, match="has 5 heads, and the compressor was made for 3"):
