@@ -28,6 +28,18 @@ def kept_accuracy() -> str:
     return "\n".join([*lines, "", note])
 
 
+def at_the_input() -> str:
+    """The README's short version: methods that act before the language model has run."""
+    data = load("explainability")
+    shares = [str(share) for share in data["shares"]]
+    lines = ["| kept | " + " | ".join(f"{float(share) * 100:g} %" for share in shares) + " |", "|---" * (len(shares) + 1) + "|"]
+    for name in ("Oracle", "Explainer", "FirstLayerAttention", "Random", "Pool"):
+        cells = data["methods"][name]
+        lines.append(f"| {name} | " + " | ".join(interval(cells[share]["scores"]["all"]) for share in shares) + " |")
+    full = data["full"]["scores"]["all"]
+    return "\n".join([*lines, "", f"All 576 tokens: {interval(full)}. {data['questions']} questions, exact match."])
+
+
 def foretold() -> str:
     """How much of the truly most relevant tokens each method kept, and how well its scores rank all tokens."""
     data = load("explainability")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 from common import interval, load, percent
-from explainability_tables import ablations, foretold, kept_accuracy, relevance_memory, resolutions
+from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from information_tables import information_cells, information_correlations
 from speed_tables import long_outputs, savings, selection, speed
 
@@ -152,6 +152,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "information_times": information_times,
     "relevance_memory": relevance_memory,
     "kept_accuracy": kept_accuracy,
+    "at_the_input": at_the_input,
     "foretold": foretold,
     "ablations": ablations,
     "selection": selection,

@@ -76,7 +76,7 @@ class ConvCompressor(nn.Module):
         if differences:
             raise CompressorError(
                 f"this compressor was trained for another model than the one to be compressed, which has {'; '.join(differences)}; "
-                f"name a compressor of this model, or train one (foveate labels, then foveate train)"
+                f"name a compressor of this model, train one (foveate labels, then foveate train), or 'untrained' if only speed matters"
             )
 
     def save_pretrained(self, folder: str | Path) -> Path:
