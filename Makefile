@@ -60,12 +60,12 @@ bench: $(READY)
 		--new-tokens 1,8 --repeats 31 --out $(RESULTS)/bench_demo.json
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/information.py
-	$(BIN)/python benchmarks/two_questions.py
-	$(BIN)/python benchmarks/relevance_memory.py
+	$(BIN)/python benchmarks/two_questions.py --scenes 60 --budgets 128,64 --methods TokenCarve,FastV,Random
+	$(BIN)/python benchmarks/relevance_memory.py --rounds 1
 	$(BIN)/python benchmarks/compressors.py --out $(OUT)/compressors
-	$(BIN)/python benchmarks/explainability.py --networks $(OUT)/compressors
+	$(BIN)/python benchmarks/explainability.py --each 20 --networks $(OUT)/compressors
 	$(BIN)/python benchmarks/resolutions.py --out $(OUT)/resolutions
-	$(BIN)/foveate analyse --out $(OUT)/information
+	$(BIN)/foveate analyse --keep 576,384,192,128,64,32,16 --samples 78 --seeds 2 --out $(OUT)/information
 	cp $(OUT)/information/information_loss.json $(RESULTS)/
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py

@@ -17,7 +17,7 @@ import typer
 from common import progress_bar
 
 LABELS, PLAIN_LABELS = "labels", "labels-without-gradients"
-RECIPE = ("--batch", "32", "--epochs", "10")
+RECIPE = ("--batch", "32", "--epochs", "6")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ NETWORKS = {
     "Explainer, published network": Network("published", ("--network", "sequence", "--heads", "mean", "--values", "plain"), ablation=False),
     "along the sequence of tokens (1-D)": Network("sequence", ("--network", "sequence")),
     "heads averaged": Network("mean", ("--heads", "mean")),
-    "attention itself, not its logarithm": Network("plain", ("--values", "plain")),
     "3 layers": Network("layers3", ("--layers", "3")),
     "7 layers": Network("layers7", ("--layers", "7")),
     "10 layers": Network("layers10", ("--layers", "10")),

@@ -42,8 +42,9 @@ def relevance(
     are part of the sequence. No map is ever stored.
 
     Time: one forward of prompt and answer, then per group of four answer tokens one more forward and per token one backward
-    pass. Rows of a batch share all passes, so many samples go fastest together. On the embedded model, with 595 positions and on one
-    core, an answer of one token takes 0.7 s, one of four 1.2 s, a plain forward 0.2 s. Memory grows linearly with the length.
+    pass. Rows of a batch share all passes, so many samples go fastest together. On a CPU an answer of one token took 1.1 to 1.3 times
+    as long as a plain checkpointed backward pass, one of four 2.2 to 2.6 times. Memory grows linearly with the length, and was 0.6 to
+    0.9 of that pass's (docs/explainability.md).
 
     Args:
         model: a loaded transformers model of a known family (see `foveate.families`), with or without a PEFT wrapper. Its weights get
