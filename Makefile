@@ -65,7 +65,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/compressors.py --out $(OUT)/compressors
 	$(BIN)/python benchmarks/explainability.py --each 20 --networks $(OUT)/compressors
 	$(BIN)/python benchmarks/resolutions.py --out $(OUT)/resolutions
-	$(BIN)/foveate analyse --keep 576,384,192,128,64,32,16 --samples 78 --seeds 2 --out $(OUT)/information
+	$(BIN)/foveate analyse --out $(OUT)/information
 	cp $(OUT)/information/information_loss.json $(RESULTS)/
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/plots.py

@@ -15,6 +15,8 @@ __all__ = ["draw", "panels"]
 
 _SOURCES = {"hidden_states": "hidden states that enter layer {}", "attention_output": "attention output of layer {}"}
 _MEASURE = "effective_rank"
+_ROOM = 0.3
+"""Of the width, on the left, for names."""
 
 
 def draw(document: Mapping[str, Any], layer: int | None = None) -> Figure:
@@ -73,10 +75,11 @@ def _all_cells(axes: Axes, document: Mapping[str, Any], name: str, title: str) -
         labels.append(Label(x[-1], y[-1], f"{chosen.name}, {cells[-1]['keep']}", chosen.colour))
     star = full["information"][name], 100 * full["accuracy"]["value"]
     axes.plot(*star, color=INK, marker="*", markersize=11, linestyle="none")
-    labels.append(Label(*star, f"all {full['keep']}", INK))
     axes.set(title=title, xlabel="effective rank of the tokens kept", ylabel="answers right, %")
-    axes.margins(x=0.12)
-    name_lines(axes, labels)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left - _ROOM * (right - left), right)
+    name_lines(axes, labels, before=True)  # lines go on to the right
+    axes.annotate(f"all {full['keep']}", star, (0, 8), textcoords="offset points", color=INK, fontsize=8.5, ha="center")
 
 
 def _equal_budgets(axes: Axes, document: Mapping[str, Any], name: str, title: str) -> None:

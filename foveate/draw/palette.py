@@ -88,10 +88,11 @@ class Label(NamedTuple):
     colour: str
 
 
-def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5) -> None:
-    """Write each name to the right of its point; names that would lie over each other are moved apart, with a thin line to the point.
+def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5, *, before: bool = False) -> None:
+    """Write each name to the right of its point, or with `before` to the left.
 
-    Call it last, when the axes have their limits and their place.
+    Names that would lie over each other are moved apart, with a thin line to the point. Call it last, when the axes have their limits
+    and their place.
     """
     axes.figure.canvas.draw()
     scale = axes.figure.dpi / 72
@@ -105,10 +106,11 @@ def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5) -> None:
         axes.annotate(
             label.text,
             (label.x, label.y),
-            xytext=(9, moved / scale),
+            xytext=(-9 if before else 9, moved / scale),
             textcoords="offset points",
             color=label.colour,
             fontsize=size,
+            ha="right" if before else "left",
             va="center",
             annotation_clip=False,
             arrowprops=arrow if abs(moved) > room / 3 else None,
