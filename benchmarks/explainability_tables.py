@@ -16,7 +16,7 @@ def kept_accuracy() -> str:
         for name, cells in data["methods"].items():
             cell = cells[str(share)]
             lines.append(
-                f"| {name.split(',')[0]} | {cell['layer']} | {share * 100:g} % | {interval(cell['scores']['all'])} "
+                f"| {name.removesuffix(', layer 2')} | {cell['layer']} | {share * 100:g} % | {interval(cell['scores']['all'])} "
                 f"| {interval(cell['of_full'])} | {interval(cell['of_image'])} |"
             )
     full, blind, env = data["full"]["scores"]["all"], data["no_image"]["scores"]["all"], data["environment"]
