@@ -58,7 +58,7 @@ bench: $(READY)
 		--out $(RESULTS)/bench_explainer.json
 	$(BENCH) --model demo --methods explainer,tokencarve,tokencarve:information=fast,fastv,random,pool --keep 192,128,64 \
 		--new-tokens 1,8 --repeats 31 --out $(RESULTS)/bench_demo.json
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/accuracy.py --each 20
 	$(BIN)/python benchmarks/information.py
 	$(BIN)/python benchmarks/two_questions.py --scenes 60 --budgets 128,64 --methods TokenCarve,FastV,Random
 	$(BIN)/python benchmarks/relevance_memory.py --rounds 1

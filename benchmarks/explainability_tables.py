@@ -23,9 +23,14 @@ def kept_accuracy() -> str:
     note = (
         f"All 576 tokens: {interval(full)} right; no image in the prompt: {interval(blind)}. {data['questions']} held-out questions, "
         f"{data['each']} of each kind, exact match; 95 % intervals: "
-        f"Wilson's for accuracy, from resampled questions for the shares. {env['date']}."
+        f"Wilson's for accuracy, from resampled questions for the shares. {command(data)}, {env['date']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def command(data: Mapping[str, Any]) -> str:
+    """What makes these results, behind compressors.py."""
+    return f"`python benchmarks/explainability.py --each {data['each']} --networks out/compressors`"
 
 
 def at_the_input() -> str:
@@ -37,7 +42,7 @@ def at_the_input() -> str:
         cells = data["methods"][name]
         lines.append(f"| {name} | " + " | ".join(interval(cells[share]["scores"]["all"]) for share in shares) + " |")
     full = data["full"]["scores"]["all"]
-    return "\n".join([*lines, "", f"All 576 tokens: {interval(full)}. {data['questions']} questions, exact match."])
+    return "\n".join([*lines, "", f"All 576 tokens: {interval(full)}. {data['questions']} questions, exact match. {command(data)}"])
 
 
 def foretold() -> str:
@@ -107,4 +112,6 @@ def relevance_memory() -> str:
             f"| {row['way']} | {row['length']} | {row['bytes'] / 2**20:.0f} MiB | {row['bytes'] / base['bytes']:.2f} "
             f"| {row['seconds']:.1f} | {row['seconds'] / base['seconds']:.2f} |"
         )
-    return "\n".join(lines)
+    return "\n".join(
+        [*lines, "", f"`python benchmarks/relevance_memory.py --rounds {data['rounds']}`, {data['environment']['processor']}."]
+    )

@@ -34,7 +34,7 @@ def curves(part: str, budgets: list[int]) -> str:
 
 def accuracy() -> str:
     """The README's budgets."""
-    return curves("overall", [192, 128, 64])
+    return f"{curves('overall', [192, 128, 64])} `python benchmarks/accuracy.py --each {load('accuracy')['each']}`."
 
 
 def accuracy_curves() -> str:
@@ -104,7 +104,7 @@ def information_times() -> str:
         lines.append(f"| {row['n']} x {row['d']} | {row['exact']:.1f} | {row['fast']:.1f} | {svd} |")
     plans = ", ".join(f"{name} {value:.2g}" for name, value in data["plan_ms"].items())
     note = f"Shortest of many runs in milliseconds; {data['device']}, torch {data['torch']}, float32 states."
-    return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
+    return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}. `python benchmarks/information.py`."
 
 
 def two_questions() -> str:
