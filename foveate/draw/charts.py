@@ -175,6 +175,8 @@ def _band(axes: Axes, points: Sequence[Point], colour: str) -> None:
     if len(known) > 1:
         x, low, high = zip(*known, strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+    else:  # one budget spans no area
+        _bars(axes, points, colour)
 
 
 def _bars(axes: Axes, points: Sequence[Point], colour: str) -> None:

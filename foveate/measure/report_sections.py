@@ -78,7 +78,7 @@ def _evaluation(each: Input, name: str) -> Section:
         full, blind = (results.get(setting, {}).get(task) for setting in _OTHERS)
         figure = against_tokens(lines, full and _point(full, scale), blind and blind["score"] * scale, called, unit)
         pictures.append(
-            _picture(figure, f"{name}-{task}", f"{called}: {unit} against visual tokens that stay; bands are 95\u00a0% intervals.")
+            _picture(figure, f"{name}-{task}", f"{called}: {unit} against visual tokens that stay; bands and bars are 95\u00a0% intervals.")
         )
     if len(tasks) > 1:
         pictures.append(_means(each, name))

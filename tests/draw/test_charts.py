@@ -110,3 +110,9 @@ def test_method_colours_can_be_seen_on_white() -> None:
     for name in methods():
         red, green, blue = to_rgb(style(name).colour)
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75
+
+
+def test_a_single_budget_shows_its_interval_as_a_bar() -> None:
+    figure = against_tokens({"FastV": [Point(64, 50.0, 40.0, 60.0)]}, Point(576, 80.0), None, "scenes", "score, %")
+    spans = [sorted(float(y) for y in line.get_ydata()) for line in figure.axes[0].lines]
+    assert [40.0, 60.0] in spans
