@@ -56,6 +56,7 @@ bench: $(READY)
 		--out $(RESULTS)/bench_long.json
 	$(BENCH) $(SHAPE) --scale 1024/16 --methods explainer:compressor=untrained --keep 0.5,0.25 --new-tokens 1,8 --repeats 9 \
 		--out $(RESULTS)/bench_explainer.json
+	$(BENCH) $(SHAPE) --scale 256/32 --methods tokencarve --keep 192,128,64 --new-tokens 1 --repeats 2 --out $(RESULTS)/bench_layout.json
 	$(BENCH) --model demo --methods explainer,tokencarve,tokencarve:information=fast,fastv,random,pool --keep 192,128,64 \
 		--new-tokens 1,8 --repeats 31 --out $(RESULTS)/bench_demo.json
 	$(BIN)/python benchmarks/accuracy.py --each 20

@@ -54,6 +54,18 @@ def long_outputs() -> str:
     return "\n".join([*lines, "", provenance(shown)])
 
 
+def layout() -> str:
+    """Saved keys and values in the paper's layout, with early layers trimmed and left whole."""
+    shown = run("bench_layout")
+    rows = {(row.kind, row.tokens, row.layer): row for row in shown.groups[0].rows}
+    full = rows["full", shown.groups[0].visual_tokens, None].cache_bytes
+    lines = ["| visual tokens | saved | early layers left whole |", "|---|---|---|"]
+    for keep in sorted({tokens for kind, tokens, _ in rows if kind == "method"}, reverse=True):
+        saved = [percent(1 - rows[kind, keep, 2].cache_bytes / full, 1) for kind in ("method", "ideal")]
+        lines.append(f"| {keep} | {saved[0]} | {saved[1]} |")
+    return "\n".join([*lines, "", f"`{shown.command}`"])
+
+
 def selection() -> str:
     """What choosing at the language model's input costs, in time and in operations."""
     lines = [

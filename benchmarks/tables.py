@@ -10,7 +10,7 @@ import typer
 from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from information_tables import information_cells, information_correlations
-from speed_tables import long_outputs, savings, selection, speed
+from speed_tables import layout, long_outputs, savings, selection, speed
 
 from foveate.measure.statistics import mcnemar
 from foveate.measure.suites import BENCHMARKS, SUITES
@@ -157,6 +157,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "selection": selection,
     "long_outputs": long_outputs,
+    "layout": layout,
     "resolutions": resolutions,
     "information_cells": information_cells,
     "information_correlations": information_correlations,
