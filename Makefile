@@ -48,17 +48,19 @@ BENCH := $(BIN)/foveate bench --prompt 36+40
 SHAPE := --model shape:llava-1.5-7b
 RESULTS := benchmarks/results
 bench: $(READY)
+	mkdir -p $(OUT)
 	$(BENCH) $(SHAPE) --scale 1024/16 --methods tokencarve,tokencarve:information=fast,fastv --keep 192,128,64 --new-tokens 1,8 \
-		--repeats 21 --out $(RESULTS)/bench_llava.json
+		--repeats 21 --out $(OUT)/bench_llava.json
 	$(BENCH) $(SHAPE) --scale 2048/16 --methods tokencarve,tokencarve:information=fast --keep 128 --new-tokens 1,8 --repeats 6 \
-		--out $(RESULTS)/bench_wide.json
+		--out $(OUT)/bench_wide.json
 	$(BENCH) $(SHAPE) --scale 1024/16 --methods tokencarve,fastv --keep 128 --new-tokens 1,16,128 --repeats 3 \
-		--out $(RESULTS)/bench_long.json
+		--out $(OUT)/bench_long.json
 	$(BENCH) $(SHAPE) --scale 1024/16 --methods explainer:compressor=untrained --keep 0.5,0.25 --new-tokens 1,8 --repeats 9 \
-		--out $(RESULTS)/bench_explainer.json
-	$(BENCH) $(SHAPE) --scale 256/32 --methods tokencarve --keep 192,128,64 --new-tokens 1 --repeats 2 --out $(RESULTS)/bench_layout.json
+		--out $(OUT)/bench_explainer.json
+	$(BENCH) $(SHAPE) --scale 256/32 --methods tokencarve --keep 192,128,64 --new-tokens 1 --repeats 2 --out $(OUT)/bench_layout.json
 	$(BENCH) --model demo --methods explainer,tokencarve,tokencarve:information=fast,fastv,random,pool --keep 192,128,64 \
-		--new-tokens 1,8 --repeats 31 --out $(RESULTS)/bench_demo.json
+		--new-tokens 1,8 --repeats 31 --out $(OUT)/bench_demo.json
+	cp $(OUT)/bench_*.json $(RESULTS)/
 	$(BIN)/python benchmarks/accuracy.py --each 20
 	$(BIN)/python benchmarks/information.py
 	$(BIN)/python benchmarks/two_questions.py --scenes 60 --budgets 128,64 --methods TokenCarve,FastV,Random
