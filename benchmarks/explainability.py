@@ -211,6 +211,7 @@ def main(
     methods = {name: {str(keep): found[name, keep] for keep in SHARES} for name in (OURS, *METHODS, *rivals)}
     results = {"each": each, "questions": len(asked), "shares": list(SHARES), "full": full, "no_image": blind, "methods": methods}
     made = {name: described(folder) for name, folder in folders.items()}
+    # What was measured stays in the partial file, so that another network costs its own time only.
     save("explainability", {**results, "ablations": {name: found[name, ABLATED] for name in ablations}, "networks": made})
 
 
