@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import foveate
@@ -30,8 +31,14 @@ def code(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def mentions(text: str, names: Iterable[str]) -> list[str]:
     """Which of the names stand in a text, in any case, and with any signs between their words or none."""
-    spellings = [re.sub(r"[^a-z0-9]+", " ", spelling.lower()) for spelling in (text, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))]
-    return [name for name in names if any(f" {re.sub('[^a-z0-9]+', ' ', name.lower())} " in f" {spelling} " for spelling in spellings)]
+    spellings = [words(spelling) for spelling in (text, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))]
+    return [name for name in names if any(words(name) in spelling for spelling in spellings)]
+
+
+@cache
+def words(text: str) -> str:
+    """In small letters, with one space around each word."""
+    return f" {re.sub(r'[^a-z0-9]+', ' ', text.lower())} "
 
 
 def found(files: Iterable[Path], named: Callable[[str], Iterable[str]]) -> list[str]:
