@@ -185,8 +185,10 @@ def main(
     }
     done = Done.of("explainability", settings)
 
+    marks = {name: f", {digest_of(weights(folder))}" for name, folder in folders.items()}
+
     def key(name: str, keep: float) -> str:
-        return f"{name}, {keep}" + (f", {digest_of(weights(folders[name]))}" if name in folders else "")
+        return f"{name}, {keep}{marks.get(name, '')}"
 
     wanted = [(FULL, 1.0), (BLIND, 0.0), *((name, keep) for keep in SHARES for name in (OURS, *METHODS, *rivals))]
     wanted += [(name, ABLATED) for name in ablations]

@@ -81,10 +81,8 @@ def ablations() -> str:
 def resolutions() -> str:
     """Networks trained at one size of picture and judged at another."""
     data = load("resolutions")
-    sizes, lines = (
-        data["tokens"],
-        ["| network | trained on | judged on | of the top 50 % | of the top 25 % | rank correlation |", "|---" * 6 + "|"],
-    )
+    sizes = data["tokens"]
+    lines = ["| network | trained on | judged on | of the top 50 % | of the top 25 % | rank correlation |", "|---" * 6 + "|"]
     for cell in data["cells"]:
         trained, judged = (f"{sizes[str(cell[name])]} tokens" for name in ("trained", "judged"))
         lines.append(
@@ -112,6 +110,5 @@ def relevance_memory() -> str:
             f"| {row['way']} | {row['length']} | {row['bytes'] / 2**20:.0f} MiB | {row['bytes'] / base['bytes']:.2f} "
             f"| {row['seconds']:.1f} | {row['seconds'] / base['seconds']:.2f} |"
         )
-    return "\n".join(
-        [*lines, "", f"`python benchmarks/relevance_memory.py --rounds {data['rounds']}`, {data['environment']['processor']}."]
-    )
+    note = f"`python benchmarks/relevance_memory.py --rounds {data['rounds']}`, {data['environment']['processor']}."
+    return "\n".join([*lines, "", note])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from common import RESULTS, label, percent
 
@@ -72,20 +73,20 @@ def selection() -> str:
         "| decoder | kept | method, of full prefill: operations | time | prefill, of full | over the ideal |",
         "|---|---|---|---|---|---|",
     ]
-    for name in ("bench_explainer", "bench_demo"):
-        shown = run(name)
-        group = shown.groups[0]
+    shown = [run(name) for name in ("bench_explainer", "bench_demo")]
+    for each in shown:
+        group = each.groups[0]
         for row, found in measured(group):
             if row.kind == "method" and row.layer == 0:
                 work = row.flops["method"] / group.rows[0].flops["prefill"]
                 lines.append(
-                    f"| {decoder(shown)} | {row.tokens} of {group.visual_tokens} | {percent(work, 2)} | {method(found, 2)} "
+                    f"| {decoder(each)} | {row.tokens} of {group.visual_tokens} | {percent(work, 2)} | {method(found, 2)} "
                     f"| {spread(found['prefill_of_full'])} | {over_ideal(found)} |"
                 )
-    notes = [provenance(run(name)) for name in ("bench_explainer", "bench_demo")]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([*lines, "", *map(provenance, shown)])
 
 
+@cache
 def run(name: str) -> Run:
     """A result of `foveate bench`."""
     return Run.load(RESULTS / f"{name}.json")

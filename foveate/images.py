@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
@@ -100,6 +101,15 @@ def is_picture(path: str | Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def flat(images: Any) -> Iterator[Any]:
+    """The images of a processor's argument in order: one, lists of them however deep, or `None` for none."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            yield from flat(image)
+    elif images is not None:
+        yield images
 
 
 def check_file(path: Path, what: str) -> None:

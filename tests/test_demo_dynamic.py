@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_training import killed_and_resumed
 from PIL import Image
-from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGeneration
 
 pytest.importorskip("sklearn")
@@ -17,7 +17,6 @@ from foveate.demo.decoder import DESCRIPTION_FORM, DecoderPhase, Lesson, Speaker
 from foveate.demo.evaluate import attention_recall, evaluate, samples
 from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH
 from foveate.demo.language import IMAGE, prompt
-from foveate.demo.optimise import Optimiser
 from foveate.demo.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor
 from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
@@ -182,21 +181,7 @@ def test_weights_of_its_own_are_not_carried_over_to_a_llava(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("killed_at", [2, 5])
 def test_a_killed_run_of_the_variant_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
-    whole = torch.load(train(tmp_path / "whole", TINY).parent / "decoder.pt", weights_only=True)
-    step, calls = Optimiser.step, []
-
-    def dying(self: Optimiser, loss: Tensor, rate: float) -> None:
-        calls.append(rate)
-        if len(calls) > killed_at:
-            raise KeyboardInterrupt
-        step(self, loss, rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Optimiser, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "killed", TINY)
-    folder = train(tmp_path / "killed", TINY)
-    resumed = torch.load(folder.parent / "decoder.pt", weights_only=True)
+    whole, resumed, folder = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     for name, weight in whole["masters"].items():
         assert torch.equal(weight, resumed["masters"][name]), name
     written = (folder / "model.safetensors").read_bytes()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed_training import killed_and_resumed
 from torch import distributed
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
@@ -18,7 +19,6 @@ from foveate.demo.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FOR
 from foveate.demo.labels import GRID, IGNORED
 from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
 from foveate.demo.muon import Muon, orthogonalise
-from foveate.demo.optimise import Optimiser
 from foveate.demo.packed import packed_states
 from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
@@ -183,20 +183,7 @@ def test_drawing_depends_on_nothing_but_its_seed() -> None:
 
 @pytest.mark.parametrize("killed_at", [2, 5])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
-    whole = torch.load(train(tmp_path / "whole", TINY).parent / "decoder.pt", weights_only=True)
-    step, calls = Optimiser.step, []
-
-    def dying(self: Optimiser, loss: torch.Tensor, rate: float) -> None:
-        calls.append(rate)
-        if len(calls) > killed_at:
-            raise KeyboardInterrupt
-        step(self, loss, rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Optimiser, "step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path / "killed", TINY)
-    resumed = torch.load(train(tmp_path / "killed", TINY).parent / "decoder.pt", weights_only=True)
+    whole, resumed, _ = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     assert resumed["step"] == whole["step"] == 3
     for name, weight in whole["masters"].items():
         assert torch.equal(weight, resumed["masters"][name]), name

@@ -321,7 +321,7 @@ def _plot(path: Path, run: Run) -> None:
         return
 
     def save(where: Path) -> None:
-        part = where.with_name(f".part-{where.name}")
+        part = where.with_name(f".part-{where.name}")  # the extension says what to draw
         draw(run, part)
         part.replace(where)
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     AutoTokenizer,
     CLIPVisionConfig,
@@ -23,7 +22,8 @@ from transformers import (
 
 from foveate.demo.labels import GRID, PATCH
 from foveate.demo.language import IMAGE, build_processor, vocabulary
-from foveate.demo.shape import Shape
+from foveate.demo.packed import stock_rotation
+from foveate.demo.shape import Shape, kind_of
 
 
 def configuration(vocabulary: int, image_token: int, *, hidden: int = 192, tower_layers: int = 6, layers: int = 8) -> LlavaConfig:
@@ -197,7 +197,7 @@ class Llava(Shape):
 
     def features(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
         """See `Shape.features`; the projector comes later."""
-        return tower_states(tower, patches, positions)
+        return self.states(tower, patches, positions)
 
     def project(self, projector: nn.Module, states: Tensor) -> Tensor:
         """See `Shape.project`."""
@@ -210,12 +210,11 @@ class Llava(Shape):
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """See `Shape.rotation`."""
-        cosines, sines = decoder.rotary_emb(states, positions)
-        return cosines, sines
+        return stock_rotation(decoder, states, positions)
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Shape.earlier`."""
-        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+        kind = kind_of(folder)
         if kind != "llava":
             raise ValueError(
                 f"{folder} holds a {kind!r} model, which has another shape and no way to this one; give the weights of a llava"

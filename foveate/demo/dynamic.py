@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from foveate.demo.architecture import cosine_patches, fan_in, known_words
 from foveate.demo.labels import PATCH
 from foveate.demo.language import IMAGE
 from foveate.demo.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor, build_dynamic_processor
-from foveate.demo.shape import Shape, columns_of
+from foveate.demo.shape import Shape, columns_of, kind_of
 
 MERGED = 2  # patches a side of a visual token
 FRAMES = 2  # that a patch spans; a picture is shown twice
@@ -154,7 +153,7 @@ class Dynamic(Shape):
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Shape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration` as far as they have a place here."""
-        if json.loads((folder / "config.json").read_text())["model_type"] == "qwen2_vl":
+        if kind_of(folder) == "qwen2_vl":
             state = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
         else:
             earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from foveate.demo.optimise import Optimiser
+from foveate.files import whole
 
 
 class Phase(Protocol):
@@ -153,7 +153,7 @@ class Loop:
             log.write(json.dumps({**line, **rounded}) + "\n")
 
     def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
-        """Write a checkpoint so that a kill at any moment leaves the old one or the new one, never half of one."""
+        """Write a checkpoint, whole or not at all."""
         state = {
             "masters": phase.masters.state_dict(),
             "optimiser": phase.optimiser.state_dict(),
@@ -161,6 +161,5 @@ class Loop:
             "step": step,
             "elapsed": elapsed,
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        with whole(path) as unfinished:
+            torch.save(state, unfinished)

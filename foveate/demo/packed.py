@@ -15,7 +15,8 @@ Rotation = Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Cosines and sines (b, s, head size) of a decoder at rotary positions (..., b, s); the states say type and device."""
 
 
-def _stock_rotation(decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+def stock_rotation(decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """What the decoder's own module gives for positions (b, s)."""
     cosines, sines = decoder.rotary_emb(states, positions)
     return cosines, sines
 
@@ -37,7 +38,7 @@ def packed_states(
     behind: int,
     watched: Sequence[int] = (),
     sealed: tuple[int, int] = (0, 0),
-    rotation: Rotation = _stock_rotation,
+    rotation: Rotation = stock_rotation,
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Run a decoder over what questions share (prompt prefix and image) and over all the questions behind it.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerFast
@@ -11,6 +11,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from foveate.demo.labels import GRID, PATCH
 from foveate.demo.language import CHAT_TEMPLATE, IMAGE, MEAN, SPREAD, build_tokenizer
+from foveate.images import flat
 
 VISION_START, VISION_END, VIDEO = "<|vision_start|>", "<|vision_end|>", "<video>"
 _SMALLEST = 8  # patches a side
@@ -57,7 +58,7 @@ class DynamicProcessor(ProcessorMixin):
         if videos is not None or audio is not None:
             raise ValueError("the embedded model takes text and images: pass frames of a video as images, with <image> for each")
         texts = [text] if isinstance(text, str) else list(text or ())
-        pictures = list(_flat(images))
+        pictures = list(flat(images))
         seen = self.image_processor(images=pictures, return_tensors=return_tensors) if pictures else BatchFeature()
         grids = [tuple(map(int, grid)) for grid in seen["image_grid_thw"]] if pictures else []
         places = sum(one.count(IMAGE) for one in texts)
@@ -78,14 +79,6 @@ class DynamicProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of what `__call__` gives."""
         return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"]
-
-
-def _flat(images: Any) -> Iterator[Any]:
-    if isinstance(images, (list, tuple)):
-        for image in images:
-            yield from _flat(image)
-    elif images is not None:
-        yield images
 
 
 def build_dynamic_processor() -> DynamicProcessor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,6 +140,12 @@ class Shape(ABC):
             return read
         tiles = read.unflatten(-1, (self.merged, self.merged, -1)).unflatten(1, (-1, columns // self.merged))
         return tiles.transpose(2, 3).flatten(1, 4)
+
+
+def kind_of(folder: Path) -> str:
+    """What transformers calls the kind of model whose weights lie in a folder."""
+    kind: str = json.loads((folder / "config.json").read_text())["model_type"]
+    return kind
 
 
 def _prefix() -> list[int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from foveate.demo.architecture import Llava
 from foveate.demo.dynamic import Dynamic
 from foveate.demo.processing import DynamicProcessor
-from foveate.demo.shape import Shape
+from foveate.demo.shape import Shape, kind_of
 
 SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
 
@@ -19,7 +18,7 @@ def own_processor(folder: Path) -> Any:
     settings = folder / "processor_config.json"
     # Read as text: a damaged file is for the loaders to complain of.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
-    return Dynamic().processor(folder) if own else None
+    return SHAPES[Dynamic.name].processor(folder) if own else None
 
 
 def shape_of(model: Any) -> Shape:
@@ -31,7 +30,7 @@ def shape_of(model: Any) -> Shape:
     Raises:
         ValueError: the recipe makes no such models.
     """
-    kind = json.loads((model / "config.json").read_text())["model_type"] if isinstance(model, Path) else model.config.model_type
+    kind = kind_of(model) if isinstance(model, Path) else model.config.model_type
     if kind.replace("_", "-") not in SHAPES:
         raise ValueError(f"the embedded model comes as {', '.join(SHAPES)}, not as a {kind!r} model")
     return SHAPES[kind.replace("_", "-")]

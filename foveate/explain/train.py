@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -22,6 +21,7 @@ from foveate.explain.identity import ModelIdentity
 from foveate.explain.measures import Quality, divergence, quality, target
 from foveate.explain.network import CompressorConfig
 from foveate.explain.training_data import Labelled, Labels
+from foveate.files import whole
 
 __all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
 
@@ -265,9 +265,8 @@ class _Run:
             "network": self.compressor.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        unfinished = self.out / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(content, unfinished)
-        os.replace(unfinished, self.out / CHECKPOINT)
+        with whole(self.out / CHECKPOINT) as unfinished:
+            torch.save(content, unfinished)
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT

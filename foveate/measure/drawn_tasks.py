@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from foveate.demo.drawing import COLOURS, SHAPES, Item
 from foveate.demo.questions import PLURALS, article
 from foveate.demo.scenes import Scene, scene
 from foveate.errors import UnknownNameError
-from foveate.files import write_whole
+from foveate.files import whole, write_whole
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -190,9 +189,9 @@ def draw_task(name: str, folder: Path, rows: int = ROWS) -> Path:
     features = _features(table)
     numbered = [{**_numbers(table, place), **row} for place, row in enumerate(found)]
     ordered = [{column: row[column] for column in features} for row in numbered]
-    data, partial = folder / f"{name}.parquet", folder / f"{name}.parquet.writing"
-    Dataset.from_list(ordered, features=features).to_parquet(str(partial))
-    os.replace(partial, data)
+    data = folder / f"{name}.parquet"
+    with whole(data) as unfinished:
+        Dataset.from_list(ordered, features=features).to_parquet(str(unfinished))
     written = folder / f"{name}.yaml"
     write_whole(written, _yaml(name, Path(lmms_eval.tasks.__file__).parent / packaged, split, data.name))
     return written

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from foveate.errors import InputError, UnsupportedError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, is_release
+from foveate.images import flat
 
 __all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
 
@@ -157,7 +157,7 @@ class VilaProcessor(ProcessorMixin):
         if text is None:
             raise InputError(f"a prompt is needed beside the images, with {MARKER} where each belongs; pass text=...")
         prompts = [text] if isinstance(text, str) else list(text)
-        pictures = list(_flat(images))
+        pictures = list(flat(images))
         wanted = sum(prompt.count(MARKER) for prompt in prompts)
         if wanted != len(pictures):
             raise InputError(f"the text has {MARKER} {wanted} time(s), but {len(pictures)} image(s) were given; write one for each image")
@@ -210,11 +210,3 @@ def _installed(module: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _flat(images: Any) -> Iterable[Any]:
-    if images is None:
-        return ()
-    if isinstance(images, list | tuple):
-        return chain.from_iterable(_flat(image) for image in images)
-    return (images,)
