@@ -7,7 +7,7 @@ from foveate.version import __version__
 
 if TYPE_CHECKING:
     from foveate.budget import tokens_after
-    from foveate.compression import compress
+    from foveate.compression import compress, handle_of
     from foveate.explain.compressor import ConvCompressor
     from foveate.explain.relevance import relevance
     from foveate.explain.result import Relevance
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance", "Report",
-    "TokenCarve", "View", "__version__", "compress", "relevance", "tokens_after",
+    "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
 ]  # fmt: skip
 
 # Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
 _HOMES = {
     "compress": "foveate.compression",
+    "handle_of": "foveate.compression",
     "relevance": "foveate.explain.relevance",
     "Relevance": "foveate.explain.result",
     "tokens_after": "foveate.budget",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import cast
 
-from foveate.errors import LayerError
+from foveate.errors import BudgetError, LayerError
 from foveate.method import Method
 from foveate.view import Grid
 
@@ -26,13 +26,16 @@ def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Seque
         one number per entry of `grids`. A video's is its total over all frames.
 
     Raises:
-        BudgetError: a method asks for more tokens than there are, and its `clamp` is false.
+        BudgetError: a method asks for more tokens than there are, and its `clamp` is false; or how many it keeps depends on the image.
         LayerError: the layers of a schedule do not increase.
         ValueError: a grid is not made of three positive integers.
     """
     schedule = [method] if isinstance(method, Method) else list(method)
     if not schedule or not all(isinstance(each, Method) for each in schedule):
         raise TypeError(f"tokens_after() takes a Method or a non-empty list of them, such as TokenCarve(keep=128); got {method!r}")
+    for each in schedule:
+        if not each.exact:
+            raise BudgetError(f"how many tokens {each} keeps depends on the image, not on shapes alone; its budget() is the most it keeps")
     for earlier, later in itertools.pairwise(schedule):
         if later.layer <= earlier.layer:
             raise LayerError(f"the layers of a schedule must increase; {later} follows {earlier}")

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from foveate.errors import CacheError, UnsupportedError
+from foveate.threads import PerThread
 
 __all__ = [
     "CutState",
-    "Switch",
+    "announce",
     "base_state",
     "cache_bytes",
     "check_cache",
@@ -32,14 +33,20 @@ __all__ = [
 ]
 
 
-class Switch:
-    """Whether a model's handle is in place. Shared by all caches cut on that model, deep copies included."""
+@dataclass
+class _Announced:
+    cache: Any = None
 
-    def __init__(self) -> None:
-        self.on = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Switch:
-        return self
+_ANNOUNCED = PerThread(_Announced)
+
+
+def announce(cache: Any) -> None:
+    """Say that a handle prepares the masks of the forward pass which this thread runs with `cache`; `None` ends it.
+
+    A cut cache outlives its handle and travels in copies and pickles. It can be decoded in an announced pass alone.
+    """
+    _ANNOUNCED.own.cache = cache
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,12 @@ class CutState:
             where a model has several.
         logical: length that those p keys stand for.
         segment: the decoder layer from which on layers hold these same tokens.
-        switch: tells whether a handle is there to rewrite masks.
     """
 
     columns: Tensor
     next_position: Tensor
     logical: int
     segment: int
-    switch: Switch
 
     @property
     def removed(self) -> int:
@@ -78,17 +83,30 @@ class CutLayer(DynamicLayer):
         return length + self.foveate.removed if length else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The physical length, behind an offset of the removed tokens.
+        """The physical length, after an offset of the removed tokens.
 
         Raises:
-            CacheError: the handle that rewrites the masks has been removed.
+            CacheError: no handle prepares the masks of this pass.
         """
-        if not self.foveate.switch.on:
-            raise CacheError(
-                "this key/value cache was compressed, but the handle that can decode it has been removed from the model; "
-                "call foveate.compress(...) again before going on with it, or start a new generation"
-            )
+        self._check_announced()
         return physical_length(self) + query_length, self.foveate.removed
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add keys and values.
+
+        Raises:
+            CacheError: no handle prepares the masks of this pass.
+        """
+        self._check_announced()
+        keys, values = super().update(*args, **kwargs)
+        return keys, values
+
+    def _check_announced(self) -> None:
+        if _ANNOUNCED.own.cache is None:
+            raise CacheError(
+                "this key/value cache was compressed, but no foveate handle on the model prepares masks for it: the handle was removed, or "
+                "another model is decoding; call foveate.compress(...) on this model before resuming, or start a new generation"
+            )
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens, as long as they came after the cut.

@@ -11,6 +11,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,8 +22,19 @@ from foveate.families import Encoding, Family, ImageTokens
 from foveate.families.base import TOWER_SIGNALS
 from foveate.signals import TowerProbe
 from foveate.standins import StandIns
+from foveate.threads import PerThread
 
 __all__ = ["Encoders"]
+
+
+@dataclass
+class _Seen:
+    """What one thread has encoded: `ahead` of a forward, and `inside` the one that is running, if any."""
+
+    ahead: list[tuple[weakref.ref[Any], Encoding]] = field(default_factory=list)
+    inside: list[Encoding] | None = None
+    busy: bool = False
+    calls: int = 0
 
 
 class Encoders:
@@ -37,26 +49,29 @@ class Encoders:
     def __init__(self, model: nn.Module, family: Family, signals: frozenset[str]) -> None:
         self._model, self._family, self._signals = model, family, signals
         self._backbone = family.backbone(model)
-        self._ahead: list[tuple[weakref.ref[Any], Encoding]] = []
-        self._inside: list[Encoding] | None = None
-        self._busy = False
+        self._threads = PerThread(_Seen)
         self._stand_ins = StandIns(self._backbone)
         for name, kind in family.encoders.items():
             if hasattr(self._backbone, name):
-                self._stand_ins.put(name, self._recorded(getattr(self._backbone, name), kind))
+                self._stand_ins.put(name, functools.partial(self._record, kind))
+
+    @property
+    def calls(self) -> int:
+        """How many calls this thread has recorded."""
+        return self._threads.own.calls
 
     def remove(self) -> None:
         """Give the backbone its own methods back."""
         self._stand_ins.remove()
-        self._ahead = []
+        self._threads = PerThread(_Seen)
 
     def enter(self) -> None:
         """A forward pass of the backbone begins."""
-        self._inside = []
+        self._threads.own.inside = []
 
     def leave(self) -> None:
         """A forward pass of the backbone has ended, or failed."""
-        self._inside = None
+        self._threads.own.inside = None
 
     def seen(self, features: Mapping[str, Any] | None) -> tuple[list[Encoding], int]:
         """The calls whose features this forward pass uses, and how many copies of each sample `generate` made since.
@@ -64,13 +79,12 @@ class Encoders:
         Args:
             features: what the forward was given as `mm_encoder_outputs`: the encoder's output by kind, or `None`.
         """
-        if not features:
-            return list(self._inside or ()), 1
-        found, copies = list(self._inside or ()), 1
-        for kind, output in features.items():
+        own = self._threads.own
+        found, copies = list(own.inside or ()), 1
+        for kind, output in (features or {}).items():
             if output is None or any(encoding.kind == kind for encoding in found):
                 continue
-            known = next((encoding for made, encoding in self._ahead if made() is output), None)
+            known = next((encoding for made, encoding in own.ahead if made() is output), None)
             now = _lengths(output)
             if known is None:
                 known = Encoding(kind, {}, now)  # type: ignore[arg-type]
@@ -109,39 +123,33 @@ class Encoders:
         values = encoding.signals.get(name)
         return [] if values is None else self._family.fold(self._model, name, values, encoding)
 
-    def _recorded(self, encode: Callable[..., Any], kind: Any) -> Callable[..., Any]:
-        signature = inspect.signature(encode)
-
-        @functools.wraps(encode)
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            if self._busy:  # a video method that calls the one for images
-                return encode(*args, **kwargs)
-            probe = self._probe()
-            self._busy = True
-            try:
-                output = encode(*args, **kwargs)
-            finally:
-                self._busy = False
-                probe.detach()
-            encoding = Encoding(kind, _arguments(signature, args, kwargs), _lengths(output), probe.read(), probe.seconds)
-            if self._inside is not None:
-                self._inside.append(encoding)
-            # Inside or not: a forward that was interrupted never says that it has ended.
-            self._keep(output, encoding)
-            return output
-
-        return recorded
+    def _record(self, kind: Any, encode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        own = self._threads.own
+        if own.busy:  # a video method that calls the one for images
+            return encode(*args, **kwargs)
+        probe = self._probe()
+        own.busy = True
+        try:
+            output = encode(*args, **kwargs)
+        finally:
+            own.busy = False
+            probe.detach()
+        arguments = _arguments(inspect.signature(encode), args, kwargs)
+        encoding = Encoding(kind, arguments, _lengths(output), probe.read(), probe.seconds)
+        own.calls += 1
+        if own.inside is not None:
+            own.inside.append(encoding)
+        # Inside or not: a forward that was interrupted never says that it has ended.
+        own.ahead = [(made, known) for made, known in own.ahead if made() is not None]
+        if not isinstance(output, tuple):  # tuples cannot be handed to a forward
+            own.ahead.append((weakref.ref(output), encoding))
+        return output
 
     def _probe(self) -> TowerProbe:
         model, family = self._model, self._family
         attention = family.tower_attention(model) if "tower_attention" in self._signals else None
         projector = family.projector(model) if "tower_states" in self._signals else None
         return TowerProbe(attention, attention is not None and family.class_token(model), projector)
-
-    def _keep(self, output: Any, encoding: Encoding) -> None:
-        self._ahead = [(made, known) for made, known in self._ahead if made() is not None]
-        if not isinstance(output, tuple):  # tuples cannot be handed to a forward
-            self._ahead.append((weakref.ref(output), encoding))
 
 
 def _arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,19 @@ __all__ = [
     "BudgetError",
     "CacheError",
     "CompressorError",
+    "ConsistencyError",
     "FoveateError",
     "HandleError",
     "InputError",
     "LayerError",
+    "MethodError",
     "OptionError",
     "SignalError",
     "UnknownNameError",
     "UnsupportedError",
     "UnsupportedModelError",
+    "UntestedVersionWarning",
+    "UsageError",
 ]
 
 
@@ -26,6 +30,10 @@ class FoveateError(Exception):
 
 class BudgetError(FoveateError, ValueError):
     """A token budget (`keep`) that cannot be met: zero, negative, NaN, a share above 1, or more tokens than there are."""
+
+
+class MethodError(FoveateError, ValueError):
+    """What a method returned cannot be used: scores of the wrong shape, NaN, or a plan that keeps another number than its budget."""
 
 
 class OptionError(FoveateError, ValueError):
@@ -56,6 +64,10 @@ class CacheError(FoveateError, RuntimeError):
     """A compressed key/value cache is used in a way that would give wrong answers."""
 
 
+class ConsistencyError(FoveateError, RuntimeError):
+    """A forward pass did not do what the engine planned, so its output would be wrong. Usually an untested transformers version."""
+
+
 class CompressorError(FoveateError, ValueError):
     """A trained compressor that is missing, damaged, of an unknown format, or made for another model."""
 
@@ -66,3 +78,11 @@ class HandleError(FoveateError, RuntimeError):
 
 class UnknownNameError(FoveateError, LookupError):
     """A method name that does not exist; the message lists the names that do."""
+
+
+class UsageError(FoveateError, TypeError):
+    """An argument of the wrong kind: a class for an instance, a name for a method, a pipeline for a model."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """The installed transformers is outside the range that foveate was tested with."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from foveate.errors import BudgetError, LayerError
+from foveate.errors import BudgetError, LayerError, MethodError
 from foveate.plan import Plan
 from foveate.view import View
 
 if TYPE_CHECKING:
     from foveate.explain.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "ranking"]
+__all__ = ["REGISTRY", "Method", "checked_plans", "ranking"]
 
 REGISTRY: dict[str, type[Method]] = {}
 """The methods that come with foveate, by name; each enters when its module is imported."""
@@ -48,6 +48,9 @@ class Method:
     name: ClassVar[str] = ""
     """How the command line calls it; derived from the class name."""
 
+    exact: ClassVar[bool] = True
+    """Whether a plan keeps exactly `budget` tokens, so that `tokens_after` knows how many. Else it keeps at most as many."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.name = cls.__dict__.get("name") or cls.__name__.lower()
@@ -66,6 +69,8 @@ class Method:
             raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
         if isinstance(keep, float) and not (0 < keep <= 1):
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
+        if isinstance(self.layer, numbers.Integral) and not isinstance(self.layer, bool):
+            object.__setattr__(self, "layer", int(self.layer))
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
 
@@ -116,7 +121,20 @@ class Method:
     def plan(self, view: View) -> Plan:
         """Decide for one image. The default keeps the tokens with the highest `score`."""
         budget = self.budget(len(view), view.grid[0])
-        return Plan.keep(ranking(self.score(view))[:budget], len(view))
+        return Plan.keep(ranking(self._checked(self.score(view), len(view)))[:budget], len(view))
+
+    def _checked(self, score: Tensor, tokens: int) -> Tensor:
+        """A score as `score` promises it.
+
+        Raises:
+            MethodError: it has another shape, or NaN in it.
+        """
+        if not isinstance(score, Tensor) or score.shape != (tokens,):
+            found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
+            raise MethodError(f"{self}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view")
+        if bool(score.isnan().any()):
+            raise MethodError(f"{self}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked")
+        return score
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
         """Decide for several images at once; override it where a batch is faster. The default asks `plan` for each."""
@@ -126,6 +144,27 @@ class Method:
     def summary(cls) -> str:
         """The first line of the docstring, for lists."""
         return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
+    """What `method.plans(views)` returned, once it is known to be what `tokens_after` promises.
+
+    Raises:
+        MethodError: the number of plans, their length or the tokens that they keep are not what they must be.
+    """
+    if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
+        found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"
+        raise MethodError(f"{method}: plans() returned {found} for {len(views)} images, expected one Plan for each")
+    for view, plan in zip(views, plans, strict=True):
+        if len(plan) != len(view):
+            raise MethodError(f"{method}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
+        budget = method.budget(len(view), view.grid[0])
+        if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
+            raise MethodError(
+                f"{method}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep exactly "
+                "self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
+            )
+    return list(plans)
 
 
 def ranking(score: Tensor) -> Tensor:

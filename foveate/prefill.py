@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
-from foveate.cache import CutState, Switch, cut_layer, layer_state, new_columns, past_columns, physical_length, trim_layer
+from foveate.arguments import cache_of
+from foveate.cache import CutState, cut_layer, layer_state, new_columns, past_columns, physical_length, trim_layer
 from foveate.clock import seconds
-from foveate.errors import UnsupportedError
+from foveate.errors import InputError, UnsupportedError
 from foveate.families import Family, ImageTokens
 from foveate.injection import Injection
-from foveate.method import Method
+from foveate.invariants import check_argument, check_called, check_length, check_mask, check_order, check_shape
+from foveate.method import Method, checked_plans
 from foveate.plan import Plan
 from foveate.readings import ATTENTION, Readings
 from foveate.report import ImageReport, Report, Stage
@@ -48,7 +50,7 @@ def causal_mask(config: Any, states: Tensor, columns: Tensor | None, past: int) 
     Args:
         columns: (b, past + q) bool, false where a key is padding; `None` when none is.
     """
-    return create_causal_mask(config=config, inputs_embeds=states, attention_mask=columns, past_key_values=_Sizes(past))
+    return create_causal_mask(config, states, columns, _Sizes(past))
 
 
 @dataclass
@@ -114,10 +116,10 @@ class Prefill:
         injection: features that the decoder adds to visual tokens behind its first layers, if any.
         spent: seconds that methods have cost already, in the vision tower.
         trim: take the tokens from the earlier layers' caches too.
-        switch: shared with the caches that are cut.
+        asked: the input columns whose logits are wanted, ascending or not; `None` if the caller takes those that remain.
 
     Raises:
-        BudgetError, UnsupportedError: before any layer has run.
+        BudgetError, InputError, UnsupportedError: before any layer has run.
     """
 
     def __init__(
@@ -136,13 +138,15 @@ class Prefill:
         injection: Injection | None,
         spent: float,
         trim: bool,
-        switch: Switch,
+        asked: Sequence[int] | None,
     ) -> None:
-        self.family, self.cuts, self.trim, self.switch = family, cuts, trim, switch
+        self.family, self.cuts, self.trim = family, cuts, trim
         self.config: Any = family.decoder(model).config
         self.layers = family.layers(model)
         self.batch, self.tokens = embeddings.shape[:2]
         self.past = cache.get_seq_length() if cache is not None else 0
+        self.held = [physical_length(layer) for layer in cache.layers] if cache is not None else []
+        self.due = 0
         self.mask = mask
         self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
         self.columns = torch.arange(self.tokens).expand(self.batch, -1)
@@ -157,18 +161,24 @@ class Prefill:
         self.next_position = _next_position(position_ids, self.valid, self.past)
         self.readings = Readings(family, self.layers, cuts, _question(behind, self.valid))
         self.seconds = spent
-        self._check()
+        self._check(input_ids, asked)
 
     def enter(self, index: int, states: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Hook before decoder layer `index`: cut if a method says so, and shorten whatever else the layer is given."""
+        check_order(index, self.due)
+        self.due += 1
+        check_shape(index, states, self.batch, self.valid.shape[1])
         kwargs.update(self.short)
         if index in self.cuts:
+            for name in ("position_embeddings", "position_ids"):
+                check_argument(index, name, kwargs)
             if index == 0:
                 self.readings.look_ahead(self.cuts[0].needs, self.columns, self.valid, states, args, kwargs)
             states = self._cut(index, self.cuts[index], states, kwargs)
             kwargs.update(self.short)
         if self.short:
-            kwargs["attention_mask"] = self._mask(index, states, kwargs.get("past_key_values"))
+            kwargs["attention_mask"] = self._mask(index, states, cache_of(kwargs))
+        check_mask(index, kwargs.get("attention_mask"), self._held(index) + states.shape[1])
         self.readings.attach(index, self.columns, self.valid, states.device)
         return states
 
@@ -179,10 +189,12 @@ class Prefill:
     def finish(self, cache: Any) -> Report:
         """After the decoder's last layer: make the cache keep its logical length, and say what was done."""
         self._check_cut()
+        check_called(self.due, len(self.layers))
         layers = cache.layers if cache is not None else []
         bytes_before = bytes_after = 0
         for index, layer in enumerate(layers):
             segment, valid = self.segments[-1] if self.trim else [part for part in self.segments if part[0] <= index][-1]
+            check_length(index, physical_length(layer), self._held(index) + valid.shape[1])
             if valid is not self.segments[0][1]:
                 cut_layer(layer, self._state(cache, index, 0 if self.trim else segment, valid))
             per_token = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (layer.keys, layer.values))
@@ -195,7 +207,20 @@ class Prefill:
         """Leave nothing in the model, after success and failure alike."""
         self.readings.clear()
 
-    def _check(self) -> None:
+    def at_input_columns(self, states: Tensor) -> Tensor:
+        """The decoder's output (b, k, d) spread over the input's columns (b, s, d), where `logits_to_keep` looks for them.
+
+        Padding stands for the real token before it. A column that left stands for the one before it; nobody asked for it.
+        """
+        columns = torch.arange(self.tokens)
+        places = (self.columns[:, None, :] <= columns[:, None]).sum(-1) - 1
+        return _take(states, places.maximum((~self.valid).sum(1, keepdim=True)))
+
+    def _held(self, index: int) -> int:
+        """Keys that the cache of layer `index` held before this pass."""
+        return self.held[index] if index < len(self.held) else 0
+
+    def _check(self, input_ids: Tensor, asked: Sequence[int] | None) -> None:
         if self.config._attn_implementation == "flex_attention" and any(method.needs & ATTENTION for method in self.cuts.values()):
             raise UnsupportedError(
                 "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
@@ -205,6 +230,22 @@ class Prefill:
             count = len(image.plan)
             for method in self.cuts.values():
                 count = method.budget(count, image.tokens.grid[0])
+            if count < len(image.plan) or not all(method.exact for method in self.cuts.values()):
+                self._check_columns(image, asked)
+
+    def _check_columns(self, image: _Image, asked: Sequence[int] | None) -> None:
+        """Refuse an image whose tokens the caller predicts from, because they may leave."""
+        if int(_last(self.valid)[image.row]) in image.tokens.columns:
+            raise InputError(
+                f"the prompt of row {image.row} ends with a visual token, which may leave, and the next token would be predicted from it; put "
+                "at least one token of text after the picture (chat templates do, with add_generation_prompt=True), or keep all with keep=1.0"
+            )
+        wanted = set(image.tokens.columns.tolist()) & set(asked or ())
+        if wanted:
+            raise InputError(
+                f"logits_to_keep asks for input column {min(wanted)} of row {image.row}, a visual token that may leave; ask for columns of "
+                "text, or leave logits_to_keep out and read handle.report.columns"
+            )
 
     def _check_cut(self) -> None:
         missing = sorted(set(self.cuts) - {index for index, _ in self.segments[1:]})
@@ -230,15 +271,16 @@ class Prefill:
             image.advance(plan, slots, method)
         if self.injection is not None:
             self.injection.gather(gather, self.valid)
-        cache = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         if cache is not None and self.trim:
-            for layer in cache.layers[:index]:
+            for place, layer in enumerate(cache.layers[:index]):
+                check_length(place, physical_length(layer), self._held(place) + before)
                 trim_layer(layer, where, before)
         self.segments.append((index, self.valid))
         self.masks = {}
         self.short = {"position_embeddings": tuple(_take(part, where) for part in kwargs["position_embeddings"])}
         # Gaps in the positions would look like packed sequences to the attention kernels; cos and sin carry the real ones.
-        start = _physical(cache, index)
+        start = self._held(index)
         self.short["position_ids"] = torch.arange(start, start + short.shape[1], device=states.device).expand(self.batch, -1)
         return short
 
@@ -247,7 +289,8 @@ class Prefill:
         owners = [image for image in self.images if self.twins[image.row] == image.row]
         with torch.no_grad():
             places, rows = self.readings.collect(states, self.columns, self.valid, method.needs)
-            plans = method.plans([image.view(states, places, rows[image.row], method.needs) for image in owners])
+            views = [image.view(states, places, rows[image.row], method.needs) for image in owners]
+            plans = checked_plans(method, views, method.plans(views))
         decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
         self.seconds += seconds(states.device) - start + self.readings.clear()
         return [decided[self.twins[image.row], image.position] for image in self.images]
@@ -284,12 +327,17 @@ class Prefill:
         device = cache.layers[index].keys.device
         past = past_columns(layer_state(cache, index), self.mask, self.past, self.batch, device)
         columns = torch.cat([past, valid.to(device)], dim=1)
-        return CutState(columns, self.next_position.to(device), self.past + self.tokens, segment, self.switch)
+        return CutState(columns, self.next_position.to(device), self.past + self.tokens, segment)
+
+
+def _last(valid: Tensor) -> Tensor:
+    """Each row's last real token (b,), of `valid` (b, s)."""
+    return (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
 
 
 def _next_position(position_ids: Tensor | None, valid: Tensor, past: int) -> Tensor:
     """The position (..., b) that follows each row's last real token, from the decoder's position_ids (..., 1 or b, s)."""
-    last = (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
+    last = _last(valid)
     if position_ids is None:
         return last + 1 + past
     whole = position_ids.cpu().expand(*position_ids.shape[:-2], valid.shape[0], -1)
@@ -323,8 +371,7 @@ def _text_behind(images: Sequence[Sequence[ImageTokens]], placeholders: Tensor, 
 def _question(text_behind: Tensor, valid: Tensor) -> Tensor:
     """The question tokens (b, s): the text behind the row's last visual token, and its last token in any case."""
     asked = text_behind.clone()
-    last = (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
-    asked[torch.arange(len(asked)), last] = True
+    asked[torch.arange(len(asked)), _last(valid)] = True
     return asked
 
 
@@ -351,6 +398,3 @@ def _take(tensor: Tensor, where: Tensor) -> Tensor:
     whole = tensor.expand(*tensor.shape[:-3], where.shape[0], -1, -1)
     return whole.gather(-2, where[..., None].expand(*whole.shape[:-2], -1, whole.shape[-1]))
 
-
-def _physical(cache: Any, index: int) -> int:
-    return physical_length(cache.layers[index]) if cache is not None and index < len(cache.layers) else 0

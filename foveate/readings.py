@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.arguments import cache_of, with_cache
 from foveate.cache import physical_length
 from foveate.clock import seconds
 from foveate.families import Family
@@ -50,8 +51,8 @@ class Readings:
         layer = self._layers[0]
         start = seconds(states.device)
         self._probe = self._place(0, needs, columns, valid, states.device, ahead=True)
-        cache = kwargs.get("past_key_values")
-        given = {**kwargs, "past_key_values": _Glance(cache) if cache is not None else None}
+        cache = cache_of(kwargs)
+        given = with_cache(kwargs, None if cache is None else _Glance(cache))
         try:
             with torch.no_grad(), only_rows(self._family.attention(layer), self._probe.rows):
                 layer.forward(states, *args, **given)

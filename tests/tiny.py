@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,6 +107,7 @@ class Fixed(Method):
 
     keep: int | float = 1.0
     targets: tuple[tuple[int, ...], ...] = ()
+    exact: ClassVar[bool] = False
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
         return [Plan(torch.tensor(self.targets[index % len(self.targets)])) for index in range(len(views))]

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from foveate.arguments import output_cache
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 
@@ -83,5 +84,5 @@ class Stopwatch:
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
         self._ends.append(self._now())
         if len(self._ends) == 1:
-            cache = getattr(output, "past_key_values", None)
+            cache = output_cache(output)
             self.prefill_cache_bytes = None if cache is None else cache_bytes(cache)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from foveate.arguments import CACHE_NAMES
 from foveate.errors import InputError
 
 __all__ = ["answers_of", "checked_answers", "checked_inputs", "laid_out"]
@@ -16,7 +17,7 @@ _REFUSED = {
     "inputs_embeds": "they do not tell which tokens are visual; pass input_ids",
     "position_ids": "the model makes its own; leave them out",
     "labels": "the answer is what is explained; pass it as answer=",
-    "past_key_values": "relevance needs the whole prompt; leave the cache out",
+    **dict.fromkeys(CACHE_NAMES, "relevance needs the whole prompt; leave the cache out"),
 }
 
 

@@ -8,6 +8,8 @@ between two layers takes part in the gradient, and several targets share one rec
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,7 @@ class Call:
 
 @contextmanager
 def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[list[Call]]:
-    """Record the calls of decoder layers, in order.
+    """Record the calls of decoder layers that this thread makes, in order.
 
     Args:
         layers: whose first argument is the hidden states.
@@ -64,7 +66,7 @@ def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> It
     stand_ins = [StandIns(layer) for layer in layers]
     try:
         for layer, attention, stand_in in zip(layers, attentions, stand_ins, strict=True):
-            stand_in.put("forward", _recording(calls, layer.forward, attention))
+            stand_in.put("forward", functools.partial(_record, calls, attention, threading.get_ident()))
         yield calls
     finally:
         for stand_in in stand_ins:
@@ -213,15 +215,16 @@ def _check_formula(index: int, attended: Attended, output: Tensor, relevance: Te
             )
 
 
-def _recording(calls: list[Call], forward: Callable[..., Any], attention: nn.Module) -> Callable[..., Any]:
-    def record(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad():
-            given = forward(hidden_states, *args, **kwargs)
-        output = _states(given).detach().requires_grad_()
-        calls.append(Call(forward, attention, hidden_states, args, kwargs, output))
-        return (output, *given[1:]) if isinstance(given, tuple) else output
-
-    return record
+def _record(
+    calls: list[Call], attention: nn.Module, thread: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    if threading.get_ident() != thread:
+        return forward(hidden_states, *args, **kwargs)
+    with torch.no_grad():
+        given = forward(hidden_states, *args, **kwargs)
+    output = _states(given).detach().requires_grad_()
+    calls.append(Call(forward, attention, hidden_states, args, kwargs, output))
+    return (output, *given[1:]) if isinstance(given, tuple) else output
 
 
 def _states(output: Any) -> Tensor:

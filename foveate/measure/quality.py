@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import inspect
 from collections import OrderedDict
@@ -35,18 +34,17 @@ def remembered_features(model: nn.Module, most: int | None = None) -> Iterator[N
     stand_ins = StandIns(backbone)
     for name in family.encoders:
         if hasattr(backbone, name):
-            stand_ins.put(name, _remembering(getattr(backbone, name), most))
+            stand_ins.put(name, _remembering(most))
     try:
         yield
     finally:
         stand_ins.remove()
 
 
-def _remembering(compute: Callable[..., Any], most: int | None) -> Callable[..., Any]:
+def _remembering(most: int | None) -> Callable[..., Any]:
     known: OrderedDict[bytes, Any] = OrderedDict()
-    signature = inspect.signature(compute)
 
-    def recall(key: bytes, *args: Any, **kwargs: Any) -> Any:
+    def recall(compute: Callable[..., Any], key: bytes, *args: Any, **kwargs: Any) -> Any:
         if key not in known:
             with torch.no_grad():
                 known[key] = compute(*args, **kwargs)
@@ -55,17 +53,16 @@ def _remembering(compute: Callable[..., Any], most: int | None) -> Callable[...,
         known.move_to_end(key)
         return known[key]
 
-    @functools.wraps(compute)
-    def remember(*args: Any, **kwargs: Any) -> Any:
-        given = dict(signature.bind_partial(*args, **kwargs).arguments)
+    def remember(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = dict(inspect.signature(compute).bind_partial(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
         # A forward names the arguments that it does not use, `generate` leaves them out.
         given = {name: value for name, value in given.items() if value is not None}
         pictures = given.pop("pixel_values", None)
         more = any(isinstance(value, Tensor) for value in given.values())
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or more or given.get("return_dict") is False:
-            return recall(_digest({**given, "pixel_values": pictures}), *args, **kwargs)
-        found = [recall(_digest({**given, "pixel_values": picture}), pixel_values=picture[None], **given) for picture in pictures]
+            return recall(compute, _digest({**given, "pixel_values": pictures}), *args, **kwargs)
+        found = [recall(compute, _digest({**given, "pixel_values": picture}), pixel_values=picture[None], **given) for picture in pictures]
         return _together(found)
 
     return remember

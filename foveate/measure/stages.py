@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -30,24 +29,20 @@ def inside_tower(model: nn.Module, around: Callable[[], AbstractContextManager[A
     backbone = family.backbone(model)
     stand_ins, busy = StandIns(backbone), False
 
-    def watched(encode: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(encode)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal busy
-            if busy:  # a method for videos that calls the one for images
+    def watched(encode: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal busy
+        if busy:  # a method for videos that calls the one for images
+            return encode(*args, **kwargs)
+        busy = True
+        try:
+            with around():
                 return encode(*args, **kwargs)
-            busy = True
-            try:
-                with around():
-                    return encode(*args, **kwargs)
-            finally:
-                busy = False
-
-        return call
+        finally:
+            busy = False
 
     for name in family.encoders:
         if hasattr(backbone, name):
-            stand_ins.put(name, watched(getattr(backbone, name)))
+            stand_ins.put(name, watched)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,8 +27,14 @@ _BLOCK = 2**25
 """Logits that are held at once."""
 
 
+_LOCK = threading.Lock()
+"""Held while a module's configuration changes hands."""
+
+
 class Probe:
     """Reads queries and keys of one attention module until it is detached. Subclasses say what to keep of them.
+
+    It reads the calls of the thread that made it. Other threads may run the same module at the same time, under probes of their own or none.
 
     Args:
         module: a transformers attention module, one that looks its kernel up by `module.config`.
@@ -39,15 +46,24 @@ class Probe:
     def __init__(self, module: nn.Module) -> None:
         self.seconds = 0.0
         self._module: Any = module
-        self._original: Any = self._module.config
-        config: Any = copy.copy(self._original)
-        config._attn_implementation_internal = _NAME
-        config.foveate_probe = self
-        self._module.config = config
+        self._thread = threading.get_ident()
+        with _LOCK:
+            self._original = _own_config(self._module)
+            if self._module.config is self._original:
+                config: Any = copy.copy(self._original)
+                config._attn_implementation_internal = _NAME
+                config.foveate_original, config.foveate_probes = self._original, {}
+                self._module.config = config
+            self._module.config.foveate_probes[self._thread] = self
 
     def detach(self) -> None:
-        """Give the module its own configuration back; safe to call twice."""
-        self._module.config = self._original
+        """Stop reading, and give the module its own configuration back once nobody reads it; safe to call twice."""
+        with _LOCK:
+            probes = getattr(self._module.config, "foveate_probes", {})
+            if probes.get(self._thread) is self:
+                del probes[self._thread]
+                if not probes:
+                    self._module.config = self._original
 
     @property
     def implementation(self) -> str:
@@ -249,12 +265,21 @@ def _visible(rows: Tensor, queries: int, keys: int, padding: Tensor | None, wind
     return visible
 
 
+def _own_config(module: Any) -> Any:
+    """A module's own configuration, whether probes read it or not."""
+    return getattr(module.config, "foveate_original", module.config)
+
+
 def _probe_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Tensor | None]:
-    probe: Probe = module.config.foveate_probe
+    # Another thread's probe may have left since this call looked its kernel up.
+    probe: Probe | None = getattr(module.config, "foveate_probes", {}).get(threading.get_ident())
     eager = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
-    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(probe.implementation, eager)
+    implementation = ALL_ATTENTION_FUNCTIONS.get_interface(_own_config(module)._attn_implementation, eager)
+    if probe is None:
+        output: tuple[Tensor, Tensor | None] = implementation(module, query, key, value, attention_mask, **options)
+        return output
     return probe.attend(implementation, module, query, key, value, attention_mask, **options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ __all__ = ["only_rows"]
 @contextmanager
 def only_rows(attention: nn.Module, rows: Tensor) -> Iterator[None]:
     """Inside this context an attention module projects queries for some rows alone, and no values; all others are zero.
+
+    Other threads that run the module meanwhile get whole projections.
 
     Of a layer that runs for a few attention rows and no further, two of three projections are nearly saved. A module without separate
     `q_proj`, `k_proj` and `v_proj` computes everything.
@@ -35,17 +38,22 @@ def only_rows(attention: nn.Module, rows: Tensor) -> Iterator[None]:
 
 
 class _Thin:
-    """Hooks that let a projection of (b, s, d) see rows (b, r) alone."""
+    """Hooks that let a projection of (b, s, d) see rows (b, r) alone, in the thread that made them."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows, self._length = rows, 0
+        self._thread = threading.get_ident()
 
-    def narrow(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def narrow(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if threading.get_ident() != self._thread:
+            return None
         states = args[0]
         self._length = states.shape[1]
         return (states.gather(1, self._where(states)), *args[1:])
 
-    def widen(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    def widen(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        if threading.get_ident() != self._thread:
+            return None
         whole = output.new_zeros(output.shape[0], self._length, output.shape[2])
         return whole.scatter(1, self._where(output), output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ __all__ = ["TowerProbe"]
 
 
 class TowerProbe:
-    """Reads vision-tower attention and the features before projection, during one call of the encoder.
+    """Reads vision-tower attention and the features before projection, during one call of the encoder in this thread.
 
     Args:
         attention: the attention module to read, or `None`.
@@ -24,6 +25,7 @@ class TowerProbe:
     def __init__(self, attention: nn.Module | None, class_token: bool, projector: nn.Module | None) -> None:
         self._received = ReceivedProbe(attention, class_token) if attention is not None else None
         self._states: list[Tensor] = []
+        self._thread = threading.get_ident()
         self._hook = projector.register_forward_pre_hook(self._before_projector, with_kwargs=True) if projector is not None else None
 
     def detach(self) -> None:
@@ -48,5 +50,7 @@ class TowerProbe:
         return self._received.seconds if self._received is not None else 0.0
 
     def _before_projector(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         states: Tensor = args[0] if args else next(iter(kwargs.values()))
         self._states.append(states.detach().reshape(-1, states.shape[-1]))

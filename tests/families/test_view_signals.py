@@ -156,7 +156,7 @@ def test_attention_that_tokens_receive_in_the_tower(case: Case) -> None:
     model.set_attn_implementation("sdpa")
     for view, truth in zip(views(model, given, 2), expected, strict=True):
         torch.testing.assert_close(view.signal("tower_attention"), truth, atol=1e-7, rtol=1e-5)
-    assert all("foveate_probe" not in vars(module.config) for module in model.modules() if hasattr(module, "config"))
+    assert all("foveate_probes" not in vars(module.config) for module in model.modules() if hasattr(module, "config"))
 
 
 def test_looking_ahead_at_the_first_layer_computes_no_attention_and_fills_no_cache() -> None:
