@@ -7,7 +7,7 @@ from foveate.version import __version__
 
 if TYPE_CHECKING:
     from foveate.budget import tokens_after
-    from foveate.compression import compress, handle_of
+    from foveate.compression import Handle, compress, handle_of
     from foveate.explain.compressor import ConvCompressor
     from foveate.explain.relevance import relevance
     from foveate.explain.result import Relevance
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foveate.view import View
 
 __all__ = [
-    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance", "Report",
+    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Handle", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance", "Report",
     "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
 ]  # fmt: skip
 
@@ -26,6 +26,7 @@ __all__ = [
 _HOMES = {
     "compress": "foveate.compression",
     "handle_of": "foveate.compression",
+    "Handle": "foveate.compression",
     "relevance": "foveate.explain.relevance",
     "Relevance": "foveate.explain.result",
     "tokens_after": "foveate.budget",

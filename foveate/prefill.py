@@ -170,8 +170,7 @@ class Prefill:
         check_shape(index, states, self.batch, self.valid.shape[1])
         kwargs.update(self.short)
         if index in self.cuts:
-            for name in ("position_embeddings", "position_ids"):
-                check_argument(index, name, kwargs)
+            check_argument(index, "position_embeddings", kwargs)
             if index == 0:
                 self.readings.look_ahead(self.cuts[0].needs, self.columns, self.valid, states, args, kwargs)
             states = self._cut(index, self.cuts[index], states, kwargs)

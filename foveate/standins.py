@@ -20,9 +20,14 @@ class StandIn:
     """
 
     def __init__(self, original: Callable[..., Any], around: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, original)
-        self._original = original
-        self._around: Callable[..., Any] | None = around
+        self.__setstate__((original, around))
+
+    def __getstate__(self) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+        return self._original, self._around
+
+    def __setstate__(self, state: tuple[Callable[..., Any], Callable[..., Any] | None]) -> None:
+        self._original, self._around = state
+        functools.update_wrapper(self, self._original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._original(*args, **kwargs) if self._around is None else self._around(self._original, *args, **kwargs)

@@ -21,6 +21,7 @@ _TEXT = "it takes no images"
 _NOT_VERIFIED = "not verified"
 
 REFUSED: dict[str, str] = {
+    "apertus1p5": _DISCRETE,
     "aya_vision": _SLIDING,
     "blip": _CROSS,
     "blip-2": _POSITIONS,
@@ -46,10 +47,12 @@ REFUSED: dict[str, str] = {
     "glm5_next": f"{_HYBRID}; and {_SELECTED}",
     "granite4_vision": _DEEPSTACK,
     "granite_docling": _DEEPSTACK,
+    "hy_v4_vl": _SELECTED,
     "hunyuan_vl": _NOT_VERIFIED,
     "idefics": _CROSS,
     "idefics2": "its published decoder (Mistral 7B v0.1) has a sliding window of 4096 tokens; not verified without",
     "inkling2": _SLIDING,
+    "inkling2_loop": f"{_SLIDING}; and some run several times over",
     "inkling_mm_model": _SLIDING,
     "instructblip": "its decoder is OPT or T5 in most checkpoints, without rotary positions in its layers; not verified with Vicuna",
     "instructblipvideo": "its decoder is OPT or T5 in most checkpoints, without rotary positions in its layers; not verified with Vicuna",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class Sieve(Method):
     """Keeps every third token, merges its neighbour into it and drops the next; says what it was shown."""
 
     keep: int | float = 1.0
+    exact: ClassVar[bool] = False
 
     def plan(self, view: View) -> Plan:
         return sieve(len(view))
