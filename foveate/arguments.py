@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
-__all__ = ["CACHE_NAMES", "as_argument", "cache_of", "named", "output_cache", "parameters_of", "with_cache"]
+__all__ = ["CACHE_NAMES", "as_argument", "cache_of", "named", "parameters_of", "with_cache"]
 
 CACHE_NAMES = ("cache", "past_key_values")
 """The cache's argument since transformers 5.24, and before."""
 
 
 def cache_of(kwargs: Mapping[str, Any]) -> Any:
-    """The key/value cache among the arguments of a model, decoder or layer; `None` where there is none."""
-    return next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+    """The key/value cache among the arguments, or in the output, of a model, decoder or layer; `None` where there is none.
+
+    By its names, or else by its type: a transformers version that calls it otherwise changes nothing.
+    """
+    found = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
+    return next((value for value in kwargs.values() if isinstance(value, Cache)), None) if found is None else found
 
 
 def as_argument(cache: Any) -> dict[str, Any]:
@@ -27,14 +32,9 @@ def as_argument(cache: Any) -> dict[str, Any]:
 
 
 def with_cache(kwargs: Mapping[str, Any], cache: Any) -> dict[str, Any]:
-    """The same arguments with another cache, under the name that they use."""
-    return {**kwargs, **{name: cache for name in CACHE_NAMES if name in kwargs}}
-
-
-def output_cache(output: Any) -> Any:
-    """The key/value cache in the output of a model or decoder."""
-    name = CACHE_NAMES[0] if hasattr(output, CACHE_NAMES[0]) else CACHE_NAMES[1]
-    return getattr(output, name, None)
+    """The same arguments with another cache in the place of theirs, if they have one."""
+    own = cache_of(kwargs)
+    return {name: cache if own is not None and value is own else value for name, value in kwargs.items()}
 
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import transformers
 from torch import nn
 
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedModelError, UsageError
@@ -48,7 +47,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
     """
     schedule = _schedule(model, method)
-    warn_if_untested(transformers.__version__)
+    warn_if_untested()
     model = unwrapped(model)
     family = family_of(model)
     check_not_compiled(model, family)

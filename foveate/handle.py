@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import cache_of, named, output_cache, parameters_of
+from foveate.arguments import cache_of, named, parameters_of
 from foveate.cache import announce, base_state, check_cache
 from foveate.calls import asked_columns, check_backbone_call, check_decoder_call, check_labels, input_ids_of
 from foveate.encoders import Encoders
@@ -64,6 +64,7 @@ class Handle:
         self._model, self._family, self._cuts, self._trim = model, family, cuts, trim
         self._needs = frozenset[str]().union(*(method.needs for method in cuts.values()))
         self._decoder = family.decoder(model)
+        self._layers = list(family.layers(model))
         self._passes = PerThread(_Pass)
         self._latest = Report()
         self._hooks = self._attach()
@@ -123,7 +124,7 @@ class Handle:
 
     def _attach(self) -> list[Any]:
         model, family, decoder = self._model, self._family, self._decoder
-        backbone, layers = family.backbone(model), family.layers(model)
+        backbone = family.backbone(model)
         places = {"model": model, "backbone": backbone, "decoder": decoder}
         self._names = {place: parameters_of(module) for place, module in places.items()}
         hooks = [
@@ -134,7 +135,7 @@ class Handle:
             decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
             decoder.register_forward_hook(self._after_decoder),
         ]
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(self._layers):
             hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
             if type(family).injected is not Family.injected:
                 hooks.append(layer.register_forward_hook(functools.partial(self._after_layer, index)))
@@ -245,6 +246,7 @@ class Handle:
         return Prefill(
             self._model,
             self._family,
+            self._layers,
             self._cuts,
             **found,
             embeddings=embeddings,
@@ -284,7 +286,7 @@ class Handle:
             if own.resume is not None:
                 own.resume.finish()
             return None
-        own.report = self._latest = own.prefill.finish(output_cache(output))
+        own.report = self._latest = own.prefill.finish(cache_of(output))
         if own.asked is not None:
             output.last_hidden_state = own.prefill.at_input_columns(output.last_hidden_state)
         return output

@@ -105,6 +105,7 @@ class Prefill:
     Args:
         model: the model that was given to `compress`.
         family: its family.
+        layers: the decoder's layers, as they were hooked.
         cuts: the method at each decoder layer where tokens leave.
         images: where the images lie, per row.
         input_ids: (b, s) on the CPU.
@@ -126,6 +127,7 @@ class Prefill:
         self,
         model: nn.Module,
         family: Family,
+        layers: Sequence[nn.Module],
         cuts: Mapping[int, Method],
         images: Sequence[Sequence[ImageTokens]],
         input_ids: Tensor,
@@ -142,7 +144,7 @@ class Prefill:
     ) -> None:
         self.family, self.cuts, self.trim = family, cuts, trim
         self.config: Any = family.decoder(model).config
-        self.layers = family.layers(model)
+        self.layers = layers
         self.batch, self.tokens = embeddings.shape[:2]
         self.past = cache.get_seq_length() if cache is not None else 0
         self.held = [physical_length(layer) for layer in cache.layers] if cache is not None else []

@@ -52,7 +52,7 @@ class Readings:
         start = seconds(states.device)
         self._probe = self._place(0, needs, columns, valid, states.device, ahead=True)
         cache = cache_of(kwargs)
-        given = with_cache(kwargs, None if cache is None else _Glance(cache))
+        given = with_cache(kwargs, _Glance(cache))
         try:
             with torch.no_grad(), only_rows(self._family.attention(layer), self._probe.rows):
                 layer.forward(states, *args, **given)

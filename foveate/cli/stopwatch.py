@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from foveate.arguments import output_cache
+from foveate.arguments import cache_of
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 
@@ -84,5 +84,5 @@ class Stopwatch:
     def _after_model(self, module: nn.Module, args: Any, output: Any) -> None:
         self._ends.append(self._now())
         if len(self._ends) == 1:
-            cache = output_cache(output)
+            cache = cache_of(output)
             self.prefill_cache_bytes = None if cache is None else cache_bytes(cache)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.arguments import as_argument, output_cache
+from foveate.arguments import as_argument, cache_of
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 from foveate.compression import compress
@@ -192,7 +192,7 @@ def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | No
 def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after: Callable[[int, Any], None]) -> None:
     """Greedy generation of `count` tokens; `after(n, cache)` is called when the n-th is there, and with 0 after the prefill."""
     output = model(**inputs, use_cache=True, logits_to_keep=1)
-    cache = output_cache(output)
+    cache = cache_of(output)
     after(0, cache)
     token = output.logits[:, -1:].argmax(-1)
     after(1, cache)
