@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import cast
 
 from foveate.errors import BudgetError, LayerError
-from foveate.method import Method
+from foveate.method import Method, schedule_of
 from foveate.view import Grid
 
 __all__ = ["tokens_after"]
@@ -28,11 +29,10 @@ def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Seque
     Raises:
         BudgetError: a method asks for more tokens than there are, and its `clamp` is false; or how many it keeps depends on the image.
         LayerError: the layers of a schedule do not increase.
+        UsageError: no method was given.
         ValueError: a grid is not made of three positive integers.
     """
-    schedule = [method] if isinstance(method, Method) else list(method)
-    if not schedule or not all(isinstance(each, Method) for each in schedule):
-        raise TypeError(f"tokens_after() takes a Method or a non-empty list of them, such as TokenCarve(keep=128); got {method!r}")
+    schedule = schedule_of(method, "tokens_after()")
     for each in schedule:
         if not each.exact:
             raise BudgetError(f"how many tokens {each} keeps depends on the image, not on shapes alone; its budget() is the most it keeps")
@@ -51,15 +51,15 @@ def _remaining(schedule: Sequence[Method], parts: Sequence[Grid]) -> int:
 
 
 def _parts(grid: Grid | Sequence[Grid]) -> Sequence[Grid]:
-    whole = isinstance(grid, Sequence) and len(grid) > 0 and isinstance(grid[0], int)
+    whole = isinstance(grid, Sequence) and len(grid) > 0 and isinstance(grid[0], Integral)
     parts = [grid] if whole or not isinstance(grid, Sequence) else grid
     for part in parts:
         sizes = tuple(part) if isinstance(part, Sequence) else ()
-        if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        if len(sizes) != 3 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
             raise ValueError(
                 f"{part!r} is not a grid of (frames, rows, columns), each a positive integer; "
                 f"pass one per image, such as [(1, 24, 24)] for a single image"
             )
     if not parts:
         raise ValueError("an image needs at least one grid of (frames, rows, columns); found none")
-    return cast(Sequence[Grid], parts)
+    return [cast(Grid, tuple(int(size) for size in part)) for part in parts]

@@ -14,7 +14,7 @@ from foveate.errors import HandleError, LayerError, SignalError, UnsupportedMode
 from foveate.explain.identity import identity
 from foveate.families import Family, family_of
 from foveate.handle import Handle, handle_on
-from foveate.method import Method
+from foveate.method import Method, schedule_of, shortened
 from foveate.surroundings import check_generation, check_not_compiled, unwrapped
 from foveate.versions import warn_if_untested
 
@@ -46,7 +46,8 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         CompressorError: a method's compressor is missing, damaged, or made for another model.
         UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
     """
-    schedule = _schedule(model, method)
+    _check_model(model)
+    schedule = schedule_of(method, "compress()")
     warn_if_untested()
     model = unwrapped(model)
     family = family_of(model)
@@ -100,29 +101,7 @@ def _check_model(model: Any) -> None:
         hint = "a class; pass a loaded model, such as the one that its from_pretrained(...) returns"
     else:
         hint = "not a loaded transformers model"
-    raise UsageError(f"the model given to foveate is {hint}; got {_short(model)}")
-
-
-def _schedule(model: Any, method: Any) -> list[Method]:
-    """The methods, once each argument is known to be what it should be."""
-    _check_model(model)
-    wanted = "compress() takes a Method or a non-empty list of them, such as TokenCarve(keep=128)"
-    if isinstance(method, nn.Module):
-        raise UsageError(f"{wanted}; the second argument is a model ({type(method).__name__}). Pass the model first, once")
-    if isinstance(method, str):
-        raise UsageError(f"{wanted}; got the name {method!r}. Methods are classes: `foveate methods` lists them")
-    schedule = list(method) if isinstance(method, Sequence) else [method]
-    for each in schedule:
-        if isinstance(each, type) and issubclass(each, Method):
-            raise UsageError(f"{wanted}; got the class {each.__name__}. Make an instance: {each.__name__}(keep=128)")
-    if not schedule or not all(isinstance(each, Method) for each in schedule):
-        raise UsageError(f"{wanted}; got {_short(method)}")
-    return schedule
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+    raise UsageError(f"the model given to foveate is {hint}; got {shortened(model)}")
 
 
 def _check_decoder(config: Any) -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from foveate.errors import BudgetError, LayerError, MethodError
+from foveate.errors import BudgetError, LayerError, MethodError, UsageError
 from foveate.plan import Plan
 from foveate.view import View
 
 if TYPE_CHECKING:
     from foveate.explain.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "checked_plans", "ranking"]
+__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of", "shortened"]
 
 REGISTRY: dict[str, type[Method]] = {}
 """The methods that come with foveate, by name; each enters when its module is imported."""
@@ -58,19 +58,18 @@ class Method:
             REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, np.generic):
+                # NumPy numbers come out of sweeps; as plain ones they compare, print and go to JSON as expected.
+                object.__setattr__(self, option.name, value.item())
         keep = self.keep
-        if isinstance(keep, numbers.Real) and not isinstance(keep, bool):
-            # NumPy numbers come out of sweeps; as plain ones they compare, print and go to JSON as expected.
-            keep = int(keep) if isinstance(keep, numbers.Integral) else float(keep)
-            object.__setattr__(self, "keep", keep)
-        else:
+        if isinstance(keep, bool) or not isinstance(keep, int | float):
             raise BudgetError(f"keep={keep!r} must be an int (tokens per image) or a float in (0, 1] (share of the tokens)")
         if isinstance(keep, int) and keep < 1:
             raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
         if isinstance(keep, float) and not (0 < keep <= 1):
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
-        if isinstance(self.layer, numbers.Integral) and not isinstance(self.layer, bool):
-            object.__setattr__(self, "layer", int(self.layer))
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
 
@@ -131,9 +130,9 @@ class Method:
         """
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
-            raise MethodError(f"{self}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view")
+            raise MethodError(f"{_brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view")
         if bool(score.isnan().any()):
-            raise MethodError(f"{self}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked")
+            raise MethodError(f"{_brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked")
         return score
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
@@ -146,6 +145,36 @@ class Method:
         return (cls.__doc__ or "").strip().splitlines()[0]
 
 
+def schedule_of(method: Any, caller: str) -> list[Method]:
+    """A method, or several, as a list.
+
+    Args:
+        method: what a user gave.
+        caller: the function that takes it, for messages.
+
+    Raises:
+        UsageError: it is no method, or no list of them.
+    """
+    wanted = f"{caller} takes a Method or a non-empty list of them, such as TokenCarve(keep=128)"
+    if isinstance(method, nn.Module):
+        raise UsageError(f"{wanted}; the second argument is a model ({type(method).__name__}). Pass the model first, once")
+    if isinstance(method, str):
+        raise UsageError(f"{wanted}; got the name {method!r}. Methods are classes: `foveate methods` lists them")
+    schedule = list(method) if isinstance(method, Sequence) else [method]
+    for each in schedule:
+        if isinstance(each, type) and issubclass(each, Method):
+            raise UsageError(f"{wanted}; got the class {each.__name__}. Make an instance: {each.__name__}(keep=128)")
+    if not schedule or not all(isinstance(each, Method) for each in schedule):
+        raise UsageError(f"{wanted}; got {shortened(method)}")
+    return schedule
+
+
+def shortened(value: Any) -> str:
+    """Type and value in a line, for messages."""
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
 def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
     """What `method.plans(views)` returned, once it is known to be what `tokens_after` promises.
 
@@ -154,17 +183,22 @@ def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) 
     """
     if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
         found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"
-        raise MethodError(f"{method}: plans() returned {found} for {len(views)} images, expected one Plan for each")
+        raise MethodError(f"{_brief(method)}: plans() returned {found} for {len(views)} images, expected one Plan for each")
     for view, plan in zip(views, plans, strict=True):
         if len(plan) != len(view):
-            raise MethodError(f"{method}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
+            raise MethodError(f"{_brief(method)}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
         budget = method.budget(len(view), view.grid[0])
         if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
             raise MethodError(
-                f"{method}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep exactly "
+                f"{_brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep exactly "
                 "self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
             )
     return list(plans)
+
+
+def _brief(method: Method) -> str:
+    text = str(method)
+    return text if len(text) <= 200 else f"{type(method).__name__}(keep={method.keep!r}, ...)"
 
 
 def ranking(score: Tensor) -> Tensor:
