@@ -69,8 +69,8 @@ class Resume:
         if not single and bool((given[-1] == given[-2]).all()):
             raise InputError(
                 "a picture or video on a compressed cache came with position_ids of text, which is what this model makes of new tokens alone; "
-                "pass the position_ids (kinds, batch, new tokens) that the model's get_rope_index gives for the whole conversation, or all "
-                "input_ids and mm_token_type_ids to generate (transformers 5.23 or newer), or start over without the cache"
+                "call the model with position_ids (kinds, batch, new tokens), the end of what its get_rope_index gives for the whole "
+                "conversation, or start over without the cache"
             )
         expected = self.positions[..., :1]
         early = (given[-len(expected) :] < expected) & self._new

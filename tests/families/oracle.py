@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,12 +73,22 @@ def prompt(case: Case, rows: Sequence[Sequence[int | Piece]], *, padding: str = 
 
 
 def truth(
-    case: Case, model: Any, family: Family, given: Prompt, sequences: Tensor, layer: int, *, trim: bool = True, since: int | None = None
+    case: Case,
+    model: Any,
+    family: Family,
+    given: Prompt,
+    sequences: Tensor,
+    layer: int,
+    *,
+    trim: bool = True,
+    since: int | None = None,
+    made: Mapping[tuple[int, int], Plan] | None = None,
 ) -> Tensor:
     """Logits (b, s, v) of the full model over `sequences`, the prompt and whatever came after it.
 
     Layers from `layer` on see no removed token; tokens from column `since` (by default: behind the prompt) on see none in
-    any layer when `trim`. A merged state stands at its target's place. Positions are the original ones.
+    any layer when `trim`. A merged state stands at its target's place. Positions are the original ones. Each image has the plan
+    that was `made` for it, by row and position, and `sieve`'s where none is given.
     """
     rows, length = sequences.shape
     width = given.inputs["input_ids"].shape[1] if since is None else since
@@ -86,8 +96,8 @@ def truth(
     mask = torch.cat([given.inputs["attention_mask"], torch.ones(rows, extra, dtype=torch.long)], 1)
     removed, plans = torch.zeros(rows, length, dtype=torch.bool), []
     for row, places in enumerate(given.columns):
-        for place in places:
-            plan = sieve(len(place))
+        for position, place in enumerate(places):
+            plan = sieve(len(place)) if made is None else made[row, position]
             removed[row, place[plan.merged]] = removed[row, place[plan.dropped]] = True
             plans.append((row, place, plan))
     order = torch.arange(length)
