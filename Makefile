@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 OUT ?= out
 # Without its 55 dependencies: what it needs for images is the extra `eval`.
 LMMS_EVAL := lmms-eval==0.7.3
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest lint format bench clean
+.PHONY: demo test test-oldest test-newest test-versions lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -19,7 +20,7 @@ demo: $(READY)
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
-test test-oldest: export OMP_NUM_THREADS := 1
+test test-oldest test-newest test-versions: export OMP_NUM_THREADS := 1
 
 test: $(READY)
 	$(BIN)/python $(TESTS)
@@ -33,6 +34,20 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	$(OLDEST)/bin/python $(TESTS)
+
+# The same tests on whatever transformers is newest today, for a scheduled run: here the pinned one is tested.
+test-newest: $(READY)
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > $(NEWEST)/constraints.txt
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --constraint $(NEWEST)/constraints.txt --editable '.[dev]' transformers
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
+	$(NEWEST)/bin/python $(TESTS)
+
+# The core tests on every minor release of transformers that is supported; rewrites docs/versions.md.
+test-versions: $(READY)
+	$(BIN)/python benchmarks/versions.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -74,7 +89,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-versions $(OUT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'

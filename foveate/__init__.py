@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from foveate.view import View
 
 __all__ = [
-    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Handle", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance", "Report",
-    "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
+    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Handle", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance",
+    "Report", "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
 ]  # fmt: skip
 
 # Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.

@@ -55,11 +55,11 @@ def _parts(grid: Grid | Sequence[Grid]) -> Sequence[Grid]:
     parts = [grid] if whole or not isinstance(grid, Sequence) else grid
     for part in parts:
         sizes = tuple(part) if isinstance(part, Sequence) else ()
-        if len(sizes) != 3 or not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        if len(sizes) != 3 or not all(isinstance(size, Integral) and int(size) > 0 for size in sizes):
             raise ValueError(
                 f"{part!r} is not a grid of (frames, rows, columns), each a positive integer; "
                 f"pass one per image, such as [(1, 24, 24)] for a single image"
             )
     if not parts:
         raise ValueError("an image needs at least one grid of (frames, rows, columns); found none")
-    return [cast(Grid, tuple(int(size) for size in part)) for part in parts]
+    return [cast(Grid, tuple(map(int, part))) for part in cast(Sequence[Grid], parts)]

@@ -54,8 +54,8 @@ def check_backbone_call(family: Family, model: nn.Module, backbone: nn.Module, k
     """
     if getattr(backbone, "_is_replica", False):
         raise UnsupportedError(
-            "nn.DataParallel runs copies of the model that share one foveate handle; use DistributedDataParallel, device_map, or one process "
-            "per device"
+            "nn.DataParallel runs copies of the model that share one foveate handle; use DistributedDataParallel, device_map, or one "
+            "process per device"
         )
     packed = _packed(kwargs)
     if packed is not None and _has_images(family, model, input_ids_of(kwargs)):

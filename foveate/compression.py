@@ -57,8 +57,8 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     check_generation(model, {})
     if is_compressed(model, family):
         raise HandleError(
-            f"this {type(model).__name__} already has a foveate handle; call its remove() first (foveate.handle_of(model) finds it), or pass "
-            "a list of methods"
+            f"this {type(model).__name__} already has a foveate handle; call its remove() first (foveate.handle_of(model) finds it), or "
+            "pass a list of methods"
         )
     identify = functools.cache(functools.partial(identity, model))
     for each in schedule:

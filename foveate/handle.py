@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 
 from foveate.arguments import cache_of, named, parameters_of
@@ -77,7 +76,7 @@ class Handle:
 
     @property
     def report(self) -> Report:
-        """What the last prefill did: this thread's, or any thread's where this one ran none. Empty before the first and after text alone."""
+        """What the last prefill did, of this thread or, where that ran none, of any. Empty before the first and after text alone."""
         own = self._passes.own.report
         return self._latest if own is None else own
 
@@ -118,8 +117,8 @@ class Handle:
     def _refuse_change(self, name: str, value: Any) -> NoReturn:
         methods = ", ".join(str(method) for method in self._cuts.values())
         raise AttributeError(
-            f"a handle cannot be changed ({name} = {value!r}); call remove(), then foveate.compress(model, method) with another method than "
-            f"{methods}"
+            f"a handle cannot be changed ({name} = {value!r}); call remove(), then foveate.compress(model, method) with another method "
+            f"than {methods}"
         )
 
     def _attach(self) -> list[Any]:

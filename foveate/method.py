@@ -130,9 +130,13 @@ class Method:
         """
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
-            raise MethodError(f"{_brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view")
+            raise MethodError(
+                f"{_brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view"
+            )
         if bool(score.isnan().any()):
-            raise MethodError(f"{_brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked")
+            raise MethodError(
+                f"{_brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked"
+            )
         return score
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
@@ -190,8 +194,8 @@ def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) 
         budget = method.budget(len(view), view.grid[0])
         if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
             raise MethodError(
-                f"{_brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep exactly "
-                "self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
+                f"{_brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "
+                "exactly self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
             )
     return list(plans)
 

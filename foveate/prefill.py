@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +19,8 @@ from foveate.invariants import check_argument, check_called, check_length, check
 from foveate.method import Method, checked_plans
 from foveate.plan import Plan
 from foveate.readings import ATTENTION, Readings
-from foveate.report import ImageReport, Report, Stage
-from foveate.view import View
+from foveate.report import Report
+from foveate.tracking import TrackedImage, last_tokens, next_positions, question_tokens, text_behind, track, twin_rows
 
 __all__ = ["Prefill", "causal_mask"]
 
@@ -51,52 +49,6 @@ def causal_mask(config: Any, states: Tensor, columns: Tensor | None, past: int) 
         columns: (b, past + q) bool, false where a key is padding; `None` when none is.
     """
     return create_causal_mask(config, states, columns, _Sizes(past))
-
-
-@dataclass
-class _Image:
-    """One image on its way through the cuts. `slots` are its tokens' places in the row's present sequence."""
-
-    row: int
-    position: int
-    tokens: ImageTokens
-    fingerprint: int
-    text_behind: int
-    slots: Tensor
-    plan: Plan
-    fixed: Mapping[str, Tensor]
-    stages: tuple[Stage, ...] = ()
-
-    def view(self, states: Tensor, signals: Mapping[str, Tensor], question: Mapping[str, Tensor], needs: frozenset[str]) -> View:
-        """What the method sees.
-
-        Args:
-            states: (b, n, d).
-            signals: (b, n, ...) each, one entry per place of the present sequence.
-            question: (q or heads, n) and (q, d), of this image's row.
-            needs: names of the signals that the method reads.
-        """
-        slots, kept = self.slots.to(states.device), self.plan.kept.to(states.device)
-        own = {name: value[self.row].index_select(0, slots) for name, value in signals.items()}
-        own |= {name: value.to(states.device).index_select(0, kept) for name, value in self.fixed.items()}
-        own |= {name: value.index_select(1, slots) if name in ATTENTION else value for name, value in question.items()}
-        return View(
-            states=states[self.row].index_select(0, slots),
-            grid=self.tokens.grid,
-            index=None if self.plan.is_identity else kept,
-            fingerprint=self.fingerprint,
-            parts=self.tokens.parts,
-            kind=self.tokens.kind,
-            text_behind=self.text_behind,
-            **{name: value for name, value in own.items() if name in needs},
-        )
-
-    def advance(self, plan: Plan, slots: Tensor, method: Method) -> None:
-        self.plan, self.slots = self.plan.then(plan), slots
-        self.stages = (*self.stages, Stage(str(method), method.layer, plan))
-
-    def report(self) -> ImageReport:
-        return ImageReport(self.row, self.position, self.tokens.grid, self.plan, self.stages, self.tokens.parts, self.tokens.kind)
 
 
 class Prefill:
@@ -153,15 +105,15 @@ class Prefill:
         self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
         self.columns = torch.arange(self.tokens).expand(self.batch, -1)
         placeholders = torch.tensor(list(family.placeholders(model).values()))
-        behind = _text_behind(images, torch.isin(input_ids, placeholders), self.valid)
-        self.images = _images(images, fixed, input_ids, self.valid, behind.sum(1).tolist())
+        behind = text_behind(images, torch.isin(input_ids, placeholders), self.valid)
+        self.images = track(images, fixed, input_ids, self.valid, behind.sum(1).tolist())
         self.injection = injection
-        self.twins = _twins(input_ids, embeddings, self.valid)
+        self.twins = twin_rows(input_ids, embeddings, self.valid)
         self.segments: list[tuple[int, Tensor]] = [(0, self.valid)]
         self.short: dict[str, Any] = {}
         self.masks: dict[int | None, Any] = {}
-        self.next_position = _next_position(position_ids, self.valid, self.past)
-        self.readings = Readings(family, self.layers, cuts, _question(behind, self.valid))
+        self.next_position = next_positions(position_ids, self.valid, self.past)
+        self.readings = Readings(family, self.layers, cuts, question_tokens(behind, self.valid))
         self.seconds = spent
         self._check(input_ids, asked)
 
@@ -234,12 +186,13 @@ class Prefill:
             if count < len(image.plan) or not all(method.exact for method in self.cuts.values()):
                 self._check_columns(image, asked)
 
-    def _check_columns(self, image: _Image, asked: Sequence[int] | None) -> None:
+    def _check_columns(self, image: TrackedImage, asked: Sequence[int] | None) -> None:
         """Refuse an image whose tokens the caller predicts from, because they may leave."""
-        if int(_last(self.valid)[image.row]) in image.tokens.columns:
+        if int(last_tokens(self.valid)[image.row]) in image.tokens.columns:
             raise InputError(
-                f"the prompt of row {image.row} ends with a visual token, which may leave, and the next token would be predicted from it; put "
-                "at least one token of text after the picture (chat templates do, with add_generation_prompt=True), or keep all with keep=1.0"
+                f"the prompt of row {image.row} ends with a visual token, which may leave, and the next token would be predicted from it; "
+                "put at least one token of text after the picture (chat templates do, with add_generation_prompt=True), or keep all with "
+                "keep=1.0"
             )
         wanted = set(image.tokens.columns.tolist()) & set(asked or ())
         if wanted:
@@ -331,66 +284,6 @@ class Prefill:
         return CutState(columns, self.next_position.to(device), self.past + self.tokens, segment)
 
 
-def _last(valid: Tensor) -> Tensor:
-    """Each row's last real token (b,), of `valid` (b, s)."""
-    return (valid * torch.arange(1, valid.shape[1] + 1)).argmax(1)
-
-
-def _next_position(position_ids: Tensor | None, valid: Tensor, past: int) -> Tensor:
-    """The position (..., b) that follows each row's last real token, from the decoder's position_ids (..., 1 or b, s)."""
-    last = _last(valid)
-    if position_ids is None:
-        return last + 1 + past
-    whole = position_ids.cpu().expand(*position_ids.shape[:-2], valid.shape[0], -1)
-    return whole[..., torch.arange(valid.shape[0]), last] + 1
-
-
-def _images(
-    images: Sequence[Sequence[ImageTokens]],
-    fixed: Sequence[Sequence[Mapping[str, Tensor]]],
-    input_ids: Tensor,
-    valid: Tensor,
-    text_behind: Sequence[int],
-) -> list[_Image]:
-    found = []
-    for row, (tokens, signals, ids) in enumerate(zip(images, fixed, input_ids, strict=True)):
-        prompt = ids[valid[row]].numpy().tobytes()
-        for position, (image, own) in enumerate(zip(tokens, signals, strict=True)):
-            fingerprint = zlib.crc32(prompt, position)
-            whole = Plan.identity(image.columns.numel())
-            found.append(_Image(row, position, image, fingerprint, text_behind[row], image.columns, whole, own))
-    return found
-
-
-def _text_behind(images: Sequence[Sequence[ImageTokens]], placeholders: Tensor, valid: Tensor) -> Tensor:
-    """The real text (b, s) behind the row's last visual token."""
-    order = torch.arange(valid.shape[1])
-    last = torch.tensor([max((int(image.columns[-1]) for image in row), default=valid.shape[1]) for row in images])
-    return valid & ~placeholders & (order > last[:, None])
-
-
-def _question(text_behind: Tensor, valid: Tensor) -> Tensor:
-    """The question tokens (b, s): the text behind the row's last visual token, and its last token in any case."""
-    asked = text_behind.clone()
-    asked[torch.arange(len(asked)), _last(valid)] = True
-    return asked
-
-
-def _twins(input_ids: Tensor, embeddings: Tensor, valid: Tensor) -> list[int]:
-    """For each row the first row that is the same sample: beams and returned sequences of one sample share one plan."""
-    twins: list[int] = []
-    for row in range(len(input_ids)):
-        same = (
-            other
-            for other in sorted(set(twins))
-            if torch.equal(valid[row], valid[other])
-            and torch.equal(input_ids[row][valid[row]], input_ids[other][valid[other]])
-            and torch.equal(embeddings[row], embeddings[other])
-        )
-        twins.append(next(same, row))
-    return twins
-
-
 def _take(tensor: Tensor, where: Tensor) -> Tensor:
     """Rows `where` (b, k) of a tensor (..., 1 or b, n, d), along its second-last dimension and on its device."""
     where = where.to(tensor.device)
@@ -398,4 +291,3 @@ def _take(tensor: Tensor, where: Tensor) -> Tensor:
         return tensor.index_select(-2, where[0])
     whole = tensor.expand(*tensor.shape[:-3], where.shape[0], -1, -1)
     return whole.gather(-2, where[..., None].expand(*whole.shape[:-2], -1, whole.shape[-1]))
-

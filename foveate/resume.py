@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -68,8 +67,8 @@ class Resume:
             return
         if not single and bool((given[-1] == given[-2]).all()):
             raise InputError(
-                "a picture or video on a compressed cache came with position_ids of text, which is what this model makes of new tokens alone; "
-                "call the model with position_ids (kinds, batch, new tokens), the end of what its get_rope_index gives for the whole "
+                "a picture or video on a compressed cache came with position_ids of text, which is what this model makes of new tokens "
+                "alone; call it with position_ids (kinds, batch, new tokens), the end of what its get_rope_index gives for the whole "
                 "conversation, or start over without the cache"
             )
         expected = self.positions[..., :1]

@@ -70,7 +70,8 @@ def test_a_step_whose_cache_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("kept", "match"), [((0, 1, 3), "layer 3 was called where layer 2 was due"), ((0, 1, 2, 2, 3), "layer 2 was called where layer 3 was due")]
+    ("kept", "match"),
+    [((0, 1, 3), "layer 3 was called where layer 2 was due"), ((0, 1, 2, 2, 3), "layer 2 was called where layer 3 was due")],
 )
 def test_layers_that_are_skipped_or_called_again(kept: tuple[int, ...], match: str) -> None:
     model = tiny_llava()
@@ -148,14 +149,18 @@ def test_the_invariants_wait_for_no_tensor() -> None:
         invariants.check_mask(0, mask, 8)
 
 
+def compress_three_times(model: Any) -> None:
+    for _ in range(3):
+        foveate.compress(model, FastV(keep=4)).remove()
+
+
 @pytest.mark.parametrize("installed", ["5.15.9", "5.24.1", "5.25.0", "6.0.0.dev0"])
 def test_one_warning_outside_the_tested_range(installed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "installed", lambda: installed)
     versions.warn_if_untested.cache_clear()
     model = tiny_llava()
     with pytest.warns(UntestedVersionWarning, match=rf"{installed}.*{versions.OLDEST} to {versions.NEWEST}") as caught:
-        for _ in range(3):
-            foveate.compress(model, FastV(keep=4)).remove()
+        compress_three_times(model)
     assert len([each for each in caught if each.category is UntestedVersionWarning]) == 1
     assert caught[0].filename == __file__
     versions.warn_if_untested.cache_clear()

@@ -56,7 +56,10 @@ def test_numpy_integers_are_integers_everywhere(number: Any) -> None:
         assert method == plain
         assert str(method) == str(plain)
         assert all(not isinstance(value, np.generic) for value in vars(method).values())
-    assert foveate.tokens_after(Pool(keep=number(4)), [(number(1), number(4), number(4)), [(number(1), number(2), number(2))] * 2]) == [4, 4]
+    assert foveate.tokens_after(Pool(keep=number(4)), [(number(1), number(4), number(4)), [(number(1), number(2), number(2))] * 2]) == [
+        4,
+        4,
+    ]
     with foveate.compress(MODEL, Random(keep=number(4), layer=number(1))) as handle, torch.no_grad():
         MODEL(**batch([prompt(3, "image", 5)]))
     assert handle.report.tokens_after == 4

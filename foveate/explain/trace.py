@@ -65,7 +65,7 @@ def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> It
     calls: list[Call] = []
     stand_ins = [StandIns(layer) for layer in layers]
     try:
-        for layer, attention, stand_in in zip(layers, attentions, stand_ins, strict=True):
+        for attention, stand_in in zip(attentions, stand_ins, strict=True):
             stand_in.put("forward", functools.partial(_record, calls, attention, threading.get_ident()))
         yield calls
     finally:

@@ -34,7 +34,7 @@ _LOCK = threading.Lock()
 class Probe:
     """Reads queries and keys of one attention module until it is detached. Subclasses say what to keep of them.
 
-    It reads the calls of the thread that made it. Other threads may run the same module at the same time, under probes of their own or none.
+    It reads the calls of the thread that made it. Other threads may run the same module meanwhile, under probes of their own or none.
 
     Args:
         module: a transformers attention module, one that looks its kernel up by `module.config`.
@@ -49,12 +49,13 @@ class Probe:
         self._thread = threading.get_ident()
         with _LOCK:
             self._original = _own_config(self._module)
-            if self._module.config is self._original:
-                config: Any = copy.copy(self._original)
+            config: Any = self._module.config
+            if config is self._original:
+                config = copy.copy(self._original)
                 config._attn_implementation_internal = _NAME
                 config.foveate_original, config.foveate_probes = self._original, {}
                 self._module.config = config
-            self._module.config.foveate_probes[self._thread] = self
+            config.foveate_probes[self._thread] = self
 
     def detach(self) -> None:
         """Stop reading, and give the module its own configuration back once nobody reads it; safe to call twice."""

@@ -61,7 +61,9 @@ def test_a_score_that_cannot_be_ranked(give: Callable[[View], Any], match: str) 
         run(Scored(keep=4, give=give))
 
 
-@pytest.mark.parametrize("give", [lambda view: -torch.arange(16.0) * torch.inf, lambda view: torch.arange(16), lambda view: torch.ones(16) > 0])
+@pytest.mark.parametrize(
+    "give", [lambda view: -torch.arange(16.0) * torch.inf, lambda view: torch.arange(16), lambda view: torch.ones(16) > 0]
+)
 def test_a_score_that_can(give: Callable[[View], Any]) -> None:
     score = give(None)
     if score.is_floating_point():
