@@ -23,7 +23,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from foveate.errors import RecordError
 
 __all__ = [
-    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "check_regular", "read_bytes", "read_tensors", "read_text",
+    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "check_regular", "read_bytes", "read_tensors",
+    "read_text", "shown",
 ]  # fmt: skip
 
 LIMIT = 64 * 2**20
@@ -108,7 +109,7 @@ class Form(Generic[_T]):
         try:
             text = _decoded(text)
             raw = _plain(text)
-        except _Fault as fault:
+        except _FaultError as fault:
             raise self.refusal(where, str(fault)) from fault.__cause__
         return self.narrow(Document(raw, None, text, where))
 
@@ -133,7 +134,7 @@ class Form(Generic[_T]):
         try:
             self._check_head(document.raw)
             value: _T = _adapter(self.schema).validate_json(document.text, strict=True)
-        except _Fault as fault:
+        except _FaultError as fault:
             raise self.refusal(document.where, str(fault)) from None
         except ValidationError as error:
             raise self.refusal(document.where, _first(error)) from error
@@ -147,10 +148,10 @@ class Form(Generic[_T]):
         for name, wanted in self.head.items():
             found = raw.get(name) if isinstance(raw, dict) else None
             if type(found) is not type(wanted) or found != wanted:
-                raise _Fault(f"it has {name} {_short.repr(found)}; this version of foveate reads {name} {wanted!r}")
+                raise _FaultError(f"it has {name} {_short.repr(found)}; this version of foveate reads {name} {wanted!r}")
 
 
-class _Fault(ValueError):
+class _FaultError(ValueError):
     """What is wrong with a text, for `Form` to say of which file."""
 
 
@@ -203,7 +204,7 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
     """
     try:
         return _decoded(read_bytes(path, limit))
-    except _Fault as fault:
+    except _FaultError as fault:
         raise RecordError(f"{shown(path)} cannot be read: {fault}") from fault.__cause__
 
 
@@ -250,13 +251,13 @@ def _decoded(text: str | bytes) -> str:
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _Fault(f"it is not JSON, because it is not text in UTF-8 (byte {error.start})") from error
+        raise _FaultError(f"it is not JSON, because it is not text in UTF-8 (byte {error.start})") from error
 
 
 def _plain(text: str) -> Any:
     """The values of a JSON text without anything that programs read differently."""
     if _depth(text) > DEPTH:
-        raise _Fault(f"it nests lists and objects more than {DEPTH} levels deep")
+        raise _FaultError(f"it nests lists and objects more than {DEPTH} levels deep")
     repeated: list[tuple[dict[str, Any], str]] = []
     infinite = False
 
@@ -276,14 +277,14 @@ def _plain(text: str) -> Any:
     try:
         raw = json.loads(text, object_pairs_hook=entries, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
-        raise _Fault(f"it is not JSON ({error})") from error
+        raise _FaultError(f"it is not JSON ({error})") from error
     if repeated:
         twice = {id(made): name for made, name in repeated}
         place = next((f"{_key(at)} has" for at, value in _walk(raw) if id(value) in twice and at), "it has")
-        raise _Fault(f"{place} the key {_short.repr(repeated[-1][1])} twice")
+        raise _FaultError(f"{place} the key {_short.repr(repeated[-1][1])} twice")
     if infinite:
         place = next(_key(at) for at, value in _walk(raw) if isinstance(value, float) and not math.isfinite(value))
-        raise _Fault(f"{place or 'it'} should be a finite number")
+        raise _FaultError(f"{place or 'it'} should be a finite number")
     return raw
 
 

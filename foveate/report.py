@@ -33,10 +33,10 @@ class Stage:
         Raises:
             RecordError: if `data` is none; the message names the key.
         """
-        return cls._of(STAGE.of(data, "the stage").value, "the stage", "")
+        return cls._made(STAGE.of(data, "the stage").value, "the stage", "")
 
     @classmethod
-    def _of(cls, found: StageRecord, where: str, key: str) -> Stage:
+    def _made(cls, found: StageRecord, where: str, key: str) -> Stage:
         return cls(found.method, found.layer, _plan(found.plan, where, f"{key}plan"))
 
 
@@ -94,12 +94,12 @@ class ImageReport:
         Raises:
             RecordError: if `data` is none, or its grid, parts, plan and stages contradict each other; the message names the key.
         """
-        return cls._of(IMAGE.of(data, "the report of an image").value, "the report of an image", "")
+        return cls._made(IMAGE.of(data, "the report of an image").value, "the report of an image", "")
 
     @classmethod
-    def _of(cls, found: ImageRecord, where: str, key: str) -> ImageReport:
+    def _made(cls, found: ImageRecord, where: str, key: str) -> ImageReport:
         plan = _plan(found.plan, where, f"{key}plan")
-        stages = tuple(Stage._of(stage, where, f"{key}stages[{number}].") for number, stage in enumerate(found.stages))
+        stages = tuple(Stage._made(stage, where, f"{key}stages[{number}].") for number, stage in enumerate(found.stages))
         image = cls(found.row, found.position, found.grid, plan, stages, found.parts, found.kind)
         problem = image._contradiction()
         if problem:
@@ -114,12 +114,13 @@ class ImageReport:
         if sum(math.prod(part) for part in self.parts) != total:
             return f"parts have {sum(math.prod(part) for part in self.parts)} cells, but plan is for {total} tokens"
         composed = Plan.identity(total)
+        before = -1
         for number, stage in enumerate(self.stages):
-            if number and stage.layer <= self.stages[number - 1].layer:
-                return f"stages[{number}].layer should be above {self.stages[number - 1].layer}, the layer of the stage before, not {stage.layer}"
+            if stage.layer <= before:
+                return f"stages[{number}].layer should be above {before}, the layer of the stage before it, not {stage.layer}"
             if len(stage.plan) != composed.tokens_after:
                 return f"stages[{number}].plan is for {len(stage.plan)} tokens, but {composed.tokens_after} are left before it"
-            composed = composed.then(stage.plan)
+            composed, before = composed.then(stage.plan), stage.layer
         if self.stages and composed != self.plan:
             return "plan is not what the stages make together"
         return None
@@ -193,7 +194,7 @@ class Report:
         Raises:
             RecordError: if `data` is not a report of a format that this version reads, or contradicts itself; the message names the key.
         """
-        return cls._of(REPORT.of(data, "this dictionary").value, "this dictionary")
+        return cls._made(REPORT.of(data, "this dictionary").value, "this dictionary")
 
     @classmethod
     def from_json(cls, text: str) -> Report:
@@ -202,7 +203,7 @@ class Report:
         Raises:
             RecordError: as `from_dict`, or `text` is no JSON.
         """
-        return cls._of(REPORT.parse(text, "this text").value, "this text")
+        return cls._made(REPORT.parse(text, "this text").value, "this text")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -212,11 +213,11 @@ class Report:
             RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or larger than a report can be.
         """
         document = REPORT.read(path)
-        return cls._of(document.value, document.where)
+        return cls._made(document.value, document.where)
 
     @classmethod
-    def _of(cls, found: ReportRecord, where: str) -> Report:
-        images = tuple(ImageReport._of(image, where, f"images[{number}].") for number, image in enumerate(found.images))
+    def _made(cls, found: ReportRecord, where: str) -> Report:
+        images = tuple(ImageReport._made(image, where, f"images[{number}].") for number, image in enumerate(found.images))
         rows = found.columns
         uneven = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
         if uneven is not None:

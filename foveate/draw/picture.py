@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -93,18 +92,9 @@ def read_report(path: str | Path) -> Report:
     """Read a report from its JSON file.
 
     Raises:
-        InputError: if there is no such file or it is no report.
+        RecordError: if there is no such file or it is no report; the message names the key.
     """
-    try:
-        return Report.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"no such report file: {path}") from error
-    except OSError as error:
-        raise InputError(f"cannot read the report {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or JSON of another shape
-        not_json = isinstance(error, UnicodeDecodeError | json.JSONDecodeError)
-        detail = "it is not JSON" if not_json else f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is not a foveate report ({detail}); save one with Report.save or --report") from error
+    return Report.load(path)
 
 
 def _entry(report: Report, index: int) -> ImageReport:
