@@ -301,7 +301,8 @@ class _Run:
             self.compressor.load_state_dict(content["network"])
             self.optimiser.load_state_dict(content["optimiser"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of another shape
-            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({error}); {_FORM.remedy}") from error
+            reason = str(error).partition("\n")[0]
+            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_FORM.remedy}") from error
         self.state = kept.state
 
     def _fingerprint(self) -> dict[str, Any]:
