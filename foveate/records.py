@@ -208,20 +208,24 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
         raise RecordError(f"{shown(path)} cannot be read: {fault}") from fault.__cause__
 
 
-def read_tensors(path: str | Path) -> Any:
+def read_tensors(path: str | Path, *, mmap: bool = False) -> Any:
     """What `torch.save` wrote, on the CPU: tensors and plain values, nothing that could run code.
 
+    Args:
+        path: of the file.
+        mmap: leave tensors in the file until they are used.
+
     Raises:
-        RecordError: it cannot be read, or is damaged.
+        RecordError: it cannot be read, is damaged, or holds more than that.
     """
     import torch
 
     check_regular(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged pickles end in errors of any kind
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise RecordError(f"{shown(path)} is damaged: torch cannot load it ({reason})") from error
+        raise RecordError(f"{shown(path)} is damaged, or holds more than tensors and could run code: {reason}") from error
 
 
 def shown(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from foveate.draw.cells import PINK, UNSEEN, Canvas, faded, paint, shade_for
+from foveate.draw.cells import PINK, UNSEEN, Canvas, check_size, faded, paint, shade_for
 from foveate.draw.geometry import Crop, seen_box
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
@@ -73,6 +73,7 @@ def kept(
     # Models that show a picture as several crops squeeze it into their shape.
     crop = None if crop == "auto" and len(entry.parts) > 1 else crop
     canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    check_size([canvases[number] for number in shown], len(steps))
     shade = shade_for(panes[0].picture, canvases[0].box)
 
     def tile(step: Panel, number: int) -> Tile:
@@ -109,6 +110,8 @@ def _joined(report: Report, entry: ImageReport, frames: int) -> ImageReport:
     """All images of the entry's row as one video of `frames` frames, if that is what they are."""
     row = [image for image in report.images if image.row == entry.row]
     if frames < 2 or len(row) != frames or any(image.grid != entry.grid or image.grid[0] != 1 for image in row):
+        return entry
+    if any(len(image.stages) != len(entry.stages) for image in row):
         return entry
     grid = (frames, *entry.grid[1:])
     steps = zip(*(image.stages for image in row), strict=True)

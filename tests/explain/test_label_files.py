@@ -141,7 +141,12 @@ def test_what_does_not_matter_is_no_difference() -> None:
 def test_what_are_no_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no labels"):
         read_info(tmp_path)
-    for text, named in [("{", "not JSON"), ("[]", "has format None"), ('{"format": 99}', "has format 99"), ('{"format": 1}', "model is missing")]:
+    for text, named in [
+        ("{", "not JSON"),
+        ("[]", "has format None"),
+        ('{"format": 99}', "has format 99"),
+        ('{"format": 1}', "model is missing"),
+    ]:
         (tmp_path / "labels.json").write_text(text)
         with pytest.raises(InputError, match=named):
             read_info(tmp_path)
