@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from foveate.errors import RecordError
 
 __all__ = [
-    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "check_regular", "read_bytes", "read_tensors",
+    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "brief", "check_regular", "read_bytes", "read_tensors",
     "read_text", "shown",
 ]  # fmt: skip
 
@@ -226,6 +226,11 @@ def read_tensors(path: str | Path, *, mmap: bool = False) -> Any:
     except Exception as error:  # damaged pickles end in errors of any kind
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise RecordError(f"{shown(path)} is damaged, or holds more than tensors and could run code: {reason}") from error
+
+
+def brief(value: Any) -> str:
+    """A value from a file for a message: its `repr`, cut short where it is long."""
+    return _short.repr(value)
 
 
 def shown(path: str | Path) -> str:

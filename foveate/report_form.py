@@ -42,7 +42,7 @@ class ImageRecord:
     grid: Grid
     plan: _Target
     stages: Annotated[list[StageRecord], FailFast(), Field(max_length=_STAGES)]
-    parts: Annotated[tuple[Grid, ...], FailFast(), Field(max_length=GRID_CELLS)] = ()
+    parts: Annotated[tuple[Grid, ...], FailFast(), Field(min_length=1, max_length=GRID_CELLS)] = ()
     kind: Literal["image", "video"] = "image"
 
 

@@ -30,7 +30,7 @@ from foveate.demo.muon import fast_bfloat16
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES
 from foveate.demo.tower import Taught, TowerPhase
-from foveate.records import Form, read_text
+from foveate.records import Form, brief, read_text
 
 SLOWER = 0.5  # share of the learning rates for a model that has learned before
 
@@ -200,16 +200,25 @@ def export(shape: Shape, model: Any, folder: Path) -> None:
     shape.processor().save_pretrained(folder)
 
 
+def recipe_of(out: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        RecordError: there is none, or it is damaged; the message names the key.
+    """
+    found = _FORM.read(out / "recipe.json")
+    if found.value.shape not in SHAPES:
+        raise _FORM.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {brief(found.value.shape)}")
+    return found.value
+
+
 def export_checkpoint(out: Path) -> Path:
     """Write the weights that the checkpoints of a run hold now, while it goes on, and return their folder.
 
     Raises:
         RecordError: the run has no checkpoint of the decoder yet, or its files are damaged.
     """
-    found = _FORM.read(out / "recipe.json")
-    recipe = found.value
-    if recipe.shape not in SHAPES:
-        raise _FORM.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {recipe.shape!r}")
+    recipe = recipe_of(out)
     shape, model = SHAPES[recipe.shape], _fresh(recipe)
     for learner, name in ((Taught(shape, shape.tower(model)), "tower"), (Speaker(shape, model), "decoder")):
         path = out / f"{name}.pt"

@@ -141,7 +141,7 @@ class ConvCompressor(nn.Module):
             _check_shapes(config, tensors)
             compressor = cls(config, settings.model, settings.labels, settings.training)
             compressor.network.load_state_dict(tensors)
-        except (OptionError, RecordError, RuntimeError, SafetensorError) as error:
+        except (CompressorError, OptionError, RecordError, RuntimeError, SafetensorError) as error:
             raise CompressorError(f"{settings_file} and {WEIGHTS} make no compressor: {error}") from error
         return compressor.eval()
 

@@ -21,7 +21,7 @@ from foveate.explain.measures import Quality, divergence, quality, target
 from foveate.explain.network import CompressorConfig
 from foveate.explain.training_data import Labelled, Labels
 from foveate.files import whole
-from foveate.records import Count, Form, Number, read_tensors
+from foveate.records import Count, Form, Number, brief, read_tensors
 
 __all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
 
@@ -136,14 +136,26 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
     """What a checkpoint holds that is no tensor."""
 
     run: dict[str, Any]
     state: _State
 
 
-_FORM: Form[_Kept] = Form("a checkpoint of foveate train", _Kept, remedy="remove the folder, or name another")
+_FORM: Form[Kept] = Form("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+
+
+def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
+    """How far a run came, and all that its checkpoint holds.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict):
+        raise _FORM.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
+    return _FORM.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
 
 
 def train(
@@ -290,11 +302,9 @@ class _Run:
         path = self.out / CHECKPOINT
         if not path.is_file():
             return
-        content = read_tensors(path)
-        plain = {name: content.get(name) for name in ("run", "state")} if isinstance(content, dict) else content
-        kept = _FORM.of(plain, str(path)).value
+        kept, content = kept_in(path)
         now = self._fingerprint()
-        differing = [f"{name} {now[name]} instead of {kept.run.get(name)}" for name in now if now[name] != kept.run.get(name)]
+        differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
         if differing:
             raise InputError(f"{self.out} holds a run with another recipe or other labels ({'; '.join(differing)}); name another folder")
         try:

@@ -13,6 +13,7 @@ from foveate.files import write_whole
 from foveate.measure.asking import Reply
 from foveate.measure.harness import Outcome
 from foveate.measure.result_forms import CELL, SETTINGS, digest
+from foveate.records import brief
 
 __all__ = ["BLIND", "FULL", "RunFolder", "Setting", "cell_of", "write_json"]
 
@@ -60,9 +61,9 @@ class RunFolder:
 
     def _compare(self, before: Mapping[str, Any]) -> None:
         changed = [
-            f"{name} was {before.get(name)!r} and is {self._settings.get(name)!r}"
+            f"{name} was {brief(before.get(name))} and is {brief(self._settings.get(name))}"
             for name in {**before, **self._settings}
-            if before.get(name) != self._settings.get(name)
+            if json.dumps(before.get(name)) != json.dumps(self._settings.get(name))
         ]
         if changed:
             raise InputError(

@@ -5,6 +5,7 @@ This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): acc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ class Cells:
         path = folder / self._SETTINGS
         if path.exists():
             before = SETTINGS.read(path).raw
-            changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+            changed = [name for name in {**before, **settings} if json.dumps(before.get(name)) != json.dumps(settings.get(name))]
             if changed:
                 raise InputError(
                     f"{folder} holds an analysis with another {', another '.join(sorted(changed))}; "
