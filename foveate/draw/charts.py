@@ -52,7 +52,7 @@ def against_tokens(lines: Lines, full: Point | None, blind: float | None, title:
     with look():
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
-        axes.set_ylabel(unit)
+        axes.set_ylabel(shortened(unit, LONGEST_NAME))
         tokens_panel(axes, lines, full, blind, title)
     return figure
 
@@ -108,7 +108,7 @@ def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
             )
             _bars(axes, ordered, chosen.colour)
             labels.append(Label(ordered[-1].x, ordered[-1].y, chosen.name, chosen.colour))
-        axes.set(title=shortened(title, LONGEST_NAME), xlabel="prefill, ms", ylabel=unit)
+        axes.set(title=shortened(title, LONGEST_NAME), xlabel="prefill, ms", ylabel=shortened(unit, LONGEST_NAME))
         axes.margins(x=0.1, y=0.12)
         name_lines(axes, labels)
     return figure

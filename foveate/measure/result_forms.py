@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from foveate.records import Amount, Count, Form, Number, Seconds, Size
+from foveate.records import Amount, Count, Form, Number, Seconds, Size, brief
 
 __all__ = [
     "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "SETTINGS", "Facts",
@@ -236,7 +236,9 @@ class _Analysis:
             name = f"{entry.source} {entry.layer} {entry.measure}"
             without = next((cell for cell in (self.full, *self.cells) if name not in cell.information), None)
             if without is not None:
-                raise ValueError(f"cells: {without.method} at {without.keep} has no information {name!r}, of which there is a correlation")
+                raise ValueError(
+                    f"cells: {brief(without.method)} at {without.keep} has no information {brief(name)}, of which there is a correlation"
+                )
         budgets: dict[str, set[int]] = {}
         for cell in self.cells:
             budgets.setdefault(cell.method, set()).add(cell.keep)
@@ -255,7 +257,9 @@ class _AnalysedCell:
     def __post_init__(self) -> None:
         for name, values in self.information.items():
             if len(values) != len(self.right):
-                raise ValueError(f"information[{name!r}] should have a number for each of {len(self.right)} questions, not {len(values)}")
+                raise ValueError(
+                    f"information[{brief(name)}] should have a number for each of {len(self.right)} questions, not {len(values)}"
+                )
 
 
 SETTINGS: Form[dict[str, Any]] = Form("the settings of a run", dict[str, Any], remedy="name another folder")

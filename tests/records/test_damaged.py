@@ -22,9 +22,9 @@ KINDS = (
     "training_state", "demo_checkpoint", "demo_recipe", "demo_figures", "demo_log", "added_tokens",
 )  # fmt: skip
 VALUES = (
-    "null", "true", "false", "0", "1", "-1", "2", "1.5", "-0.0", "1e300", "1e-300", "1e999", "NaN", "-Infinity", "9" * 30, "9" * 5000,
-    "1e5", '""', '"x"', '"<b>"', '"\\ud800"', '"\\u0000"', '"' + "a" * 3000 + '"', "[]", "{}", "[[]]", '{"a": 1}', "[0]", "[-1, 0, 1]",
-    "[null]", "[" * 70 + "]" * 70, "[" * 100_000, '{"a": 1, "a": 2}', "",
+    "null", "true", "false", "0", "1", "-1", "2", "1.5", "-0.0", "1e300", "1e-300", "1e999", "NaN", "-Infinity", "9" * 30,
+    "9" * 5000, "1e5", '""', '"x"', '"<b>"', '"\\ud800"', '"\\u0000"', '"' + "a" * 3000 + '"', "[]", "{}", "[[]]", '{"a": 1}', "[0]",
+    "[-1, 0, 1]", "[null]", "[" * 70 + "]" * 70, "[" * 100_000, '{"a": 1, "a": 2}', "",
 )  # fmt: skip
 """What one value becomes, as it stands in the file."""
 CHANGES = ("drop", "rename", "double", "repeat key", "cut off", *VALUES)
@@ -110,7 +110,7 @@ def test_every_kind_is_there_and_reads_as_it_is(made: dict[str, Record]) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(derandomize=True, deadline=None, database=None, max_examples=150)
+@settings(derandomize=True, deadline=None, database=None, max_examples=80)
 @given(place=st.integers(0, 2**20), change=st.sampled_from(CHANGES))
 def test_a_file_that_was_changed_in_one_place_is_read_or_refused(made: dict[str, Record], kind: str, place: int, change: str) -> None:
     check(made[kind], changed(made[kind].text, place, change))
