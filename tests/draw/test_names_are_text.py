@@ -36,9 +36,10 @@ from foveate.plan import Plan
 from foveate.report import ImageReport, Report, Stage
 
 NAMES = (
-    "<b>x</b>", 'a"b', "a\\b", "\\g<0>", "$x$", "[/bold]", "_under", "</svg>", "<!-- a", "mean", "\x1b[31mb", "", "\u05e9\u05dc\u05d5\u05dd",
-    "a" * 500, "[bold]", ":smile:", "a'b", "\\1", "$\\frac{1}{2}$", "a&amp;b", "]]>", "{{ 7 * 7 }}", "%s {0}", "a|b", "radar0", "a b/c#d",
-    "\u202eabc", "a\nb",
+    "<b>x</b>", 'a"b', "a\\b", "\\g<0>", "$x$", "[/bold]", "_under", "</svg>", "<!-- a", "mean", "\x1b[31mb", "",
+    "\u05e9\u05dc\u05d5\u05dd", "a" * 500,
+    "[bold]", ":smile:", "a'b", "\\1", "$\\frac{1}{2}$", "a&amp;b", "]]>", "{{ 7 * 7 }}", "%s {0}", "a|b",
+    "radar0", "a b/c#d", "\u202eabc", "a\nb",
 )  # fmt: skip
 PAGED = NAMES[:14]
 PLAIN = tuple(f"plain{number}" for number in range(len(PAGED)))
