@@ -130,4 +130,5 @@ def test_a_pipe_in_the_place_of_a_file_is_not_opened(made: dict[str, Record], ki
         record.path.unlink()
         record.write(record.text)
     assert str(record.path) not in map(str, opened)
-    assert refused is not None or not agrees({"read": found}, {"read": json.loads(record.text)}) or kind in ("run", "added_tokens")
+    # A tokenizer without a list of added tokens is none that was damaged.
+    assert found == {"ids": {}} if kind == "added_tokens" else refused is not None
