@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from foveate.files import write_whole
 from foveate.measure.facts import facts
+from foveate.records import ANYTHING, Form
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,6 +32,17 @@ def save(name: str, results: dict[str, Any]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class _State:
+    """As `Done` writes it."""
+
+    settings: dict[str, Any]
+    pairs: dict[str, dict[str, Any]]
+
+
+_STATE: Form[_State] = Form("what a benchmark has measured so far", _State, remedy="remove it to start anew")
+
+
 @dataclass
 class Done:
     """What a long benchmark has measured so far, kept in a file as long as the settings are the same."""
@@ -44,9 +56,9 @@ class Done:
         """Take up the file's, if it is of the same settings."""
         path = RESULTS / f"{name}.partial.json"
         if path.exists():
-            state = json.loads(path.read_text(encoding="utf-8"))
-            if state["settings"] == settings:
-                return cls(path, settings, state["pairs"])
+            state = _STATE.read(path).value
+            if state.settings == settings:
+                return cls(path, settings, state.pairs)
         return cls(path, settings, {})
 
     def add(self, key: str, result: dict[str, Any]) -> None:
@@ -77,5 +89,5 @@ def label(name: str) -> str:
 
 def load(name: str) -> dict[str, Any]:
     """Read what `save` wrote."""
-    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = ANYTHING.read(RESULTS / f"{name}.json").raw
     return data

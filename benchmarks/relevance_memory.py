@@ -29,6 +29,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 import foveate
 from foveate.measure.facts import facts
+from foveate.records import ANYTHING
 
 LENGTHS = (700, 1600, 6400)
 HIDDEN, LAYERS, HEADS, KEY_HEADS, VOCABULARY, IMAGE = 512, 8, 8, 4, 4096, 4095
@@ -134,7 +135,7 @@ def measure_apart(way: str, length: int, device: str) -> dict[str, Any]:
         return {"way": way, "length": length, "bytes": None, "seconds": None, "maps_bytes": maps_bytes(length)}
     command = [sys.executable, __file__, "--way", way, "--length", str(length), "--device", device]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {**json.loads(done.stdout), "maps_bytes": maps_bytes(length)}
+    return {**ANYTHING.parse(done.stdout, "the output of the child").raw, "maps_bytes": maps_bytes(length)}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:

@@ -15,6 +15,7 @@ __all__ = [
     "LayerError",
     "MethodError",
     "OptionError",
+    "RecordError",
     "SignalError",
     "UnknownNameError",
     "UnsupportedError",
@@ -58,6 +59,10 @@ class UnsupportedError(FoveateError, NotImplementedError):
 
 class InputError(FoveateError, ValueError):
     """Inputs of a forward pass that cannot be right, such as placeholders that do not make whole images."""
+
+
+class RecordError(InputError):
+    """A file that foveate wrote (a report, results, labels, a recipe) and that cannot be read, is damaged, or contradicts itself."""
 
 
 class CacheError(FoveateError, RuntimeError):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from foveate.plan import Plan
+from foveate.report_form import FORMAT, IMAGE, REPORT, STAGE, ImageRecord, ReportRecord, StageRecord
 
 __all__ = ["ImageReport", "Report", "Stage"]
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,16 @@ class Stage:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Stage:
-        """The inverse of `to_dict`."""
-        return cls(data["method"], data["layer"], Plan.from_list(data["plan"]))
+        """The inverse of `to_dict`.
+
+        Raises:
+            RecordError: if `data` is none; the message names the key.
+        """
+        return cls._made(STAGE.of(data, "the stage").value, "the stage", "")
+
+    @classmethod
+    def _made(cls, found: StageRecord, where: str, key: str) -> Stage:
+        return cls(found.method, found.layer, _plan(found.plan, where, f"{key}plan"))
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,41 @@ class ImageReport:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImageReport:
-        """The inverse of `to_dict`."""
-        frames, rows, columns = data["grid"]
-        stages = tuple(Stage.from_dict(stage) for stage in data["stages"])
-        parts = tuple((t, h, w) for t, h, w in data.get("parts", ()))
-        kind = data.get("kind", "image")
-        return cls(data["row"], data["position"], (frames, rows, columns), Plan.from_list(data["plan"]), stages, parts, kind)
+        """The inverse of `to_dict`.
+
+        Raises:
+            RecordError: if `data` is none, or its grid, parts, plan and stages contradict each other; the message names the key.
+        """
+        return cls._made(IMAGE.of(data, "the report of an image").value, "the report of an image", "")
+
+    @classmethod
+    def _made(cls, found: ImageRecord, where: str, key: str) -> ImageReport:
+        plan = _plan(found.plan, where, f"{key}plan")
+        stages = tuple(Stage._made(stage, where, f"{key}stages[{number}].") for number, stage in enumerate(found.stages))
+        image = cls(found.row, found.position, found.grid, plan, stages, found.parts, found.kind)
+        problem = image._contradiction()
+        if problem:
+            raise REPORT.refusal(where, f"{key}{problem}")
+        return image
+
+    def _contradiction(self) -> str | None:
+        """Which key does not fit the others, and why; `None` if all do."""
+        total = len(self.plan)
+        if math.prod(self.grid) != total:
+            return f"plan is for {total} tokens, but grid {'x'.join(map(str, self.grid))} has {math.prod(self.grid)} cells"
+        if sum(math.prod(part) for part in self.parts) != total:
+            return f"parts have {sum(math.prod(part) for part in self.parts)} cells, but plan is for {total} tokens"
+        composed = Plan.identity(total)
+        before = -1
+        for number, stage in enumerate(self.stages):
+            if stage.layer <= before:
+                return f"stages[{number}].layer should be above {before}, the layer of the stage before it, not {stage.layer}"
+            if len(stage.plan) != composed.tokens_after:
+                return f"stages[{number}].plan is for {len(stage.plan)} tokens, but {composed.tokens_after} are left before it"
+            composed, before = composed.then(stage.plan), stage.layer
+        if self.stages and composed != self.plan:
+            return "plan is not what the stages make together"
+        return None
 
 
 @dataclass(frozen=True)
@@ -155,21 +192,41 @@ class Report:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: if `data` is not a report of a format that this version reads.
+            RecordError: if `data` is not a report of a format that this version reads, or contradicts itself; the message names the key.
         """
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"not a foveate report of format {FORMAT} (found {found!r})")
-        images = tuple(ImageReport.from_dict(image) for image in data["images"])
-        columns = tuple(tuple(row) for row in data["columns"])
-        return cls(images, data["cache_bytes_before"], data["cache_bytes_after"], data["method_seconds"], columns)
+        return cls._made(REPORT.of(data, "this dictionary").value, "this dictionary")
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """The inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        """The inverse of `to_json`.
+
+        Raises:
+            RecordError: as `from_dict`, or `text` is no JSON.
+        """
+        return cls._made(REPORT.parse(text, "this text").value, "this text")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read what `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read what `save` wrote.
+
+        Raises:
+            RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or larger than a report can be.
+        """
+        document = REPORT.read(path)
+        return cls._made(document.value, document.where)
+
+    @classmethod
+    def _made(cls, found: ReportRecord, where: str) -> Report:
+        images = tuple(ImageReport._made(image, where, f"images[{number}].") for number, image in enumerate(found.images))
+        rows = found.columns
+        uneven = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
+        if uneven is not None:
+            raise REPORT.refusal(where, f"columns[{uneven}] should have {len(rows[0])} entries as columns[0] has, not {len(rows[uneven])}")
+        return cls(images, found.cache_bytes_before, found.cache_bytes_after, found.method_seconds, rows)
+
+
+def _plan(target: list[int], where: str, key: str) -> Plan:
+    try:
+        return Plan.from_list(target)
+    except ValueError as error:
+        raise REPORT.refusal(where, f"{key}: {error}") from error

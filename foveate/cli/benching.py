@@ -231,13 +231,16 @@ def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence
     from foveate.measure.bench_records import Run
     from foveate.measure.facts import differences, facts
     from foveate.measure.shapes import sizes
+    from foveate.records import brief
 
     settings = _settings(request, prompts, lengths)
     run = Run(settings, _command(request, settings), facts(loaded.model), sizes(loaded.model.config))
     if earlier is None:
         return run
     changed = [
-        f"{name}: {earlier.settings.get(name)}, now {value}" for name, value in settings.items() if earlier.settings.get(name) != value
+        f"{name}: {brief(earlier.settings.get(name))}, now {value}"
+        for name, value in settings.items()
+        if earlier.settings.get(name) != value
     ]
     changed += differences(earlier.facts, run.facts)
     if changed:

@@ -20,7 +20,8 @@ _PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no termi
 
 def _console(stderr: bool) -> Console:
     # made anew each time, because tests and callers may replace sys.stdout
-    console = Console(stderr=stderr, highlight=False)
+    # Without markup, because a file or a task may be called [bold].
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     return console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
-from foveate.errors import InputError
+from foveate.errors import InputError, RecordError
 
 if TYPE_CHECKING:
     from foveate.demo.train import Recipe
@@ -127,15 +126,18 @@ def _total(recipe: Recipe) -> float:
 
 def _so_far(log: Path, by_steps: bool) -> tuple[float, str]:
     """How much of the run its log shows, in steps or seconds, and the last line in words."""
+    from foveate.demo.loop import LOG
+    from foveate.records import read_text
+
     unit = "steps" if by_steps else "seconds"
     reached: dict[str, float] = {}
     words = "training"
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
+    if log.is_file():
+        for number, line in enumerate(read_text(log).splitlines(), start=1):
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # a line that is being written
+                entry = LOG.parse(line, f"{log}, line {number}").value
+            except RecordError:  # a line that is being written
                 continue
-            reached[entry["phase"]] = entry["step"] if by_steps else entry["seconds"]
-            words = f"{entry['phase']}, step {entry['step']}, loss {entry.get('loss', float('nan')):.3f}"
+            reached[entry.phase] = entry.step if by_steps else entry.seconds
+            words = f"{entry.phase}, step {entry.step}" + ("" if entry.loss is None else f", loss {entry.loss:.3f}")
     return sum(reached.values()), words if reached else f"training (no {unit} logged yet)"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from transformers import AutoModelForImageTextToText
 from foveate import Random, compress
 from foveate.demo.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
 from foveate.demo.drawing import LONGEST, SHORTEST, WORDS
-from foveate.demo.evaluate import BALANCED, attention_recall, balanced, chance, digest, evaluate, named_things, summary
+from foveate.demo.evaluate import BALANCED, Score, attention_recall, balanced, chance, digest, evaluate, named_things, summary
 from foveate.demo.labels import GRID
+from foveate.demo.loop import LOG
 from foveate.demo.scenes import VERSION
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES, shape_of
 from foveate.measure.quality import remembered_features
+from foveate.records import Count, Form, Number, Size, read_text
 
 FIGURES, CARD = "figures.json", "README.md"
 NOTES = "notes.md"  # in the folder of a run: what its card should add
@@ -111,6 +114,42 @@ left and right are those of the picture. The channels of the decoder's heads tur
 }
 
 
+@dataclass(frozen=True)
+class _Figures:
+    """What `measure` writes."""
+
+    version: Count
+    each: Size
+    scenes: Count
+    named_things: Number
+    chance: dict[str, Number]
+    recall: dict[str, Number]
+    full: dict[str, Score]
+    without_image: dict[str, Score]
+    cut: dict[str, Score]
+
+    def __post_init__(self) -> None:
+        if "all" not in self.full:
+            raise ValueError("full.all is missing")
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a card says of a run's recipe."""
+
+    start: str | None
+    processes: Size
+    seed: int
+    hidden: Size
+    tower_layers: Size
+    layers: Size
+    guidance: Number
+
+
+_FIGURES: Form[_Figures] = Form("the figures of an embedded model", _Figures, remedy="measure it again")
+_RECIPE: Form[_Recipe] = Form("the recipe of a training run", _Recipe)
+
+
 def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
     """Measure the weights of a training run and write their card beside them; returns the card.
 
@@ -185,7 +224,7 @@ def _table(figures: dict[str, Any]) -> Iterator[str]:
         guessed, recall = figures["chance"].get(family), figures["recall"].get(family)
         blind, cut = left
         yield (
-            f"| {family} | {score['count']} | {share} | {blind} | {'' if guessed is None else f'{guessed:.3f}'} "
+            f"| {_cell(family)} | {score['count']} | {share} | {blind} | {'' if guessed is None else f'{guessed:.3f}'} "
             f"| {cut} | {'' if recall is None else f'{recall:.2f}'} |"
         )
 
@@ -194,23 +233,29 @@ def _share(score: dict[str, Any] | None) -> str:
     return "" if score is None else f"{score['right'] / score['count']:.3f}"
 
 
+def _cell(text: str) -> str:
+    """A name that stays in its cell of a Markdown table, and is no markup there."""
+    return html.escape(" ".join(text.split()), quote=False).translate({ord(sign): f"\\{sign}" for sign in "\\|*_`[]"})
+
+
 def _training(log: Path) -> Iterator[str]:
     """A table of each phase's learning curve: accuracies on whole training scenes, averaged over the last steps."""
     phases: dict[str, dict[int, dict[str, Any]]] = {}
-    for line in log.read_text().splitlines():
-        entry = json.loads(line)
-        phases.setdefault(entry["phase"], {})[entry["step"]] = entry
+    for number, line in enumerate(read_text(log).splitlines(), start=1):
+        entry = LOG.parse(line, f"{log}, line {number}")
+        figures = {name: value for name, value in entry.raw.items() if isinstance(value, int | float)}
+        phases.setdefault(entry.value.phase, {})[entry.value.step] = figures
     for phase, entries in phases.items():
         steps = sorted(entries)
         last = entries[steps[-1]]
         names = [name for name in last if name.startswith("scene_") and "mass" not in name and "pixels" not in name]
-        yield f"**{phase}**: {last['step']} steps in {last['seconds'] / 60:.0f} minutes."
+        yield f"**{_cell(phase)}**: {last['step']} steps in {last['seconds'] / 60:.0f} minutes."
         yield ""
-        yield f"| step | minutes | {' | '.join(name.removeprefix('scene_') for name in names)} |"
+        yield f"| step | minutes | {' | '.join(_cell(name.removeprefix('scene_')) for name in names)} |"
         yield "|---" * (len(names) + 2) + "|"
         for step in sorted({*steps[:: max(1, len(steps) // _ROWS)], steps[-1]}):
-            figures = [f"{entries[step][name]:.2f}" if name in entries[step] else "" for name in names]
-            yield f"| {step} | {entries[step]['seconds'] / 60:.0f} | {' | '.join(figures)} |"
+            cells = [f"{entries[step][name]:.2f}" if name in entries[step] else "" for name in names]
+            yield f"| {step} | {entries[step]['seconds'] / 60:.0f} | {' | '.join(cells)} |"
         yield ""
 
 
@@ -222,18 +267,18 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         run: folder of the training run, for its recipe, log and notes.
         hardware: what it was trained on, in words.
     """
-    figures = json.loads((folder / FIGURES).read_text())
+    figures = _FIGURES.read(folder / FIGURES).raw
     shape = shape_of(folder)
     tokens = (GRID // shape.merged) ** 2
     model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
-    recipe = json.loads((run / "recipe.json").read_text())
+    recipe = _RECIPE.read(run / "recipe.json").raw
     training = [
         *_beginning(shape, recipe["start"]),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
         "whole training scenes, each token given the right ones before it.",
         "",
         *_training(run / "log.jsonl"),
-        (run / NOTES).read_text() if (run / NOTES).exists() else "",
+        read_text(run / NOTES) if (run / NOTES).exists() else "",
     ]
     guided = [f"{', '.join(map(str, heads))} of layer {layer}" for layer, heads in GUIDED.items()]
     text = _TEXT.format(

@@ -27,6 +27,7 @@ from foveate.demo.questions import LONGEST_DESCRIPTION, PLURALS
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
 from foveate.demo.shapes import shape_of
 from foveate.measure import statistics
+from foveate.records import Count, Number, Size
 
 _LONGEST = LONGEST_DESCRIPTION + 2  # tokens of an answer
 BALANCED = 160  # questions of each family in the held-out set
@@ -62,10 +63,10 @@ class Result:
 class Score:
     """A share of right answers, with its Wilson interval of 95 %."""
 
-    right: int
-    count: int
-    low: float
-    high: float
+    right: Count
+    count: Size
+    low: Number
+    high: Number
 
     @property
     def share(self) -> float:

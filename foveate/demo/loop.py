@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,61 @@ import torch
 from torch import Tensor, distributed, nn
 
 from foveate.demo.optimise import Optimiser
+from foveate.errors import RecordError
 from foveate.files import whole
+from foveate.records import Count, Form, Number, Seconds, read_tensors
+
+__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "Reached", "checkpoint", "restored"]
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A line of the log, beside what the phase has its own names for."""
+
+    phase: str
+    step: Count
+    seconds: Seconds
+    loss: Number | None = None
+
+
+LOG: Form[LogEntry] = Form("a line of a training log", LogEntry)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a checkpoint holds that is no tensor."""
+
+    step: Count
+    elapsed: Seconds
+    figures: dict[str, Number]
+
+
+_REACHED: Form[Reached] = Form("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase anew")
+
+
+def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:
+    """How far a phase came, and all that its checkpoint holds.
+
+    Raises:
+        RecordError: it is not there, or damaged.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or not isinstance(content.get("masters"), dict) or "optimiser" not in content:
+        raise _REACHED.refusal(str(path), "it has no masters and no optimiser")
+    plain = {own.name: content[own.name] for own in fields(Reached) if own.name in content}
+    return _REACHED.of(plain, str(path)).value, content
+
+
+def restored(path: Path, part: Any, state: Any) -> None:
+    """Load a part of a checkpoint.
+
+    Raises:
+        RecordError: it does not fit.
+    """
+    try:
+        part.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:  # torch's, for states of another shape
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_REACHED.remedy}") from error
 
 
 class Phase(Protocol):
@@ -125,11 +179,11 @@ class Loop:
     def _resume(self, phase: Phase, path: Path) -> tuple[int, float]:
         if not path.exists():
             return 0, 0.0
-        state = torch.load(path, weights_only=True)
-        phase.masters.load_state_dict(state["masters"])
-        phase.optimiser.load_state_dict(state["optimiser"])
-        self.figures = state["figures"]
-        return state["step"], state["elapsed"]
+        reached, state = checkpoint(path)
+        restored(path, phase.masters, state["masters"])
+        restored(path, phase.optimiser, state["optimiser"])
+        self.figures = dict(reached.figures)
+        return reached.step, reached.elapsed
 
     def _batch(self, phase: Phase, step: int, progress: float, pool: ProcessPoolExecutor | None, ahead: dict[int, Future[Any]]) -> Any:
         if pool is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from foveate.demo.labels import GRID, Grid
 from foveate.demo.language import IMAGE, build_tokenizer, prompt, vocabulary
+from foveate.records import Form
 
 
 class Shape(ABC):
@@ -144,8 +145,15 @@ class Shape(ABC):
 
 def kind_of(folder: Path) -> str:
     """What transformers calls the kind of model whose weights lie in a folder."""
-    kind: str = json.loads((folder / "config.json").read_text())["model_type"]
-    return kind
+    return _KIND.read(folder / "config.json").value.model_type
+
+
+@dataclass(frozen=True)
+class _Kind:
+    model_type: str
+
+
+_KIND: Form[_Kind] = Form("the configuration of a model", _Kind)
 
 
 def _prefix() -> list[int]:

@@ -25,11 +25,12 @@ from transformers import GenerationConfig
 from foveate.demo.card import describe
 from foveate.demo.decoder import GUIDANCE, DecoderPhase, Speaker
 from foveate.demo.evaluate import BALANCED
-from foveate.demo.loop import Loop, Pace
+from foveate.demo.loop import Loop, Pace, checkpoint, restored
 from foveate.demo.muon import fast_bfloat16
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES
 from foveate.demo.tower import Taught, TowerPhase
+from foveate.records import Form, brief, read_text
 
 SLOWER = 0.5  # share of the learning rates for a model that has learned before
 
@@ -85,6 +86,9 @@ class Recipe:
         return Pace(seconds=self.tower_share * seconds), Pace(seconds=(1 - self.tower_share) * seconds)
 
 
+_FORM: Form[Recipe] = Form("the recipe of a training run", Recipe)
+
+
 def train(out: Path, recipe: Recipe) -> Path:
     """Train the embedded model, or go on where a killed run stopped.
 
@@ -102,7 +106,7 @@ def train(out: Path, recipe: Recipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     begun = out / "recipe.json"
     wanted = json.dumps(asdict(recipe), indent=1)
-    if begun.exists() and begun.read_text() != wanted:
+    if begun.exists() and read_text(begun) != wanted:
         raise ValueError(f"{out} holds a run of another recipe: take another folder, or the recipe in {begun}")
     begun.write_text(wanted)
     if recipe.processes > 1:
@@ -196,16 +200,29 @@ def export(shape: Shape, model: Any, folder: Path) -> None:
     shape.processor().save_pretrained(folder)
 
 
+def recipe_of(out: Path) -> Recipe:
+    """The recipe of a run.
+
+    Raises:
+        RecordError: there is none, or it is damaged; the message names the key.
+    """
+    found = _FORM.read(out / "recipe.json")
+    if found.value.shape not in SHAPES:
+        raise _FORM.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {brief(found.value.shape)}")
+    return found.value
+
+
 def export_checkpoint(out: Path) -> Path:
     """Write the weights that the checkpoints of a run hold now, while it goes on, and return their folder.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint of the decoder yet.
+        RecordError: the run has no checkpoint of the decoder yet, or its files are damaged.
     """
-    recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
+    recipe = recipe_of(out)
     shape, model = SHAPES[recipe.shape], _fresh(recipe)
     for learner, name in ((Taught(shape, shape.tower(model)), "tower"), (Speaker(shape, model), "decoder")):
-        learner.load_state_dict(torch.load(out / f"{name}.pt", weights_only=True)["masters"])
+        path = out / f"{name}.pt"
+        restored(path, learner, checkpoint(path)[1]["masters"])
     export(shape, model, out / "weights")
     return out / "weights"
 

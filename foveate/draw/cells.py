@@ -10,10 +10,12 @@ from functools import cached_property
 from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from foveate.draw.geometry import Box
+from foveate.errors import InputError
 from foveate.plan import DROPPED
 
 __all__ = [
-    "GRAY", "PINK", "SHARP", "UNSEEN", "Canvas", "faded", "finished", "hatch", "outline", "paint", "shade_for", "stretched", "window_box",
+    "GRAY", "PINK", "SHARP", "UNSEEN", "Canvas", "check_size", "faded", "finished", "hatch", "outline", "paint", "shade_for", "stretched",
+    "window_box",
 ]  # fmt: skip
 
 PINK = (255, 64, 156)
@@ -23,6 +25,7 @@ UNSEEN = (58, 58, 66)
 _DEEP_PINK = (206, 0, 96)
 _FADE = 0.74  # how far dropped tokens go towards gray
 SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
+_PANEL_PIXELS, _PAGE_PIXELS = 12_000_000, 150_000_000
 _MARGIN = 0.5  # of what the model did not see, at most this share of the seen box's longer side is shown at each end
 
 
@@ -91,6 +94,25 @@ class Canvas:
     def unseen(self) -> bool:
         """Whether the panel shows something that the model did not see."""
         return self.panel != self.window
+
+
+def check_size(canvases: Sequence[Canvas], panels: int) -> None:
+    """See that a page can be painted, before memory is taken for it: a grid from a file may have any shape.
+
+    Args:
+        canvases: of one row of panels.
+        panels: such rows.
+
+    Raises:
+        InputError: a panel or the page would have too many pixels.
+    """
+    areas = [canvas.panel[0] * canvas.panel[1] for canvas in canvases]
+    if max(areas) > _PANEL_PIXELS or panels * sum(areas) > _PAGE_PIXELS:
+        rows, columns = canvases[areas.index(max(areas))].grid
+        raise InputError(
+            f"{panels} picture(s) of a grid of {rows} x {columns} tokens would have {panels * sum(areas) / 1e6:.0f} megapixels; "
+            f"a page may have {_PAGE_PIXELS / 1e6:.0f}, and one panel {_PANEL_PIXELS / 1e6:.0f}"
+        )
 
 
 def shade_for(picture: Image.Image, box: Box) -> tuple[int, int, int]:

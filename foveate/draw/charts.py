@@ -6,14 +6,17 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from foveate.draw.palette import INK, MUTED, Label, look, name_lines, style
+from foveate.draw.palette import INK, LONGEST_NAME, MUTED, Label, look, name_lines, style
+from foveate.legible import shortened
 
 __all__ = ["Lines", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
 
@@ -49,16 +52,20 @@ def against_tokens(lines: Lines, full: Point | None, blind: float | None, title:
     with look():
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
-        axes.set_ylabel(unit)
+        axes.set_ylabel(shortened(unit, LONGEST_NAME))
         tokens_panel(axes, lines, full, blind, title)
     return figure
 
 
 def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | None, title: str) -> None:
     """What `against_tokens` draws, into axes that are there."""
+    lines = {name: [_on_scale(point) for point in points] for name, points in lines.items()}
+    full = full and _on_scale(full)
     ordered = {name: sorted(points, key=lambda point: -point.x) for name, points in lines.items()}
-    budgets = sorted({point.x for points in ordered.values() for point in points} | ({full.x} if full else set()), reverse=True)
-    axes.set(title=title, xscale="log", xlabel="visual tokens that stay", xlim=(budgets[0] * 1.1, budgets[-1] / 1.15))
+    budgets = sorted({point.x for points in ordered.values() for point in points} | ({full.x} if full else set()), reverse=True) or [1.0]
+    axes.set(
+        title=shortened(title, LONGEST_NAME), xscale="log", xlabel="visual tokens that stay", xlim=(budgets[0] * 1.1, budgets[-1] / 1.15)
+    )
     axes.set_xticks(*_ticks(budgets))
     axes.xaxis.set_minor_locator(NullLocator())
     labels = []
@@ -101,7 +108,7 @@ def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
             )
             _bars(axes, ordered, chosen.colour)
             labels.append(Label(ordered[-1].x, ordered[-1].y, chosen.name, chosen.colour))
-        axes.set(title=title, xlabel="prefill, ms", ylabel=unit)
+        axes.set(title=shortened(title, LONGEST_NAME), xlabel="prefill, ms", ylabel=shortened(unit, LONGEST_NAME))
         axes.margins(x=0.1, y=0.12)
         name_lines(axes, labels)
     return figure
@@ -127,7 +134,7 @@ def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], t
         axes = figure.add_subplot(projection="polar")
         axes.set_theta_offset(math.pi / 2)  # type: ignore[attr-defined]
         axes.set_theta_direction(-1)  # type: ignore[attr-defined]
-        axes.set_xticks(angles, [_wrapped(spoke) for spoke in spokes])
+        axes.set_xticks(angles, [_wrapped(shortened(spoke, LONGEST_NAME)) for spoke in spokes])
         for angle, text in zip(angles, axes.get_xticklabels(), strict=True):
             side = round(math.sin(angle), 6)
             text.set_horizontalalignment("center" if side == 0 else "left" if side > 0 else "right")
@@ -138,27 +145,55 @@ def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], t
         axes.set_yticks([*rings, 100], [*(f"{ring}" for ring in rings), "100 %"], color=MUTED, fontsize=7.5)
         turn = [*angles, 2 * math.pi]
         axes.plot([2 * math.pi * step / 180 for step in range(181)], [100] * 181, color=INK, linewidth=0.9)
+        shapes = []
         for name, shares in values.items():
             chosen = style(name)
             closed = [math.nan if share is None else 100 * share for share in (*shares, shares[0])]
-            axes.plot(turn, closed, color=chosen.colour, marker=chosen.mark, label=chosen.name)
+            shapes += axes.plot(turn, closed, color=chosen.colour, marker=chosen.mark)
         axes.spines["polar"].set_visible(False)
-        axes.set_title(title, pad=14)
-        # Lines of a radar cross everywhere, so names at their ends would tell nothing.
-        figure.legend(loc="outside lower center", ncols=min(4, len(values)), frameon=False, fontsize=8.5)
+        axes.set_title(shortened(title, LONGEST_NAME), pad=14)
+        # Lines of a radar cross everywhere, so names at their ends would tell nothing. The names are handed over, because of those that
+        # lines have, matplotlib leaves out any that begins with an underscore.
+        figure.legend(
+            shapes,
+            [style(name).name for name in values],
+            loc="outside lower center",
+            ncols=min(4, len(values)),
+            frameon=False,
+            fontsize=8.5,
+        )
     return figure
 
 
-def svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for a page: no XML header, its identifiers unlike those of figures with other names."""
+def svg(figure: Figure, name: str, letters: Literal["path", "none"] = "path") -> str:
+    """A figure as an SVG element for a page: no XML header, its identifiers unlike those of figures with other names.
+
+    Args:
+        figure: what to draw.
+        name: any text.
+        letters: "path" draws them, "none" leaves them to the reader's fonts.
+    """
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": letters}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     found = text.getvalue()
     found = found[found.index("<svg") :]
     # Letters and marks are shared within a figure by identifiers that other figures use for theirs.
-    found = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", found)
+    own = _identifier(name)
+    found = re.sub(r'(\bid="|href="#|url\(#)', lambda place: f"{place[1]}{own}-", found)
     return re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
+
+
+def _identifier(name: str) -> str:
+    """Letters, digits and hyphens alone, that differ for different names."""
+    return (
+        f"{re.sub('[^A-Za-z0-9]+', '-', f'figure-{name[:40]}')}-{blake2b(name.encode(errors='surrogatepass'), digest_size=6).hexdigest()}"
+    )
+
+
+def _on_scale(point: Point) -> Point:
+    """As it is drawn on a logarithmic axis, where there is no place for less than one token."""
+    return replace(point, x=max(point.x, 1.0))
 
 
 def _ticks(budgets: Sequence[float]) -> tuple[list[float], list[str]]:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.draw.cells import GRAY, UNSEEN, Canvas, paint
+from foveate.draw.cells import GRAY, UNSEEN, Canvas, check_size, paint
 from foveate.draw.geometry import Crop, seen_box
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile, lay_out
@@ -87,6 +87,7 @@ def relevance(
     steps += [(f'"{word.text}"', "", entry.tokens[list(word.tokens)].mean(0)) for word in drawn]
     side = _SIDE.get(len(shown) if len(panes) > 1 else 1 + len(steps), _SMALL_SIDE)
     canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    check_size([canvases[number] for number in shown], 1 + len(steps))
     rows = [[_bare(panes[number], canvases[number], question) for number in shown]]
     rows += [[_tile(panes[number], canvases[number], *step, top) for number in shown] for step in steps]
     if len(panes) == 1:

@@ -15,10 +15,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-__all__ = ["INK", "MUTED", "PAPER", "Label", "Style", "look", "name_lines", "style"]
+from foveate.legible import shortened
+
+__all__ = ["INK", "LONGEST_NAME", "MUTED", "PAPER", "Label", "Style", "look", "name_lines", "style"]
 
 INK, MUTED, PAPER = "#1c1c22", "#76767f", "#ffffff"
 """Text and axes, what is there to compare with, and the ground."""
+LONGEST_NAME = 60
+"""Characters of a name in a chart; of a longer one the middle is left out."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def style(name: str) -> Style:
     if word in _STYLES:
         return _STYLES[word]
     colour, mark = _SPARE[crc32(word.encode()) % len(_SPARE)]
-    return Style(name, colour, mark)
+    return Style(shortened(name, LONGEST_NAME), colour, mark)
 
 
 @contextmanager
@@ -72,6 +76,7 @@ def look() -> Iterator[None]:
         "lines.linewidth": 1.6,
         "lines.markersize": 5,
         "text.color": INK,
+        "text.parse_math": False,  # a name with dollar signs is a name
         "xtick.color": INK,
         "ytick.color": INK,
     }

@@ -75,6 +75,8 @@ def panes_of(image: Image.Image | Sequence[Image.Image], entry: ImageReport) -> 
 
 
 def _parts(picture: Image.Image, entry: ImageReport) -> list[Pane]:
+    if any(part[0] != 1 for part in entry.parts):
+        raise InputError(f"the report's {len(entry.parts)} parts should have one frame each; a video is drawn from its grid alone")
     ends = [math.prod(part) for part in entry.parts]
     tokens = torch.arange(sum(ends)).split(ends)
     grids = [part[1:] for part in entry.parts]
@@ -82,6 +84,10 @@ def _parts(picture: Image.Image, entry: ImageReport) -> list[Pane]:
         joined = grids[0] != grids[1]
         names = ("whole picture", "crops, joined") if joined else ("crop", "whole picture")
         return [Pane(picture, grid, tuple(own.tolist()), name) for grid, own, name in zip(grids, tokens, names, strict=True)]
+    if any(own != entry.parts[0] for own in entry.parts[:-1]):
+        raise InputError(
+            f"the report's {len(entry.parts)} parts are no crops of one shape before the whole picture, so they cannot be drawn"
+        )
     (high, wide), crops = grids[0], len(grids) - 1
     down, across = _arrangement(crops, picture.width / picture.height)
     rectangle = torch.stack(tokens[:-1]).view(down, across, high, wide).transpose(1, 2).flatten()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from foveate.draw.cells import PINK, UNSEEN, Canvas, faded, paint, shade_for
+from foveate.draw.cells import PINK, UNSEEN, Canvas, check_size, faded, paint, shade_for
 from foveate.draw.geometry import Crop, seen_box
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
@@ -74,6 +73,7 @@ def kept(
     # Models that show a picture as several crops squeeze it into their shape.
     crop = None if crop == "auto" and len(entry.parts) > 1 else crop
     canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    check_size([canvases[number] for number in shown], len(steps))
     shade = shade_for(panes[0].picture, canvases[0].box)
 
     def tile(step: Panel, number: int) -> Tile:
@@ -93,18 +93,9 @@ def read_report(path: str | Path) -> Report:
     """Read a report from its JSON file.
 
     Raises:
-        InputError: if there is no such file or it is no report.
+        RecordError: if there is no such file or it is no report; the message names the key.
     """
-    try:
-        return Report.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"no such report file: {path}") from error
-    except OSError as error:
-        raise InputError(f"cannot read the report {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # not JSON, or JSON of another shape
-        not_json = isinstance(error, UnicodeDecodeError | json.JSONDecodeError)
-        detail = "it is not JSON" if not_json else f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is not a foveate report ({detail}); save one with Report.save or --report") from error
+    return Report.load(path)
 
 
 def _entry(report: Report, index: int) -> ImageReport:
@@ -119,6 +110,8 @@ def _joined(report: Report, entry: ImageReport, frames: int) -> ImageReport:
     """All images of the entry's row as one video of `frames` frames, if that is what they are."""
     row = [image for image in report.images if image.row == entry.row]
     if frames < 2 or len(row) != frames or any(image.grid != entry.grid or image.grid[0] != 1 for image in row):
+        return entry
+    if any(len(image.stages) != len(entry.stages) for image in row):
         return entry
     grid = (frames, *entry.grid[1:])
     steps = zip(*(image.stages for image in row), strict=True)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from foveate.errors import CompressorError, OptionError
+from foveate.errors import CompressorError, OptionError, RecordError
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.network import CompressorConfig, ScoreNetwork, Sight
 from foveate.files import write_whole
+from foveate.records import Form, read_bytes
 
 __all__ = ["DEMO", "FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
 
@@ -23,6 +26,21 @@ FORMAT = 1
 SETTINGS, WEIGHTS = "compressor.json", "compressor.safetensors"
 DEMO = "demo"
 """The name of the compressor that comes with foveate, for the embedded model."""
+_MOST_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What compressor.json holds."""
+
+    config: dict[str, Any]
+    model: ModelIdentity
+    labels: dict[str, Any]
+    training: dict[str, Any]
+    sha256: str
+
+
+_FORM: Form[_Settings] = Form("the settings of a compressor", _Settings, {"format": FORMAT}, "copy or train it anew, or update foveate")
 
 
 class ConvCompressor(nn.Module):
@@ -112,20 +130,31 @@ class ConvCompressor(nn.Module):
             CompressorError: files are missing or damaged, or of a format that this version does not know.
         """
         settings_file, weights_file = _files(name, revision)
-        settings, weights = _settings(settings_file), _bytes(weights_file)
-        if hashlib.sha256(weights).hexdigest() != settings["sha256"]:
+        try:
+            settings, weights = _FORM.read(settings_file).value, read_bytes(weights_file, _MOST_BYTES)
+        except RecordError as error:
+            raise CompressorError(str(error)) from error
+        if hashlib.sha256(weights).hexdigest() != settings.sha256:
             raise CompressorError(f"{weights_file} is damaged, or does not belong to the {SETTINGS} beside it; copy or train it anew")
         try:
-            compressor = cls(
-                CompressorConfig.from_dict(settings["config"]),
-                ModelIdentity.from_dict(settings["model"]),
-                settings["labels"],
-                settings["training"],
-            )
-            compressor.network.load_state_dict(load(weights))
-        except (KeyError, TypeError, OptionError, RuntimeError, SafetensorError) as error:
+            config, tensors = CompressorConfig.from_dict(settings.config), load(weights)
+            _check_shapes(config, tensors)
+            compressor = cls(config, settings.model, settings.labels, settings.training)
+            compressor.network.load_state_dict(tensors)
+        except (CompressorError, OptionError, RecordError, RuntimeError, SafetensorError) as error:
             raise CompressorError(f"{settings_file} and {WEIGHTS} make no compressor: {error}") from error
         return compressor.eval()
+
+
+def _check_shapes(config: CompressorConfig, tensors: Mapping[str, Tensor]) -> None:
+    """See that a file has the weights of a network, before memory is taken for one: settings can ask for any size."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in ScoreNetwork(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if differing:
+        name = differing[0]
+        raise RecordError(f"config wants {name} of shape {wanted.get(name)}, and the weights have {found.get(name)}")
 
 
 def _files(name: str | Path, revision: str | None) -> tuple[Path, Path]:
@@ -146,25 +175,3 @@ def _files(name: str | Path, revision: str | None) -> tuple[Path, Path]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressorError(f"{name} is no folder here, and no compressor came from the Hugging Face hub: {reason}") from error
     return Path(settings), Path(weights)
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(_bytes(file))
-    except ValueError as error:
-        raise CompressorError(f"{file} is damaged: it is no JSON ({error}); copy or train it anew") from error
-    form = settings.get("format") if isinstance(settings, dict) else None
-    if form != FORMAT:
-        raise CompressorError(f"{file} has format {form!r}; this version of foveate reads format {FORMAT}. Update foveate, or train anew")
-    missing = [name for name in ("config", "model", "labels", "training", "sha256") if name not in settings]
-    if missing:
-        raise CompressorError(f"{file} is damaged: it has no {', '.join(missing)}; copy or train it anew")
-    whole: dict[str, Any] = settings
-    return whole
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CompressorError(f"{file} cannot be read: {error.strerror or error}") from error

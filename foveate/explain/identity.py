@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.records import Count, Form
+
 __all__ = ["ModelIdentity", "identity"]
 
 _EXACT = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -35,10 +37,10 @@ class ModelIdentity:
 
     model_type: str
     decoder_type: str
-    hidden: int
-    layers: int
-    heads: int
-    vocabulary: int
+    hidden: Count
+    layers: Count
+    heads: Count
+    vocabulary: Count
     weights: str | None
 
     def differences(self, other: ModelIdentity) -> list[str]:
@@ -59,9 +61,12 @@ class ModelIdentity:
         """Read what `to_dict` gave; fields that are not known are passed over.
 
         Raises:
-            KeyError: a field is missing.
+            RecordError: a field is missing, or of another type.
         """
-        return cls(**{field.name: data[field.name] for field in fields(cls)})
+        return _FORM.of(dict(data), "this dictionary").value
+
+
+_FORM: Form[ModelIdentity] = Form("the identity of a model", ModelIdentity)
 
 
 def identity(model: nn.Module) -> ModelIdentity:

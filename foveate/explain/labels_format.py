@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from foveate.errors import InputError
 from foveate.explain.identity import ModelIdentity
 from foveate.files import UNFINISHED, write_whole
+from foveate.records import ANYTHING, Count, Form, check_regular
 
 __all__ = [
     "FORMAT",
@@ -110,11 +111,11 @@ class Skipped:
 class Counts:
     """What became of the samples: asked = kept + wrong + skipped; `rows` is one per image of a kept sample."""
 
-    asked: int = 0
-    kept: int = 0
-    wrong: int = 0
-    skipped: int = 0
-    rows: int = 0
+    asked: Count = 0
+    kept: Count = 0
+    wrong: Count = 0
+    skipped: Count = 0
+    rows: Count = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, own.name) + getattr(other, own.name) for own in fields(self)))
@@ -153,7 +154,7 @@ class LabelsInfo:
     states: bool
     data: Mapping[str, Any]
     choice: Mapping[str, Any]
-    shards: int
+    shards: Count
     versions: Mapping[str, str] = field(default_factory=dict)
     counts: Counts | None = None
 
@@ -181,20 +182,9 @@ class LabelsInfo:
         """The inverse of `to_dict`.
 
         Raises:
-            InputError: it is none, or of a format that this version does not read.
+            RecordError: it is none, or of a format that this version does not read; the message names the key.
         """
-        if data.get("format") != FORMAT:
-            raise InputError(f"labels of format {FORMAT} are read here, not {data.get('format')!r}; make them again with `foveate labels`")
-        known = {own.name: data[own.name] for own in fields(cls) if own.name in data}
-        missing = [own.name for own in fields(cls) if own.name not in known and own.name not in ("versions", "counts")]
-        if missing:
-            raise InputError(f"{INFO} has no {', '.join(missing)}; make the labels again with `foveate labels`")
-        counts = known.get("counts")
-        try:
-            model = ModelIdentity.from_dict(known["model"])
-        except KeyError as error:
-            raise InputError(f"{INFO} does not say the model's {error}; make the labels again with `foveate labels`") from error
-        return cls(**known | {"model": model, "counts": Counts(**counts) if counts else None})
+        return _INFO_FORM.of(dict(data), "this dictionary").value
 
     def differences(self, other: LabelsInfo) -> list[str]:
         """In what another run differs that must not differ within one folder, as `name ours instead of theirs`."""
@@ -204,22 +194,22 @@ class LabelsInfo:
         return [*model, *(f"{name} {ours.get(name)!r} instead of {theirs.get(name)!r}" for name in found)]
 
 
+_REMEDY = "make the labels again with `foveate labels`"
+_INFO_FORM: Form[LabelsInfo] = Form("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
+_OUTCOME_FORM: Form[Outcome] = Form("a shard of labels", Outcome, remedy="remove it, and the same command makes it again")
+
+
 def read_info(folder: str | Path) -> LabelsInfo:
     """How the labels in a folder were made.
 
     Raises:
-        InputError: the folder has no labels, or they are of another format.
+        InputError: the folder has no labels.
+        RecordError: their record is damaged, or of another format.
     """
     path = Path(folder) / INFO
     if not path.is_file():
         raise InputError(f"{folder} holds no labels (there is no {INFO}); name a folder that `foveate labels` wrote")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} is not what `foveate labels` writes")
-    return LabelsInfo.from_dict(data)
+    return _INFO_FORM.read(path).value
 
 
 def write_info(folder: Path, info: LabelsInfo) -> None:
@@ -246,13 +236,14 @@ def outcome(path: Path) -> Outcome:
     """What became of the samples of a shard, from its footer.
 
     Raises:
-        InputError: the file is no shard of labels.
+        RecordError: the file is no shard of labels.
     """
+    check_regular(path)
     try:
-        data = json.loads((parquet.read_metadata(path).metadata or {})[_OUTCOME.encode()])
+        footer = (parquet.read_metadata(path).metadata or {})[_OUTCOME.encode()]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no shard of labels ({error}); remove it, and the same command makes it again") from error
-    return Outcome(Counts(**data["counts"]), tuple(data["wrong"]), tuple(Skipped(**one) for one in data["skipped"]))
+        raise _OUTCOME_FORM.refusal(str(path), f"it has no footer that says so ({error})") from error
+    return _OUTCOME_FORM.parse(footer, str(path)).value
 
 
 class ShardWriter:
@@ -325,7 +316,7 @@ class ShardWriter:
 def _settings(info: LabelsInfo) -> dict[str, Any]:
     """What runs that share a folder must have in common beside the model, as JSON would give it back."""
     own = {"target": info.target, "gradients": info.gradients, "states": info.states, "shards": info.shards}
-    return json.loads(json.dumps({**info.data, **info.choice, **own}))
+    return ANYTHING.of({**info.data, **info.choice, **own}, "the settings of these labels").raw
 
 
 def _table(rows: Sequence[LabelRow], columns: pa.Schema) -> pa.Table:

@@ -6,18 +6,23 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.errors import OptionError
+from foveate.records import Form
 from foveate.view import Grid
 
 __all__ = ["CompressorConfig", "ScoreNetwork", "Sight"]
 
 NETWORKS = ("sequence", "grid")
+_WIDEST = 2**16
+_Width = Annotated[int, Field(le=_WIDEST)]
+_Reach = Annotated[int, Field(le=1023)]
 _TINY = 2.0**-24
 """The smallest number of float16, in which labels hold attention: added before a logarithm, so that what it made zero stays finite."""
 
@@ -42,15 +47,15 @@ class CompressorConfig:
         OptionError: a value outside its range.
     """
 
-    heads: int
+    heads: _Width
     network: Literal["sequence", "grid"] = "grid"
-    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
-    kernel: int = 3
-    frames: int = 3
+    channels: Annotated[tuple[_Width, ...], Field(max_length=256)] = (32, 64, 128, 256, 512)
+    kernel: _Reach = 3
+    frames: _Reach = 3
     mean: bool = False
     logarithm: bool = True
-    hidden: int = 0
-    projected: int = 32
+    hidden: _Width = 0
+    projected: _Width = 32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
@@ -78,12 +83,16 @@ class CompressorConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            OptionError: a value outside its range, or a name that is not known.
+            OptionError: a name that is not known.
+            RecordError: a value of another type or outside its range.
         """
         unknown = sorted(data.keys() - {field.name for field in fields(cls)})
-        if unknown or "heads" not in data:
-            raise OptionError(f"{', '.join(unknown) or 'no heads'}: not what this version of foveate knows of a compressor")
-        return cls(**data)
+        if unknown:
+            raise OptionError(f"{', '.join(unknown)}: not what this version of foveate knows of a compressor")
+        return _FORM.of(data, "config").value
+
+
+_FORM: Form[CompressorConfig] = Form("the shape of a compressor's network", CompressorConfig)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,12 +6,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import FailFast, Field
 from torch import Tensor
 
 from foveate.files import write_whole
+from foveate.records import Amount, Count, Form
+from foveate.report_form import GRID_CELLS
+from foveate.report_form import Grid as GridRecord
 from foveate.view import Grid
 
 __all__ = ["ImageRelevance", "Relevance", "Target"]
@@ -20,6 +24,34 @@ FORMAT = 1
 
 Target = Literal["logit", "log_probability"]
 """What is explained of each answer token."""
+
+
+@dataclass(frozen=True)
+class _ImageRecord:
+    """As `ImageRelevance.to_dict` writes it."""
+
+    row: Count
+    position: Count
+    grid: GridRecord
+    parts: Annotated[tuple[GridRecord, ...], FailFast(), Field(min_length=1, max_length=GRID_CELLS)]
+    kind: Literal["image", "video"]
+    tokens: Annotated[list[Annotated[list[Amount], FailFast(), Field(max_length=GRID_CELLS)]], FailFast()]
+
+
+@dataclass(frozen=True)
+class _RelevanceRecord:
+    """As `Relevance.to_dict` writes it."""
+
+    target: Target
+    gradients: bool
+    answers: list[Annotated[list[Count], FailFast()]]
+    images: Annotated[list[_ImageRecord], FailFast()]
+
+
+_FORM: Form[_RelevanceRecord] = Form(
+    "a foveate relevance", _RelevanceRecord, {"format": FORMAT}, "save one with Relevance.save", limit=2**29
+)
+_IMAGE: Form[_ImageRecord] = Form("a foveate relevance", _ImageRecord, limit=_FORM.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +111,25 @@ class ImageRelevance:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImageRelevance:
-        """The inverse of `to_dict`."""
-        frames, rows, columns = data["grid"]
-        parts = tuple((t, h, w) for t, h, w in data["parts"])
-        return cls(data["row"], data["position"], (frames, rows, columns), torch.tensor(data["tokens"]), parts, data["kind"])
+        """The inverse of `to_dict`.
+
+        Raises:
+            RecordError: if `data` is none, or its grid, parts and tokens contradict each other; the message names the key.
+        """
+        return cls._made(_IMAGE.of(data, "the relevance of an image").value, "the relevance of an image", "")
+
+    @classmethod
+    def _made(cls, found: _ImageRecord, where: str, key: str) -> ImageRelevance:
+        cells = math.prod(found.grid)
+        if sum(math.prod(part) for part in found.parts) != cells:
+            raise _FORM.refusal(where, f"{key}parts do not have the {cells} cells of grid {'x'.join(map(str, found.grid))}")
+        wrong = next((number for number, values in enumerate(found.tokens) if len(values) != cells), None)
+        if wrong is not None:
+            raise _FORM.refusal(
+                where, f"{key}tokens[{wrong}] should have {cells} numbers, one for each cell, not {len(found.tokens[wrong])}"
+            )
+        tokens = torch.tensor(found.tokens, dtype=torch.float32).view(len(found.tokens), cells)
+        return cls(found.row, found.position, found.grid, tokens, found.parts, found.kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +171,39 @@ class Relevance:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: if `data` is not a relevance of a format that this version reads.
+            RecordError: if `data` is not a relevance of a format that this version reads, or contradicts itself.
         """
-        if not isinstance(data, dict) or data.get("format") != FORMAT or "answers" not in data:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"not a foveate relevance of format {FORMAT} (found {found!r})")
-        images = tuple(ImageRelevance.from_dict(image) for image in data["images"])
-        return cls(images, tuple(torch.tensor(answer) for answer in data["answers"]), data["target"], data["gradients"])
+        return cls._made(_FORM.of(data, "this dictionary").value, "this dictionary")
 
     @classmethod
     def from_json(cls, text: str) -> Relevance:
-        """The inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        """The inverse of `to_json`.
+
+        Raises:
+            RecordError: as `from_dict`, or `text` is no JSON.
+        """
+        return cls._made(_FORM.parse(text, "this text").value, "this text")
 
     @classmethod
     def load(cls, path: str | Path) -> Relevance:
-        """Read what `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read what `save` wrote.
+
+        Raises:
+            RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or too large.
+        """
+        document = _FORM.read(path)
+        return cls._made(document.value, document.where)
+
+    @classmethod
+    def _made(cls, found: _RelevanceRecord, where: str) -> Relevance:
+        for number, image in enumerate(found.images):
+            if image.row >= len(found.answers):
+                raise _FORM.refusal(where, f"images[{number}].row is {image.row}, but there are {len(found.answers)} answers")
+            if len(image.tokens) != len(found.answers[image.row]):
+                expected = f"one for each token of answers[{image.row}]"
+                raise _FORM.refusal(
+                    where, f"images[{number}].tokens should have {len(found.answers[image.row])} rows, {expected}, not {len(image.tokens)}"
+                )
+        images = tuple(ImageRelevance._made(image, where, f"images[{number}].") for number, image in enumerate(found.images))
+        answers = tuple(torch.tensor(answer, dtype=torch.long) for answer in found.answers)
+        return cls(images, answers, found.target, found.gradients)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,13 +14,14 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from foveate.errors import InputError, OptionError
+from foveate.errors import InputError, OptionError, RecordError
 from foveate.explain.compressor import ConvCompressor
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.measures import Quality, divergence, quality, target
 from foveate.explain.network import CompressorConfig
 from foveate.explain.training_data import Labelled, Labels
 from foveate.files import whole
+from foveate.records import Count, Form, Number, brief, read_tensors
 
 __all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
 
@@ -122,10 +122,40 @@ class Trained:
 class _State:
     """What a checkpoint keeps beside weights and optimiser. Orders are drawn from seed and epoch, so no generator needs saving."""
 
-    epoch: int = 0
-    best_epoch: int = 0
-    best: list[float] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
+    epoch: Count = 0
+    best_epoch: Count = 0
+    best: list[Number] = field(default_factory=list)
+    history: list[dict[str, Number]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        wanted = [own.name for own in fields(Quality)]
+        if len(self.best) != (len(wanted) if self.best_epoch else 0) or self.best_epoch > self.epoch:
+            raise ValueError(f"best has {len(self.best)} figures of epoch {self.best_epoch}, and {self.epoch} epochs were run")
+        if len(self.history) != self.epoch or any(name not in entry for entry in self.history for name in wanted):
+            raise ValueError(f"history should have {', '.join(wanted)} of each of the {self.epoch} epochs")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint holds that is no tensor."""
+
+    run: dict[str, Any]
+    state: _State
+
+
+_FORM: Form[Kept] = Form("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+
+
+def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
+    """How far a run came, and all that its checkpoint holds.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict):
+        raise _FORM.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
+    return _FORM.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
 
 
 def train(
@@ -272,18 +302,18 @@ class _Run:
         path = self.out / CHECKPOINT
         if not path.is_file():
             return
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            earlier, state = content["run"], _State(**content["state"])
-        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise InputError(f"{path} is damaged: {error}; remove the folder, or name another") from error
+        kept, content = kept_in(path)
         now = self._fingerprint()
-        differing = [f"{name} {now[name]} instead of {earlier.get(name)}" for name in now if now[name] != earlier.get(name)]
+        differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
         if differing:
             raise InputError(f"{self.out} holds a run with another recipe or other labels ({'; '.join(differing)}); name another folder")
-        self.compressor.load_state_dict(content["network"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.state = state
+        try:
+            self.compressor.load_state_dict(content["network"])
+            self.optimiser.load_state_dict(content["optimiser"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of another shape
+            reason = str(error).partition("\n")[0]
+            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_FORM.remedy}") from error
+        self.state = kept.state
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""

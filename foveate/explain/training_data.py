@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from foveate.errors import InputError
 from foveate.explain.labels_format import LabelsInfo, read_info, shards
 from foveate.explain.network import Sight
+from foveate.records import check_regular
 
 __all__ = ["Labelled", "Labels", "held_out"]
 
@@ -102,6 +103,8 @@ def _load(files: list[Path], columns: list[str]) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
+    for file in files:
+        check_regular(file)
     try:
         rows = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train", columns=columns)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

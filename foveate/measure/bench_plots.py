@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foveate.draw.palette import Label, look, name_lines, style
+from foveate.legible import shortened
 from foveate.measure.bench_records import Group, Row, Run, figures
 
-__all__ = ["PLOTS", "draw"]
+__all__ = ["PLOTS", "draw", "figure_of"]
 
 PLOTS = (".png", ".svg", ".pdf")
 """Extensions that a plot can be written as."""
@@ -21,6 +22,7 @@ PLOTS = (".png", ".svg", ".pdf")
 _STAGES = {"vision tower": "#56b4e9", "prefill": "#0072b2", "method": "#d55e00", "decode": "#999999"}
 _TEXT = 8
 _ANY_IDEAL = "ideal"
+_LONGEST_ROW = 90
 
 
 def draw(run: Run, path: Path) -> None:
@@ -33,22 +35,33 @@ def draw(run: Run, path: Path) -> None:
     Raises:
         ValueError: nothing has been measured yet.
     """
+    figure = figure_of(run)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, dpi=110, format=path.suffix[1:].lower())
+
+
+def figure_of(run: Run) -> Figure:
+    """What `draw` writes.
+
+    Raises:
+        ValueError: nothing has been measured yet.
+    """
     groups = [group for group in run.groups if group.rounds]
     if not groups:
         raise ValueError("nothing has been measured yet, so there is nothing to draw")
     tallest = max(len(group.rows) for group in groups)
-    with look(), matplotlib.rc_context({"svg.fonttype": "none"}):
+    with look():
         figure = Figure(figsize=(13, len(groups) * (1.6 + 0.32 * tallest)), layout="constrained")
         panels = figure.subplots(len(groups), 2, squeeze=False, width_ratios=(3, 2))
         for group, (left, right) in zip(groups, panels, strict=True):
             _times(left, group)
             _caches(right, group)
-        figure.savefig(path, dpi=110, format=path.suffix[1:].lower())
+    return figure
 
 
 def _times(axes: Axes, group: Group) -> None:
     """Stacked bars, one per row; each stage carries its own label in the first bar where it has room."""
-    measured = [(row, _stages(group, row)) for row in group.rows if row.timings]
+    measured = [(row, _stages(group, row)) for row in group.rows if row.timings and row.failed is None]
     longest = max(sum(stages.values()) for _, stages in measured)
     named: set[str] = set()
     for place, (_, stages) in enumerate(measured):
@@ -68,7 +81,7 @@ def _times(axes: Axes, group: Group) -> None:
                 named.add(stage)
             start += value
         axes.text(start + 0.01 * longest, place, _seconds(start), va="center", fontsize=_TEXT)
-    axes.set_yticks(range(len(measured)), [row.name for row, _ in measured])
+    axes.set_yticks(range(len(measured)), [shortened(row.name, _LONGEST_ROW) for row, _ in measured])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.14 * longest)
     count = max(measured[0][0].timings[0].ends)
@@ -122,7 +135,7 @@ def _caches(axes: Axes, group: Group) -> None:
 def _line(row: Row) -> str:
     """The row's name without its budget."""
     if row.kind == "ideal":
-        return row.name.replace(f" {row.tokens} ", " ")
+        return shortened(row.name, _LONGEST_ROW).replace(f" {row.tokens} ", " ")
     return re.sub(r"keep=[^,)]+(, )?", "", row.name).replace("()", "")
 
 

@@ -7,14 +7,20 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from foveate.errors import InputError
+from pydantic import Field
+
 from foveate.files import write_whole
+from foveate.measure.result_forms import Facts
+from foveate.records import Count, Document, Form, Seconds, Size
 
 __all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
 
 KIND, FORMAT = "bench", 1
+_Lasting = Annotated[float, Field(ge=1e-9, le=1e9)]
+_Operations = Annotated[int, Field(ge=-(10**24), le=10**24)]
+_Length = Annotated[int, Field(ge=1, le=2**31)]
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,10 @@ class Timing:
         ends: from the start to the end of the n-th new token, by n; 1 is the time to first token.
     """
 
-    tower: float
-    prefill: float
-    method: float
-    ends: Mapping[int, float]
+    tower: Seconds
+    prefill: _Lasting
+    method: Seconds
+    ends: Mapping[_Length, _Lasting]
 
     def decode(self, count: int) -> float:
         """Seconds per token after the first, over the first `count` tokens."""
@@ -76,23 +82,16 @@ class Row:
 
     name: str
     kind: Literal["full", "ideal", "method"]
-    tokens: int
-    layer: int | None = None
+    tokens: Count
+    layer: Count | None = None
     rival: str | None = None
     method: Mapping[str, Any] | None = None
-    cache_bytes: int = 0
-    flops: Mapping[str, int] = field(default_factory=dict)
+    cache_bytes: Count = 0
+    flops: Mapping[str, _Operations] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
     failed: str | None = None
     timings: list[Timing] = field(default_factory=list)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """The inverse of `asdict`."""
-        known = {name: value for name, value in data.items() if name in cls.__dataclass_fields__}
-        timings = [Timing(**{**timing, "ends": {int(n): end for n, end in timing["ends"].items()}}) for timing in data["timings"]]
-        return cls(**{**known, "kernels": tuple(data["kernels"]), "timings": timings})
 
 
 @dataclass
@@ -107,10 +106,10 @@ class Group:
         failed: why the group has no rows.
     """
 
-    batch: int
-    prompt_tokens: int
-    visual_tokens: int
-    rows: list[Row] = field(default_factory=list)
+    batch: Size
+    prompt_tokens: Count
+    visual_tokens: Count
+    rows: Annotated[list[Row], Field(max_length=1000)] = field(default_factory=list)
     failed: str | None = None
 
     @property
@@ -122,10 +121,21 @@ class Group:
         """The row of that name."""
         return next((row for row in self.rows if row.name == name), None)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Group:
-        """The inverse of `asdict`."""
-        return cls(**{**data, "rows": [Row.from_dict(row) for row in data["rows"]]})
+    def contradiction(self) -> str | None:
+        """Which key does not fit the others, and why; `None` if all do."""
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names) or (not names and self.failed is None):
+            return "rows should each have a name of their own, and be there unless the group failed"
+        lengths = {tuple(timing.ends) for row in self.rows for timing in row.timings}
+        if len(lengths) > 1 or any(1 not in ends for ends in lengths):
+            return "rows.timings should all have ends for the same numbers of new tokens, 1 among them"
+        for number, row in enumerate(self.rows):
+            if any(list(timing.ends.values()) != sorted(set(timing.ends.values())) for timing in row.timings):
+                return f"rows[{number}].timings.ends should rise with the number of new tokens"
+            added = row.memory.get("added")
+            if not (added is None or (isinstance(added, int) and 0 <= added < 2**53)):
+                return f"rows[{number}].memory.added should be a number of bytes or null, not {added!r:.40}"
+        return None
 
 
 @dataclass
@@ -144,7 +154,7 @@ class Run:
     command: str
     facts: dict[str, Any]
     shape: dict[str, Any]
-    groups: list[Group] = field(default_factory=list)
+    groups: Annotated[list[Group], Field(max_length=100)] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the figures of every row beside what they come from."""
@@ -163,19 +173,37 @@ class Run:
         """Read what `save` wrote.
 
         Raises:
-            InputError: there is no such file, or it is none of ours.
+            RecordError: there is no such file, it is none of ours, or it contradicts itself; the message names the key.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path.name} as results of foveate bench: {error}") from error
-        if not isinstance(data, dict) or (data.get("kind"), data.get("format")) != (KIND, FORMAT):
-            raise InputError(f"{path.name} holds no results of foveate bench in format {FORMAT}")
-        try:
-            groups = [Group.from_dict(group) for group in data["groups"]]
-            return cls(data["settings"], data["command"], data["facts"], data["shape"], groups)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path.name} is damaged: {error!r}") from error
+        return cls.of(_FORM.read(path))
+
+    @classmethod
+    def of(cls, document: Document[Any]) -> Run:
+        """The same, of a file that has been read.
+
+        Raises:
+            RecordError: it is none of ours, or contradicts itself; the message names the key.
+        """
+        run: Run = _FORM.narrow(document).value
+        _FACTS.narrow(document)
+        for number, group in enumerate(run.groups):
+            problem = group.contradiction()
+            if problem:
+                raise _FORM.refusal(document.where, f"groups[{number}].{problem}")
+        return run
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What is read of a run beside its groups."""
+
+    facts: Facts
+    shape: dict[str, dict[str, Any]]
+
+
+_WHAT = "a file of results of foveate bench"
+_FORM: Form[Run] = Form(_WHAT, Run, {"kind": KIND, "format": FORMAT}, limit=2**28)
+_FACTS: Form[_Surroundings] = Form(_WHAT, _Surroundings)
 
 
 def figures(group: Group, row: Row) -> dict[str, Figure]:

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from foveate.errors import InputError
-from foveate.measure.evaluation_results import RESULTS_FORMAT, half
-from foveate.measure.evaluation_runs import read_json
+from foveate.measure.evaluation_results import half
+from foveate.measure.result_forms import COMPARED, same_questions
 from foveate.measure.statistics import mcnemar, paired_bootstrap
 
 __all__ = ["Comparison", "compare", "read_results"]
@@ -61,9 +61,7 @@ def read_results(text: str) -> tuple[dict[str, Any], str | None]:
         path = path / "results.json"
     if not path.is_file():
         raise InputError(f"no such file of results: {path}; foveate eval writes results.json in its --out folder")
-    data = read_json(path)
-    if data.get("format") != RESULTS_FORMAT or "results" not in data:
-        raise InputError(f"{path} holds no results of foveate eval")
+    data = COMPARED.read(path).raw
     if setting is not None and setting not in data["results"]:
         raise InputError(f"{path} has no setting {setting!r}; it has {', '.join(data['results'])}")
     return data, setting
@@ -91,7 +89,7 @@ def compare(first: str, second: str) -> tuple[list[Comparison], list[str]]:
         for task in before:
             if task not in after:
                 continue
-            if before[task]["data"] != after[task]["data"]:
+            if not same_questions(before[task], after[task]):
                 raise InputError(f"{task}: {first} and {second} are about other questions, so they cannot be compared one by one")
             comparison = _compare(a, b, task, before[task]["samples"], after[task]["samples"])
             if comparison is None:

@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import Any
 
 from foveate.measure.evaluation_runs import BLIND, FULL
+from foveate.measure.result_forms import RESULTS_FORMAT, same_questions
 from foveate.measure.statistics import mean_interval
 from foveate.measure.suites import known
 
-__all__ = ["RESULTS_FORMAT", "gather", "half"]
+__all__ = ["gather", "half"]
 
-RESULTS_FORMAT = 1
 Cell = Mapping[str, Any]
 
 MEANS = ("of_full", "of_image", "loyalty", "tokens_at_the_cut", "mean_tokens_over_layers", "method_seconds", "seconds")
@@ -46,9 +46,9 @@ def _figures(task: str, cell: Cell, full: Cell | None, blind: Cell | None) -> di
     low, high = _interval(cell["score"], scores) if known(task).group == 1 else (None, None)
     figures = {key: value for key, value in cell.items() if key != "samples"}
     figures |= {"low": low, "high": high, "of_full": None, "of_image": None, "loyalty": None, "lost": None, "won": None}
-    if full is not None and full["data"] == cell["data"]:
+    if full is not None and same_questions(full, cell):
         figures |= _beside(cell, full)
-        if blind is not None and blind["data"] == cell["data"] and full["score"] != blind["score"]:
+        if blind is not None and same_questions(blind, cell) and full["score"] != blind["score"]:
             figures["of_image"] = (cell["score"] - blind["score"]) / (full["score"] - blind["score"])
     return {**figures, "samples": cell["samples"]}
 

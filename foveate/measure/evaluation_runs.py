@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from foveate.errors import InputError
 from foveate.files import write_whole
 from foveate.measure.asking import Reply
 from foveate.measure.harness import Outcome
+from foveate.measure.result_forms import CELL, SETTINGS, digest
+from foveate.records import brief
 
 __all__ = ["BLIND", "FULL", "RunFolder", "Setting", "cell_of", "write_json"]
 
@@ -52,7 +53,7 @@ class RunFolder:
         state = folder / "run.json"
         if state.exists():
             if (folder / "cells").exists():  # else it was stopped before anything was finished, and whatever it was does not matter
-                self._compare(read_json(state))
+                self._compare(SETTINGS.read(state).raw)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} holds something else than a run; choose another --out")
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +61,9 @@ class RunFolder:
 
     def _compare(self, before: Mapping[str, Any]) -> None:
         changed = [
-            f"{name} was {before.get(name)!r} and is {self._settings.get(name)!r}"
+            f"{name} was {brief(before.get(name))} and is {brief(self._settings.get(name))}"
             for name in {**before, **self._settings}
-            if before.get(name) != self._settings.get(name)
+            if json.dumps(before.get(name)) != json.dumps(self._settings.get(name))
         ]
         if changed:
             raise InputError(
@@ -70,9 +71,13 @@ class RunFolder:
             )
 
     def done(self, setting: Setting, task: str) -> dict[str, Any] | None:
-        """What is finished of a setting and task; `None` if nothing is."""
+        """What is finished of a setting and task; `None` if nothing is.
+
+        Raises:
+            RecordError: its file is damaged; the message names the key.
+        """
         path = self._cell(setting, task)
-        return read_json(path) if path.exists() else None
+        return CELL.read(path).raw if path.exists() else None
 
     def keep(self, setting: Setting, task: str, cell: Mapping[str, Any]) -> None:
         """Keep a finished evaluation; a kill leaves the whole file or none."""
@@ -99,31 +104,12 @@ def cell_of(outcome: Outcome, replies: Mapping[tuple[str, int], Reply], facts: M
         "score": outcome.score,
         "metrics": outcome.metrics,
         "questions": len(outcome.samples),
-        "data": _digest([(sample.id, sample.target) for sample in outcome.samples]),
+        "data": digest([(sample.id, sample.target) for sample in outcome.samples]),
         **{name: sum(getattr(reply, name) for reply in took) / len(took) for name in names},
         "facts": dict(facts),
         **more,
         "samples": [asdict(sample) for sample in outcome.samples],
     }
-
-
-def _digest(rows: Sequence[tuple[str, str]]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file holds.
-
-    Raises:
-        InputError: it cannot be read, or is no JSON object.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} is not a file of results")
-    return data
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

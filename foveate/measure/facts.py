@@ -99,7 +99,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The facts in which two runs differ, the date aside, as "name: one, other"."""
     one, other = _flat(one), _flat(other)
     names = [name for name in {**one, **other} if name not in _VARYING]
-    return [f"{name}: {one.get(name)}, {other.get(name)}" for name in names if one.get(name) != other.get(name)]
+    return [f"{name}: {one.get(name)!s:.80}, {other.get(name)!s:.80}" for name in names if one.get(name) != other.get(name)]
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): acc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from foveate.demo.scenes import FAMILIES
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
 from foveate.measure.controls import Norm
-from foveate.measure.evaluation_runs import read_json, write_json
+from foveate.measure.evaluation_runs import write_json
 from foveate.measure.kept_states import KeptStates
 from foveate.measure.quality import remembered_features
+from foveate.measure.result_forms import ANALYSED_CELL, SETTINGS
 from foveate.measure.spectrum import information
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
@@ -198,8 +200,8 @@ class Cells:
         self._folder = folder / "cells"
         path = folder / self._SETTINGS
         if path.exists():
-            before = read_json(path)
-            changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+            before = SETTINGS.read(path).raw
+            changed = [name for name in {**before, **settings} if json.dumps(before.get(name)) != json.dumps(settings.get(name))]
             if changed:
                 raise InputError(
                     f"{folder} holds an analysis with another {', another '.join(sorted(changed))}; "
@@ -212,7 +214,7 @@ class Cells:
         return self._path(cell).exists()
 
     def __getitem__(self, cell: Cell) -> dict[str, Any]:
-        return read_json(self._path(cell))
+        return ANALYSED_CELL.read(self._path(cell)).raw  # type: ignore[no-any-return]
 
     def __setitem__(self, cell: Cell, result: Mapping[str, Any]) -> None:
         write_json(self._path(cell), result)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from foveate.demo.evaluate import Sample
+from foveate.errors import InputError
 from foveate.measure.correlation import Floats, correlation, estimate, over_questions, permutation_p, ranks, resamples
 from foveate.measure.information_loss import FULL, Cell, key
 from foveate.measure.kept_states import SOURCES
@@ -77,16 +78,24 @@ def analyse(results: Mapping[Cell, Mapping[str, Any]], asked: Sequence[Sample], 
         asked: the questions, in the order of the results.
         layers: decoder layers that were measured.
 
+    Raises:
+        InputError: a cell is about other questions or layers.
+
     Returns:
         "full" and "cells": accuracy and mean information of each method and budget; "correlations": one entry for each source, layer and
         measure, with Pearson's and Spearman's coefficient for each of `SCOPES`; for "equal_budget" also the p of Spearman's if
         methods' information were dealt to methods at random, and Spearman's "without" each of the methods, because a single one
         that is far from all others can make a correlation.
     """
+    names = [key(source, layer, measure) for source in SOURCES for layer in layers for measure in MEASURES]
+    for cell, result in results.items():
+        missing = [name for name in names if name not in result["information"]]
+        if missing or len(result["right"]) != len(asked):
+            what = f"no {missing[0]}" if missing else f"{len(result['right'])} answers to {len(asked)} questions"
+            raise InputError(f"the cell {cell.name} holds {what}; remove its file, and the same command measures it again")
     table = _Table(results)
     weights = resamples([sample.seed for sample in asked], RESAMPLES)
     weights /= weights.sum(1, keepdims=True)
-    names = [key(source, layer, measure) for source in SOURCES for layer in layers for measure in MEASURES]
     return {
         "full": {"method": FULL, "keep": table.full.keep}
         | _summary(table.whole(None), {name: table.whole(name) for name in names}, weights),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.errors import InputError
-from foveate.measure.bench_records import Run
-from foveate.measure.evaluation_results import RESULTS_FORMAT
-from foveate.measure.evaluation_runs import read_json
+from foveate.measure.bench_records import KIND, Run
+from foveate.measure.result_forms import ANALYSIS, EVALUATION, RESULTS_FORMAT
+from foveate.records import ANYTHING
 
 __all__ = ["Input", "differences", "read_inputs"]
 
@@ -83,13 +83,16 @@ def _inside(folder: Path) -> Iterator[tuple[Path, Input | None]]:
 
 def _classify(path: Path) -> Input | None:
     """What a file holds; `None` if it is none of ours."""
-    data = read_json(path)
+    document = ANYTHING.read(path)
+    data = document.raw
     name = f"{path.resolve().parent.name}/{path.name}"
-    if data.get("kind") == "foveate analyse" and "correlations" in data:
+    if data.get("kind") == "foveate analyse":
+        ANALYSIS.narrow(document)
         return Input("analyse", name, data)
-    if "groups" in data and "shape" in data:
-        return Input("bench", name, data, Run.load(path))
-    if data.get("format") == RESULTS_FORMAT and "results" in data and "facts" in data:
+    if data.get("kind") == KIND:
+        return Input("bench", name, data, Run.of(document))
+    if data.get("format") == RESULTS_FORMAT and "results" in data:
+        EVALUATION.narrow(document)
         return Input("eval", name, data)
     return None
 

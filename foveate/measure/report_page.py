@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foveate.errors import InputError
+from foveate.legible import legible
 from foveate.measure.report_inputs import Input, differences
 from foveate.measure.report_sections import sections
 
@@ -28,17 +29,24 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
     warnings = differences(inputs)
     if warnings and not mixed:
         raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
-    environment = Environment(loader=PackageLoader("foveate.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("foveate.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
+    )
     environment.filters["picture"] = Markup
     template = environment.get_template("report.html.jinja")
     return template.render(warnings=warnings, sections=list(sections(inputs)), runs=[_run(each) for each in inputs])
+
+
+def _fit(value: Any) -> Any:
+    """What stands on the page for a value of the template; escaping comes after it, for all but the pictures."""
+    return value if isinstance(value, Markup) else legible(str(value))
 
 
 def _run(each: Input) -> dict[str, Any]:
     """What one file of results was measured on, for the page's last part."""
     facts = each.data["facts"]
     model: Mapping[str, Any] = each.model
-    machine = facts["accelerator"] or f"{facts['processor']}, {facts['threads']} threads"
+    machine = facts.get("accelerator") or f"{facts.get('processor')}, {facts.get('threads')} threads"
     libraries = [f"{name} {facts[name]}" for name in ("foveate", "torch", "transformers", "lmms_eval", "python") if facts.get(name)]
     attention = ", ".join(f"{part} {kernel}" for part, kernel in (model.get("attention") or {}).items())
     rows = {
@@ -49,6 +57,6 @@ def _run(each: Input) -> dict[str, Any]:
         "attention": attention,
         "machine": machine,
         "versions": ", ".join(libraries),
-        "date": facts["date"],
+        "date": facts.get("date"),
     }
     return {"name": each.name, "rows": {name: str(value) for name, value in rows.items() if value}}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from foveate.draw import information_loss
 from foveate.draw.charts import Lines, Point, against_time, against_tokens, radar, svg
-from foveate.measure.bench_plots import draw as draw_bench
+from foveate.measure.bench_plots import figure_of
 from foveate.measure.bench_records import Group, Row, figures
 from foveate.measure.evaluation_runs import BLIND, FULL
 from foveate.measure.report_inputs import Input
@@ -72,13 +70,15 @@ def sections(inputs: Sequence[Input]) -> Iterator[Section]:
 def _evaluation(each: Input, name: str) -> Section:
     results, tasks = each.data["results"], _tasks(each)
     pictures = []
-    for task, called in tasks.items():
+    for number, (task, called) in enumerate(tasks.items()):
         scale, unit = _scale(results, task)
         lines = _lines(results, task, scale)
         full, blind = (results.get(setting, {}).get(task) for setting in _OTHERS)
         figure = against_tokens(lines, full and _point(full, scale), blind and blind["score"] * scale, called, unit)
         pictures.append(
-            _picture(figure, f"{name}-{task}", f"{called}: {unit} against visual tokens that stay; bands and bars are 95\u00a0% intervals.")
+            _picture(
+                figure, f"{name}-task{number}", f"{called}: {unit} against visual tokens that stay; bands and bars are 95\u00a0% intervals."
+            )
         )
     if len(tasks) > 1:
         pictures.append(_means(each, name))
@@ -141,9 +141,9 @@ def _radars(each: Input, name: str) -> Iterator[Picture]:
             shares = [found.get(task, {}).get("of_full") for task in tasks]
             if any(share is not None for share in shares):
                 budgets.setdefault(setting.rpartition("-")[2], {})[_method(setting)] = shares
-    for keep, values in budgets.items():
+    for number, (keep, values) in enumerate(budgets.items()):
         figure = radar(values, list(tasks.values()), f"{keep} visual tokens")
-        yield _picture(figure, f"{name}-radar-{keep}", f"Each task's score at keep={keep}, as a share of the full model's (black circle).")
+        yield _picture(figure, f"{name}-radar{number}", f"Each task's score at keep={keep}, as a share of the full model's (black circle).")
 
 
 def _scores(each: Input, task: str, called: str) -> Table:
@@ -168,9 +168,9 @@ def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
     assert other.run is not None
     if each.model.get("fingerprint") != other.model.get("fingerprint"):
         return
-    for group in other.run.groups:
+    for place, group in enumerate(other.run.groups):
         times = {row.name: 1e3 * found["prefill"].median for row in group.rows if "prefill" in (found := figures(group, row))}
-        for task, called in _tasks(each).items():
+        for number, (task, called) in enumerate(_tasks(each).items()):
             scale, unit = _scale(each.data["results"], task)
             full = each.data["results"].get(FULL.name, {}).get(task)
             lines: dict[str, list[Point]] = {}
@@ -185,7 +185,7 @@ def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
                 caption = (
                     f"{called} against the time of a prefill, median of {group.rounds} rounds at batch {group.batch}, from {other.name}."
                 )
-                yield _picture(figure, f"{name}-{task}-{group.batch}", caption)
+                yield _picture(figure, f"{name}-task{number}-group{place}", caption)
 
 
 def _speed(each: Input, name: str) -> Section:
@@ -194,12 +194,8 @@ def _speed(each: Input, name: str) -> Section:
     measured = [group for group in run.groups if group.rounds]
     pictures = []
     if measured:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "bench.svg"
-            draw_bench(run, path)
-            text = path.read_text(encoding="utf-8")
         caption = "Left: where the time of a whole generation goes. Right: key/value bytes against visual tokens that remain."
-        pictures.append(Picture(text[text.index("<svg") :], caption, wide=True))
+        pictures.append(Picture(svg(figure_of(run), name, "none"), caption, wide=True))
     text_lines = [
         "Medians over interleaved rounds, quartiles in brackets. The ideal is the same decoder fed a sequence that short, with no "
         "method at all."

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 import foveate.families  # noqa: F401 - some families bring models that transformers has not
 from foveate.errors import InputError, UnknownNameError
+from foveate.records import ANYTHING
 
 __all__ = ["Picture", "Shape", "Size", "build", "find_shape", "parse_size", "shapes", "sizes"]
 
@@ -204,8 +204,7 @@ def sizes(config: Any) -> dict[str, dict[str, Any]]:
 
 @cache
 def _data() -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((Path(__file__).parent / "shapes.json").read_text(encoding="utf-8"))
-    return data
+    return ANYTHING.read(Path(__file__).parent / "shapes.json").raw  # type: ignore[no-any-return]
 
 
 def _shape(name: str, entry: Mapping[str, Any]) -> Shape:

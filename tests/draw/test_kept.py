@@ -206,7 +206,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such report"):
+    with pytest.raises(InputError, match="no such file"):
         draw.kept(tmp_path / "report.json", Image.new("RGB", (40, 40)))
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="cannot be read: it is a folder"):
         draw.kept(tmp_path, Image.new("RGB", (40, 40)))

@@ -141,7 +141,12 @@ def test_what_does_not_matter_is_no_difference() -> None:
 def test_what_are_no_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no labels"):
         read_info(tmp_path)
-    for text, named in [("{", "cannot be read"), ("[]", "not what"), ('{"format": 99}', "not 99"), ('{"format": 1}', "has no model")]:
+    for text, named in [
+        ("{", "not JSON"),
+        ("[]", "has format None"),
+        ('{"format": 99}', "has format 99"),
+        ('{"format": 1}', "model is missing"),
+    ]:
         (tmp_path / "labels.json").write_text(text)
         with pytest.raises(InputError, match=named):
             read_info(tmp_path)
@@ -152,5 +157,5 @@ def test_what_are_no_labels_is_refused(tmp_path: Path) -> None:
         read_info(tmp_path)
     stranger = tmp_path / "shard-00000.parquet"
     stranger.write_bytes(b"PAR1 but nothing else")
-    with pytest.raises(InputError, match="no shard of labels"):
+    with pytest.raises(InputError, match="not a shard of labels"):
         outcome(stranger)

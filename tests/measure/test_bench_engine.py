@@ -258,5 +258,5 @@ def test_a_run_goes_to_json_and_back(tmp_path: Path) -> None:
     assert Run.load(path) == run
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
     path.write_text("{}")
-    with pytest.raises(InputError, match="no results"):
+    with pytest.raises(InputError, match="has kind None"):
         Run.load(path)

@@ -226,7 +226,7 @@ def test_two_results_are_compared_question_by_question(run: Run, folder: Path) -
     assert "McNemar" in run("--compare", folder, folder)[1]
     for other, words in (
         (f"{results}:fast", "it has full, blind, fastv-96"),
-        (folder / "run.json", "no results of foveate eval"),
+        (folder / "run.json", "not a file of results of foveate eval"),
         (folder / "none.json", "no such file of results"),
     ):
         code, _, err = run("--compare", results, other)

@@ -76,9 +76,9 @@ def test_finished_cells_are_found_again_and_other_settings_refused(tmp_path: Pat
     done = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
     cell = Cell("pool", 64)
     assert cell not in done
-    done[cell] = {"right": "01"}
+    done[cell] = found = {"right": "01", "tokens": 64.0, "information": {"a": [0.5, 1.5]}}
     again = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
-    assert again[cell] == {"right": "01"}
+    assert again[cell] == found
     with pytest.raises(InputError, match="another layers"):
         Cells(tmp_path / "run", {"model": "a", "layers": [2]})
 

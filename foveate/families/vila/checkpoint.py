@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,6 +16,7 @@ from transformers import GenerationConfig
 from foveate.errors import InputError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
+from foveate.records import Form, read_tensors
 
 __all__ = ["END_OF_TURN", "load", "read_weights"]
 
@@ -93,6 +92,14 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor
 
 
+@dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
+
+
+_INDEX_FORM: Form[_Index] = Form("an index of shards", _Index)
+
+
 def _files(folder: Path) -> list[Path]:
     """The weight files of one part; safetensors where there are both kinds."""
     for single, index in zip(_SINGLE, _INDEX, strict=True):
@@ -100,7 +107,7 @@ def _files(folder: Path) -> list[Path]:
             return [folder / single]
         listed = folder / (single.rpartition(".")[0] + index)
         if listed.is_file():
-            names = sorted(set(json.loads(listed.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(_INDEX_FORM.read(listed).value.weight_map.values()))
             # an index is data like any other: it may not lead out of its folder
             missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
             if missing:
@@ -113,11 +120,12 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # type: ignore[no-any-return]
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{file} holds more than tensors and was not opened, because that could run its code") from error
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
         raise InputError(f"{file} is damaged or cut off ({error}); copy it again") from error
+    found = read_tensors(file, mmap=True)
+    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise InputError(f"{file} holds something else than tensors by name; copy it again")
+    return found
 
 
 def _end_of_answer(model: Any, folder: Path) -> None:

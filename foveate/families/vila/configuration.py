@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import LlavaConfig
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.vila import internvit
+from foveate.records import ANYTHING, Count, Form
 
 __all__ = ["FEATURES", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 
@@ -67,17 +68,49 @@ def patch_side(config: Any) -> int:
     return int(image // patch)
 
 
+@dataclass(frozen=True)
+class _Added:
+    content: str
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    content: str
+    id: Count
+
+
+@dataclass(frozen=True)
+class _Fast:
+    """Of tokenizer.json."""
+
+    added_tokens: list[_Numbered] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Slow:
+    """Of tokenizer_config.json."""
+
+    added_tokens_decoder: dict[Count, _Added] = field(default_factory=dict)
+
+
+_FAST: Form[_Fast] = Form("a tokenizer", _Fast, limit=2**28)
+_SLOW: Form[_Slow] = Form("the configuration of a tokenizer", _Slow)
+_EXTRA: Form[dict[str, int]] = Form("a list of added tokens", dict[str, Count])
+
+
 def added_tokens(folder: Path) -> dict[str, int]:
-    """Tokens that were added to the tokenizer of the folder, by text; empty where its files do not say so."""
-    fast, settings, extra = (_read(folder / name) for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
-    tokens = {entry["content"]: int(entry["id"]) for entry in fast.get("added_tokens", ())}
-    tokens |= {entry["content"]: int(number) for number, entry in settings.get("added_tokens_decoder", {}).items()}
-    return tokens | extra
+    """Tokens that were added to the tokenizer of the folder, by text; empty where its files do not say so.
 
-
-def _read(file: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return data
+    Raises:
+        RecordError: one of them is damaged; the message names the key.
+    """
+    fast, slow, extra = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
+    tokens: dict[str, int] = {}
+    if fast.is_file():
+        tokens |= {entry.content: entry.id for entry in _FAST.read(fast).value.added_tokens}
+    if slow.is_file():
+        tokens |= {entry.content: number for number, entry in _SLOW.read(slow).value.added_tokens_decoder.items()}
+    return tokens | (_EXTRA.read(extra).value if extra.is_file() else {})
 
 
 def _from_release(release: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -110,7 +143,8 @@ def _part(release: dict[str, Any], entry: str, folder: Path) -> dict[str, Any]:
     """The folder's own file counts, as it did for the release's code; its copy in the top-level file is for when there is no folder."""
     file = folder / "config.json"
     if folder.parent != Path() and file.is_file():
-        return _read(file)
+        found: dict[str, Any] = ANYTHING.read(file).raw
+        return found
     copy = release.get(entry)
     if isinstance(copy, dict):
         return copy
