@@ -20,6 +20,7 @@ from typing import Annotated
 import typer
 
 from foveate.files import write_whole
+from foveate.records import ANYTHING
 from foveate.versions import NEWEST, OLDEST
 
 HERE = Path(__file__).parent.parent
@@ -109,7 +110,7 @@ def main(
     table: Annotated[bool, typer.Option(help="Write the page from committed results, and run nothing.")] = False,
 ) -> None:
     """Test releases of transformers, and write the page."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = ANYTHING.read(RESULTS).raw if RESULTS.exists() else {}
     for release in () if table else [only] if only else RELEASES:
         install(release)
         results[release] = test(release)
