@@ -6,6 +6,7 @@ Each class also derives from the built-in that a caller would expect (`ValueErro
 
 __all__ = [
     "BudgetError",
+    "BusyError",
     "CacheError",
     "CompressorError",
     "FoveateError",
@@ -14,9 +15,11 @@ __all__ = [
     "LayerError",
     "OptionError",
     "SignalError",
+    "TrainingError",
     "UnknownNameError",
     "UnsupportedError",
     "UnsupportedModelError",
+    "WriteError",
 ]
 
 
@@ -66,3 +69,15 @@ class HandleError(FoveateError, RuntimeError):
 
 class UnknownNameError(FoveateError, LookupError):
     """A method name that does not exist; the message lists the names that do."""
+
+
+class WriteError(FoveateError, OSError):
+    """A file or folder that cannot be written: a full or read-only disk, no permission. What was there before is as it was."""
+
+
+class BusyError(FoveateError, RuntimeError):
+    """A folder or file of results that another process is writing."""
+
+
+class TrainingError(FoveateError, ArithmeticError):
+    """Training that has come to numbers that are not finite; the message says when, and what was kept."""

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 from explain_labels import GRIDS, MODEL, labels
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from foveate import ConvCompressor
 from foveate.cli import main
 from foveate.errors import InputError, OptionError
-from foveate.explain.compressor import SETTINGS, WEIGHTS
+from foveate.explain.compressor import WEIGHTS
 from foveate.explain.labels_format import read_info, write_info
 from foveate.explain.train import CHECKPOINT, Moment, Recipe, train
 from foveate.explain.training_data import Labels, held_out
@@ -41,7 +42,9 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(out: Path) -> tuple[bytes, dict[str, Any], Any]:
-    return (out / WEIGHTS).read_bytes(), json.loads((out / SETTINGS).read_text()), torch.load(out / CHECKPOINT, weights_only=True)
+    with safe_open(out / WEIGHTS, "pt") as opened:
+        settings = json.loads(opened.metadata()["foveate"])
+    return (out / WEIGHTS).read_bytes(), settings, torch.load(out / CHECKPOINT, weights_only=True)
 
 
 def same(one: Any, other: Any) -> bool:
