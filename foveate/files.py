@@ -11,22 +11,42 @@ import io
 import itertools
 import os
 import platform
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from foveate.errors import WriteError
 
-__all__ = ["UNFINISHED", "append_line", "clear", "leftovers", "make_folder", "whole", "whole_folder", "write_error", "write_made", "write_whole"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = [
+    "UNFINISHED",
+    "append_line",
+    "clear",
+    "is_leftover",
+    "leftovers",
+    "make_folder",
+    "whole",
+    "whole_folder",
+    "write_error",
+    "write_figure",
+    "write_made",
+    "write_picture",
+    "write_whole",
+]
 
 UNFINISHED = ".part"
 """How the names of files and folders end that are not whole yet; they begin with a dot."""
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _LONGEST = 180  # bytes of a file's name that its unfinished one repeats: file systems allow 255
+_OURS = re.compile(rf"\..+\.([0-9a-f]{{8}}-\d+-\d+|\d+){re.escape(UNFINISHED)}")
 _numbers = itertools.count()
 
 
@@ -89,6 +109,31 @@ def write_made(path: str | Path, make: Callable[[BinaryIO], object]) -> None:
     buffer = io.BytesIO()
     make(buffer)
     write_whole(path, buffer.getbuffer())
+
+
+def write_picture(path: str | Path, picture: Image) -> None:
+    """Write a picture in the format that the name's extension stands for.
+
+    Args:
+        path: ends in an extension that Pillow knows, in small letters or capitals.
+        picture: any size and mode that the format can hold.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    from PIL import Image
+
+    form = Image.registered_extensions()[Path(path).suffix.lower()]
+    write_made(path, lambda buffer: picture.save(buffer, form))
+
+
+def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
+    """Write a figure of matplotlib in the format that the name's extension stands for.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    write_made(path, lambda buffer: figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=dpi))
 
 
 @contextmanager
@@ -164,8 +209,13 @@ def make_folder(path: str | Path) -> Path:
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """What killed processes left unfinished in a folder and those below it."""
-    return folder.rglob(f".*{UNFINISHED}")
+    """What killed processes of whatever machine left unfinished in a folder and those below it."""
+    return (path for path in folder.rglob(f".*{UNFINISHED}") if is_leftover(path))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that unfinished files have here, in this version or an earlier one."""
+    return _OURS.fullmatch(path.name) is not None
 
 
 def clear(folder: Path) -> None:

@@ -61,5 +61,5 @@ def on_a_full_disk(
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=limit,  # noqa: PLW1509
+        preexec_fn=limit,
     )

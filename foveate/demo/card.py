@@ -20,6 +20,7 @@ from foveate.demo.labels import GRID
 from foveate.demo.scenes import VERSION
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES, shape_of
+from foveate.files import write_whole
 from foveate.measure.quality import remembered_features
 
 FIGURES, CARD = "figures.json", "README.md"
@@ -158,7 +159,7 @@ def measure(
     }
     for name, results in (("full", full), ("without_image", blind), ("cut", cut)):
         figures[name] = {family: asdict(score) for family, score in summary(results).items()}
-    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    write_whole(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
     return figures
 
 
@@ -273,4 +274,4 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         second=SECOND,
         training="\n".join(training),
     )
-    (folder / CARD).write_text(text)
+    write_whole(folder / CARD, text)

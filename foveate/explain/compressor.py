@@ -189,7 +189,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, value in sorted(weights.items()):
         found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        found.update(value.flatten().view(torch.uint8).numpy())
+        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

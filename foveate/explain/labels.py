@@ -112,7 +112,12 @@ def _make(
     waiting = [(number, own) for number, own in enumerate(ranges(len(source))) if not shard_path(folder, number).exists()]
     # Nobody may write before everybody has looked, or two would count differently.
     group.wait_for_everyone()
-    by_the_first(group, lambda: (folder / INFO).exists() or write_info(folder, info))
+
+    def begin() -> None:
+        if not (folder / INFO).exists():
+            write_info(folder, info)
+
+    by_the_first(group, begin)
     tally = Tally(folder)
     for number, own in waiting[group.process_index :: group.num_processes]:
         _shard(folder, number, own, source, labeller, tally, progress)

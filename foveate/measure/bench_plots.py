@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foveate.draw.palette import Label, look, name_lines, style
+from foveate.files import write_figure
 from foveate.measure.bench_records import Group, Row, Run, figures
 
 __all__ = ["PLOTS", "draw"]
@@ -24,7 +25,7 @@ _ANY_IDEAL = "ideal"
 
 
 def draw(run: Run, path: Path) -> None:
-    """Write one picture with a row of panels for each batch size.
+    """Write one picture with a row of panels for each batch size, whole or not at all.
 
     Args:
         run: with at least one finished round.
@@ -32,6 +33,7 @@ def draw(run: Run, path: Path) -> None:
 
     Raises:
         ValueError: nothing has been measured yet.
+        WriteError: the picture cannot be written.
     """
     groups = [group for group in run.groups if group.rounds]
     if not groups:
@@ -43,7 +45,7 @@ def draw(run: Run, path: Path) -> None:
         for group, (left, right) in zip(groups, panels, strict=True):
             _times(left, group)
             _caches(right, group)
-        figure.savefig(path, dpi=110, format=path.suffix[1:].lower())
+        write_figure(path, figure)
 
 
 def _times(axes: Axes, group: Group) -> None:

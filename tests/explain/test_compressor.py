@@ -256,7 +256,9 @@ TWO = [
 ]
 
 
-@pytest.mark.parametrize(("form", "damage", "message"), [(f, *one) for f, cases in ((Path, BOTH), (in_two_files, BOTH + TWO)) for one in cases])
+@pytest.mark.parametrize(
+    ("form", "damage", "message"), [(f, *one) for f, cases in ((Path, BOTH), (in_two_files, BOTH + TWO)) for one in cases]
+)
 def test_files_that_make_no_compressor_are_refused(form: Any, damage: Any, message: str, tmp_path: Path) -> None:
     folder = form(untrained().save_pretrained(tmp_path))
     damage(folder)
