@@ -168,9 +168,7 @@ class Loop:
     def _diverged(self, name: str, step: int, what: str) -> TrainingError:
         path = self.folder / f"{name}.pt"
         kept = f"{path} holds the last checkpoint before" if path.exists() else f"there is no checkpoint of it in {self.folder} yet"
-        return TrainingError(
-            f"training of the {name} stopped in step {step}, because {what}; {kept}. Train anew with another seed or recipe"
-        )
+        return TrainingError(f"training of the {name} stopped in step {step}, because {what}; {kept}. Train anew by another recipe")
 
     def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
         """Write a checkpoint, whole or not at all."""
