@@ -254,9 +254,7 @@ def spoiling(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_weights_that_are_not_finite_never_come_into_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiling(3, monkeypatch)
-    with pytest.raises(
-        TrainingError, match=r"of the tower stopped in step 3, because 1 tensors of weights.*tower\.pt holds the last checkpoint"
-    ):
+    with pytest.raises(TrainingError, match=r"tower stopped in step 3, because 1 tensors of weights.*tower\.pt holds the last"):
         train(tmp_path, TINY)
     state = torch.load(tmp_path / "tower.pt", weights_only=True)
     assert state["step"] == 2

@@ -252,9 +252,7 @@ def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
 
 def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    with pytest.raises(
-        TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Take a lower rate than 1e\+30"
-    ):
+    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Take a lower rate"):
         train(folder, out, replace(SHORT, rate=1e30), cpu=True)
     assert not (out / WEIGHTS).exists()
     assert not (out / CHECKPOINT).exists()
@@ -276,9 +274,7 @@ def test_what_the_epochs_before_gave_is_kept_and_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(_Run, "_loss", diverging)
-        with pytest.raises(
-            TrainingError, match=r"in epoch 3, because the loss is nan in step 1 of \d+; .* holds the compressor of epoch [12]\."
-        ):
+        with pytest.raises(TrainingError, match=r"in epoch 3, because the loss is nan in step 1 of \d+; .*the compressor of epoch [12]\."):
             train(folder, tmp_path, SHORT, cpu=True)
     assert saved(tmp_path)[2]["state"]["epoch"] == 2
     ConvCompressor.from_pretrained(tmp_path).check(MODEL)
