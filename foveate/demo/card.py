@@ -21,6 +21,7 @@ from foveate.demo.scenes import VERSION
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES, shape_of
 from foveate.files import write_whole
+from foveate.locks import claimed_folder
 from foveate.measure.quality import remembered_features
 
 FIGURES, CARD = "figures.json", "README.md"
@@ -120,11 +121,16 @@ def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Cal
         each: how many held-out questions of each family to ask.
         device: where to measure.
         progress: called with the number of questions just answered.
+
+    Raises:
+        BusyError: another process is writing to the folder.
+        WriteError: the card cannot be written.
     """
     folder = run / "weights"
-    measure(folder, each, device=device, progress=progress)
-    cores = f"{os.cpu_count()} CPU cores"
-    write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
+    with claimed_folder(run):
+        measure(folder, each, device=device, progress=progress)
+        cores = f"{os.cpu_count()} CPU cores"
+        write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
     return folder / CARD
 
 
