@@ -53,6 +53,18 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(way: str, tmp_path: Pa
     assert path.stat().st_size > ROOM
 
 
+def test_a_jpeg_whose_last_bytes_have_no_room_is_not_reported_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jpg"
+    write_picture(path, noise)
+    whole_one = path.read_bytes()
+    with Image.open(path) as read:
+        read.load()
+    told = with_little_room(len(whole_one) - 200, lambda: write_picture(path, Image.effect_noise(noise.size, 90).convert("RGB")))
+    assert told.startswith(f"WriteError: cannot write {path}: File too large")
+    assert path.read_bytes() == whole_one
+    assert os.listdir(tmp_path) == [path.name]
+
+
 @pytest.mark.parametrize("before", [OLD, None], ids=["over a file", "new"])
 def test_a_kill_at_any_step_leaves_the_old_file_or_the_new_one(before: str | None, tmp_path: Path) -> None:
     found = []
