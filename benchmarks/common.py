@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foveate.files import write_whole
+from foveate.files import make_folder, write_whole
+from foveate.locks import claimed_file
 from foveate.measure.facts import facts
 from foveate.records import ANYTHING, Form
 
@@ -26,7 +29,7 @@ def progress_bar() -> Progress:
 
 def save(name: str, results: dict[str, Any]) -> Path:
     """Write one benchmark's results with their environment."""
-    RESULTS.mkdir(exist_ok=True)
+    make_folder(RESULTS)
     path = RESULTS / f"{name}.json"
     write_whole(path, json.dumps({"environment": facts(), **results}, indent=1) + "\n")
     return path
@@ -53,8 +56,11 @@ class Done:
 
     @classmethod
     def of(cls, name: str, settings: dict[str, Any]) -> Done:
-        """Take up the file's, if it is of the same settings."""
-        path = RESULTS / f"{name}.partial.json"
+        """Take up the file's, if it is of the same settings; nobody else may write to it until this process ends."""
+        path = make_folder(RESULTS) / f"{name}.partial.json"
+        held = ExitStack()
+        held.enter_context(claimed_file(path))
+        atexit.register(held.close)
         if path.exists():
             state = _STATE.read(path).value
             if state.settings == settings:
@@ -64,7 +70,6 @@ class Done:
     def add(self, key: str, result: dict[str, Any]) -> None:
         """Keep one result; a kill leaves the old file or the new one."""
         self.pairs[key] = result
-        self.path.parent.mkdir(exist_ok=True)
         write_whole(self.path, json.dumps({"settings": self.settings, "pairs": self.pairs}))
 
     def forget(self) -> None:

@@ -23,6 +23,7 @@ import foveate
 import foveate.demo
 from foveate import Plan
 from foveate.clock import seconds as now
+from foveate.files import make_folder, write_whole
 from foveate.methods import FastV, Pool, Random, TokenCarve, information_contribution
 from foveate.view import View
 
@@ -61,8 +62,8 @@ def main(
         "information_ms": [times(n, d, device, seconds) for n in TOKENS for d in WIDTHS],
         "plan_ms": plan_times(device, seconds),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    make_folder(out.parent)
+    write_whole(out, json.dumps(result, indent=2) + "\n")
     show(result)
 
 

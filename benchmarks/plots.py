@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, tokens_panel
 from foveate.draw.palette import look
+from foveate.files import make_folder, write_figure
 from foveate.measure import bench_plots
 from foveate.measure.bench_records import Run
 
@@ -44,11 +45,11 @@ def point(tokens: int, score: dict[str, Any]) -> Point:
 
 def main() -> None:
     """Write docs/images/accuracy.png, bench.png, and information_loss.png if its results are there."""
-    IMAGES.mkdir(exist_ok=True)
+    make_folder(IMAGES)
     bench_plots.draw(Run.load(RESULTS / "bench_llava.json"), IMAGES / "bench.png")
-    accuracy().savefig(IMAGES / "accuracy.png", dpi=110)
+    write_figure(IMAGES / "accuracy.png", accuracy())
     if (RESULTS / "information_loss.json").exists():
-        information_loss.draw(load("information_loss")).savefig(IMAGES / "information_loss.png", dpi=110)
+        write_figure(IMAGES / "information_loss.png", information_loss.draw(load("information_loss")))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from foveate import ConvCompressor
 from foveate.demo.scenes import scene
 from foveate.explain.measures import quality
 from foveate.explain.training_data import Labels
+from foveate.files import make_folder, write_picture, write_whole
 
 SIZES = (224, 336)
 NETWORKS = {"grid": (), "sequence": ("--network", "sequence")}
@@ -31,7 +32,7 @@ NETWORKS = {"grid": (), "sequence": ("--network", "sequence")}
 
 def draw(folder: Path, split: str, scenes: int, size: int) -> Path:
     """Scenes of one size with a question each, as a data set of JSON lines."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     rows = []
     for seed in range(scenes):
         shown = scene(seed, split)  # type: ignore[arg-type]
@@ -39,10 +40,10 @@ def draw(folder: Path, split: str, scenes: int, size: int) -> Path:
         asked = short[int(np.random.default_rng((3, seed)).integers(len(short)))]
         name = f"{seed:05d}.png"
         if not (folder / name).exists():
-            shown.image.resize((size, size), Image.Resampling.LANCZOS).save(folder / name)
+            write_picture(folder / name, shown.image.resize((size, size), Image.Resampling.LANCZOS))
         rows.append({"image": name, "question": asked.text, "answer": asked.answer})
     path = folder / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 

@@ -12,6 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from information_tables import information_cells, information_correlations
 from speed_tables import layout, long_outputs, savings, selection, speed
 
+from foveate.files import write_whole
 from foveate.measure.statistics import mcnemar
 from foveate.measure.suites import BENCHMARKS, SUITES
 
@@ -182,7 +183,7 @@ def main(check: bool = False) -> None:
         if check and new != old:
             typer.echo(f"{page} does not show the figures of benchmarks/results; run: python benchmarks/tables.py", err=True)
             raise typer.Exit(1)
-        path.write_text(new, encoding="utf-8")
+        write_whole(path, new)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from datetime import date
 from pathlib import Path
@@ -74,23 +73,21 @@ def install(release: str) -> None:
     if not python.exists():
         run(sys.executable, "-m", "venv", ENVIRONMENT)
     pins = (HERE / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    free = re.compile(r"(transformers|tokenizers|huggingface_hub|hf-xet)==")
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write("\n".join(pin for pin in pins if not free.match(pin)))
-        file.flush()
-        torch = next(pin for pin in pins if pin.startswith("torch=="))
-        run(python, "-m", "pip", "install", "--quiet", torch)
-        done = run(python, "-m", "pip", "install", "--quiet", "--constraint", file.name, "--editable", ".[dev]", f"transformers=={release}")
+    named = re.compile(r"(transformers|tokenizers|huggingface_hub|hf-xet)==")
+    free = ENVIRONMENT / "constraints.txt"
+    write_whole(free, "".join(f"{pin}\n" for pin in pins if not named.match(pin)))
+    run(python, "-m", "pip", "install", "--quiet", next(pin for pin in pins if pin.startswith("torch==")))
+    done = run(python, "-m", "pip", "install", "--quiet", "--constraint", free, "--editable", ".[dev]", f"transformers=={release}")
     if done.returncode:
         sys.exit(f"transformers {release} could not be installed")
 
 
 def test(release: str) -> dict[str, str | int]:
     """The core tests on one release, counted."""
-    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
-        tests = ("-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "4", "--junitxml", report.name, *CORE)
-        run(ENVIRONMENT / "bin" / "python", *tests)
-        suites = list(ElementTree.parse(report.name).getroot().iter("testsuite"))
+    report = ENVIRONMENT / "report.xml"
+    report.unlink(missing_ok=True)
+    run(ENVIRONMENT / "bin" / "python", "-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "4", "--junitxml", report, *CORE)
+    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
     counts = {name: sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "failures", "errors", "skipped")}
     failed, skipped = counts["failures"] + counts["errors"], counts["skipped"]
     return {"date": date.today().isoformat(), "passed": counts["tests"] - failed - skipped, "failed": failed, "skipped": skipped}

@@ -6,6 +6,7 @@ Each class also derives from the built-in that a caller would expect (`ValueErro
 
 __all__ = [
     "BudgetError",
+    "BusyError",
     "CacheError",
     "CompressorError",
     "ConsistencyError",
@@ -17,11 +18,13 @@ __all__ = [
     "OptionError",
     "RecordError",
     "SignalError",
+    "TrainingError",
     "UnknownNameError",
     "UnsupportedError",
     "UnsupportedModelError",
     "UntestedVersionWarning",
     "UsageError",
+    "WriteError",
 ]
 
 
@@ -91,3 +94,15 @@ class UsageError(FoveateError, TypeError):
 
 class UntestedVersionWarning(UserWarning):
     """The installed transformers is outside the range that foveate was tested with."""
+
+
+class WriteError(FoveateError, OSError):
+    """A file or folder that cannot be written: a full or read-only disk, no permission. What was there before is as it was."""
+
+
+class BusyError(FoveateError, RuntimeError):
+    """A folder or file of results that another process is writing."""
+
+
+class TrainingError(FoveateError, ArithmeticError):
+    """Training that has come to numbers that are not finite; the message says when, and what was kept."""

@@ -1,39 +1,91 @@
-"""Writing files so that nobody ever finds half of one."""
+"""Writing files so that nobody ever finds half of one. Nothing in the package writes a file in another way.
+
+What is written goes into a file beside its place first, is brought to the disk, and then takes its place in one step. Where a library would
+write by itself, its output is made in memory and written here, because some of them do not notice a disk that fills up.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import re
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-__all__ = ["UNFINISHED", "whole", "write_whole"]
+from foveate.errors import WriteError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+__all__ = [
+    "UNFINISHED",
+    "append_line",
+    "clear",
+    "is_leftover",
+    "leftovers",
+    "make_folder",
+    "whole",
+    "whole_folder",
+    "write_error",
+    "write_figure",
+    "write_made",
+    "write_picture",
+    "write_whole",
+]
 
 UNFINISHED = ".part"
-"""How the names of files end that are not whole yet; they begin with a dot."""
+"""How the names of files and folders end that are not whole yet; they begin with a dot."""
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_LONGEST = 180  # bytes of a file's name that its unfinished one repeats: file systems allow 255
+_OURS = re.compile(rf"\..+\.([0-9a-f]{{8}}-\d+-\d+|\d+){re.escape(UNFINISHED)}")
+_numbers = itertools.count()
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Where to write a file so that a kill at any moment leaves the old one or the new one; at the end it takes its place.
 
+    A device or a pipe is written to directly, and a symbolic link stays one.
+
     Args:
         path: in a folder that is there.
 
     Raises:
-        OSError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there is as it was.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    given = Path(path)
     try:
-        yield unfinished
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        path = given.resolve() if given.is_symlink() else given
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        _clear_dead(path)
+        unfinished = _beside(path)
+        try:
+            yield unfinished
+            if path.is_file():
+                unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
+            _to_disk(unfinished)
+            os.replace(unfinished, path)
+            _to_disk(path.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except WriteError:
         raise
+    except OSError as error:
+        raise write_error(given, error) from error
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
     """Write a file so that a kill at any moment leaves the old one or the new one.
 
     Args:
@@ -41,7 +93,220 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         content: all of it; text is written as UTF-8.
 
     Raises:
-        OSError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there is as it was.
     """
-    with whole(path) as unfinished:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+    data = content.encode() if isinstance(content, str) else content
+    with whole(path) as unfinished, unfinished.open("wb") as file:
+        file.write(data)
+
+
+def write_made(path: str | Path, make: Callable[[BinaryIO], object]) -> None:
+    """Write what `make` puts into a buffer, such as an encoded picture; a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    buffer = io.BytesIO()
+    make(buffer)
+    write_whole(path, buffer.getbuffer())
+
+
+def write_picture(path: str | Path, picture: Image) -> None:
+    """Write a picture in the format that the name's extension stands for.
+
+    Args:
+        path: ends in an extension that Pillow knows, in small letters or capitals.
+        picture: any size and mode that the format can hold.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    from PIL import Image
+
+    form = Image.registered_extensions()[Path(path).suffix.lower()]
+    write_made(path, lambda buffer: picture.save(buffer, form))
+
+
+def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
+    """Write a figure of matplotlib in the format that the name's extension stands for.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    write_made(path, lambda buffer: figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=dpi))
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Where to write a folder of files that belong together.
+
+    A folder that is not there yet appears in one step. In one that is there each file takes its place whole, one after the other, and
+    others stay.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    path = Path(path)
+    unfinished = _beside(path)
+    try:
+        try:
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            for file in _files(unfinished):
+                _to_disk(file)
+            if path.exists():
+                for file in _files(unfinished):
+                    place = path / file.relative_to(unfinished)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, place)
+            else:
+                os.replace(unfinished, path)
+            _to_disk(path)
+            _to_disk(path.parent)
+        finally:
+            _remove(unfinished)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Add a line to a file, whole or not at all; what a kill left of a last line is cut off first.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
+    path = Path(path)
+    try:
+        with path.open("a+b", buffering=0) as file:
+            length = _whole_lines(file)
+            file.truncate(length)
+            data = line.encode() + b"\n"
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(length)
+                raise
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        WriteError: it cannot be made, or is a file.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """What killed processes of whatever machine left unfinished in a folder and those below it."""
+    return (path for path in folder.rglob(f".*{UNFINISHED}") if is_leftover(path))
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that unfinished files have here, in this version or an earlier one."""
+    return _OURS.fullmatch(path.name) is not None
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder and those below it; nobody else may be writing there.
+
+    Raises:
+        WriteError: something cannot be removed.
+    """
+    for left in list(leftovers(folder)):
+        try:
+            _remove(left)
+        except OSError as error:
+            raise write_error(left, error) from error
+
+
+def write_error(path: str | Path, error: BaseException) -> WriteError:
+    """What to raise where something cannot be written."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    found = WriteError(f"cannot write {path}: {reason}; make room there, or choose another place")
+    found.errno = getattr(error, "errno", None)
+    return found
+
+
+def _beside(path: Path) -> Path:
+    """A name of this process's own in the same folder, which says who is writing."""
+    return path.with_name(f"{_stem(path)}{os.getpid()}-{next(_numbers)}{UNFINISHED}")
+
+
+def _stem(path: Path) -> str:
+    """How the names of all unfinished files of this one begin, on this machine."""
+    return f".{os.fsdecode(os.fsencode(path.name)[:_LONGEST])}.{_HOST}-"
+
+
+def _clear_dead(path: Path) -> None:
+    """Remove what processes of this machine left of the same file when they died."""
+    stem = _stem(path)
+    with suppress(OSError):  # a folder that cannot be listed may be written to all the same
+        for name in os.listdir(path.parent):
+            process = name.removeprefix(stem).partition("-")[0]
+            if name.startswith(stem) and name.endswith(UNFINISHED) and process.isdigit() and not _alive(int(process)):
+                _remove(path.with_name(name))
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 is none
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk, where the platform can do that."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _whole_lines(file: BinaryIO) -> int:
+    """How many bytes of a file are whole lines."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) == b"\n":
+        return size
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        for own in path.iterdir():
+            _remove(own)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from foveate.files import write_whole
 from foveate.plan import Plan
 from foveate.report_form import FORMAT, IMAGE, REPORT, STAGE, ImageRecord, ReportRecord, StageRecord
 
@@ -184,8 +185,12 @@ class Report:
         return json.dumps(self.to_dict())
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file."""
-        Path(path).write_text(self.to_json(), encoding="utf-8")
+        """Write `to_json` to a file, which is there whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written; what was there is as it was.
+        """
+        write_whole(path, self.to_json())
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:

@@ -42,6 +42,6 @@ def test_a_quarter_of_the_tokens_still_holds_the_sign(dtype: torch.dtype) -> Non
     assert kept[relevant].float().mean() > 0.7
 
 
-def test_what_ships_is_what_training_writes() -> None:
+def test_what_ships_is_in_the_two_files_of_earlier_versions() -> None:
     folder = demo.path().parent / "compressor"
     assert sorted(path.name for path in Path(folder).iterdir()) == ["compressor.json", "compressor.safetensors"]

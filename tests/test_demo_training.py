@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from foveate.demo.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FOR
 from foveate.demo.labels import GRID, IGNORED
 from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
 from foveate.demo.muon import Muon, orthogonalise
+from foveate.demo.optimise import Optimiser
 from foveate.demo.packed import packed_states
 from foveate.demo.questions import FAMILIES
 from foveate.demo.scenes import scene
 from foveate.demo.shapes import SHAPES
 from foveate.demo.tower import draw_windows, normalise, to_patches
-from foveate.demo.train import Recipe, carry_over, export_checkpoint, train
+from foveate.demo.train import Recipe, carry_over, export, export_checkpoint, train
+from foveate.errors import BusyError, TrainingError
+from foveate.locks import claimed_folder
 
 LLAVA = SHAPES["llava"]
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
@@ -229,3 +233,76 @@ def test_the_second_phase_leaves_the_tower_alone(tiny: LlavaForConditionalGenera
     loss, _ = phase.loss(draw(*arguments), 0.0)
     phase.optimiser.step(loss, 1.0)
     assert torch.equal(before, tiny.model.vision_tower.embeddings.patch_embedding.weight)
+
+
+# Numbers that are not finite, kills and other runs.
+
+
+def spoiling(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the optimiser's step of that number spoil one weight."""
+    step, calls = Optimiser.step, []
+
+    def spoil(self: Optimiser, loss: torch.Tensor, rate: float) -> None:
+        step(self, loss, rate)
+        calls.append(rate)
+        if len(calls) == at:
+            self._masters[0].data.flatten()[0] = float("nan")
+            self.refresh()
+
+    monkeypatch.setattr(Optimiser, "step", spoil)
+
+
+def test_weights_that_are_not_finite_never_come_into_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiling(3, monkeypatch)
+    with pytest.raises(TrainingError, match=r"tower stopped in step 3, because 1 tensors of weights.*tower\.pt holds the last"):
+        train(tmp_path, TINY)
+    state = torch.load(tmp_path / "tower.pt", weights_only=True)
+    assert state["step"] == 2
+    assert all(weight.isfinite().all() for weight in state["masters"].values())
+    assert not (tmp_path / "weights").exists()
+    state["masters"][next(iter(state["masters"]))].fill_(float("inf"))
+    torch.save(state, tmp_path / "tower.pt")
+    with pytest.raises(TrainingError, match=r"tower\.pt holds weights that are not finite"):
+        train(tmp_path, TINY)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_card_does_not_say_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiling(1, monkeypatch)
+    with pytest.raises(TrainingError, match=r"stopped in step 2, because the loss is nan; there is no checkpoint of it"):
+        train(tmp_path, replace(TINY, checkpoint_every=1e9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.json"]
+
+
+def test_processes_that_train_together_all_end_where_one_of_them_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoiling(2, monkeypatch)
+    with pytest.raises(TrainingError, match="stopped in step 2"):
+        train(tmp_path, replace(TINY, processes=2))
+    assert not distributed.is_initialized()
+    assert not multiprocessing.active_children()
+
+
+def test_weights_that_are_not_finite_are_nothing_to_begin_from(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
+    tiny.lm_head.weight.data[0, 0] = float("nan")
+    export(LLAVA, tiny, tmp_path / "weights")
+    with pytest.raises(ValueError, match="weights that are not finite"):
+        carry_over(LLAVA, tmp_path / "weights", tiny)
+
+
+def test_what_a_killed_run_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    train(tmp_path, TINY)
+    (tmp_path / ".tower.pt.999.part").write_text("half")
+    (tmp_path / ".weights.0123abcd-999-0.part").mkdir()
+    (tmp_path / ".weights.0123abcd-999-0.part" / "model.safetensors").write_text("half")
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"phase": "tow')
+    (tmp_path / "decoder.pt").unlink()
+    train(tmp_path, TINY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["decoder.pt", "log.jsonl", "recipe.json", "tower.pt", "weights"]
+    assert [json.loads(line)["phase"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == ["tower", "decoder", "decoder"]
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with claimed_folder(tmp_path), pytest.raises(BusyError, match="another process is writing"):
+        train(tmp_path, TINY)

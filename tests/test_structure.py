@@ -1,4 +1,4 @@
-"""Methods and families do not know each other, and nothing else knows a family."""
+"""Methods and families do not know each other, nothing else knows a family, and files are written in one way."""
 
 from __future__ import annotations
 
@@ -82,3 +82,112 @@ def test_names_are_found_in_every_spelling() -> None:
         assert "llava" in mentions(text, {"llava"})
     assert mentions("as with LLaVA-1.5", {"llava"})
     assert not mentions("lava larger evangellava llavas", {"llava"})
+
+
+# Writing files.
+
+SCRIPTS = ROOT.parent / "benchmarks"
+WRITERS = {
+    *("write_text", "write_bytes", "savefig", "save_file", "save_pretrained", "to_parquet", "to_csv", "to_json_file", "tofile", "savez"),
+    *("save", "dump", "imsave", "mkstemp", "NamedTemporaryFile", "rename", "touch", "copyfile", "copy2", "copytree", "move", "rmtree"),
+    *("mkdir", "makedirs", "imwrite", "writestr", "savetxt", "save_model", "ParquetWriter", "write_table"),
+}
+"""Names of functions and methods of Python and of libraries that write files."""
+FROM_WRITER = {"whole", "whole_folder"}
+OWN = {
+    "explain/labels_format.py: self._writer.write_table",  # into a file that `whole` gave
+    "explain/train.py: self.compressor.save_pretrained",
+    "explain/pictures.py: file.write_bytes",  # scratch
+    "cli/ask.py: report.save",
+    "cli/benching.py: run.save",
+    "measure/memory.py: Path('/proc/self/clear_refs').write_text",  # a switch of the kernel
+    "relevance_memory.py: Path('/proc/self/clear_refs').write_text",
+}
+"""What is named like a writer of files, and either writes through `foveate.files` itself or writes nothing that anybody reads."""
+
+
+def opens_to_write(call: ast.Call) -> bool:
+    """Whether a call of `open`, a function or a method, can change a file."""
+    name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+    if name not in ("open", "fdopen"):
+        return False
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    modes = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return any(re.fullmatch(r"[rwaxbt+]{1,4}", mode) and set(mode) & set("wax+") for mode in modes)
+
+
+def safe_names(tree: ast.AST) -> set[str]:
+    """Names bound by `with whole(...) as NAME`, buffers, what `write_made` hands over, and what comes from these by `open`."""
+    safe: set[str] = set()
+    for _ in range(2):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name):
+                text = ast.unparse(node.context_expr)
+                if text.partition("(")[0] in FROM_WRITER or text.partition(".")[0] in safe:
+                    safe.add(node.optional_vars.id)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                text = ast.unparse(node.value)
+                if text.startswith(("io.BytesIO(", "io.StringIO(")) or any(f"({name}(" in text for name in FROM_WRITER):
+                    safe.add(node.targets[0].id)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "write_made" and isinstance(node.args[1], ast.Lambda):
+                safe |= {argument.arg for argument in node.args[1].args.args}
+    return safe
+
+
+def written(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of everything in a module that may write a file, and does not do so into what `foveate.files` gave."""
+    for scope in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] or [tree]:
+        safe = safe_names(scope)
+        called = {id(node.func): node for node in ast.walk(scope) if isinstance(node, ast.Call)}
+        for node in ast.walk(scope):
+            if isinstance(node, ast.Call) and opens_to_write(node):
+                if not any(name in ast.unparse(node.func).split(".") for name in safe) and "whole(" not in ast.unparse(node.func):
+                    yield node.lineno, ast.unparse(node.func)
+            elif isinstance(node, ast.Attribute) and (node.attr in WRITERS or ast.unparse(node) in ("os.replace", "os.truncate")):
+                call = called.get(id(node))
+                given = ast.unparse(call) if call is not None else ""
+                if not any(re.search(rf"\b{name}\b", given) for name in safe):
+                    yield node.lineno, ast.unparse(node)
+
+
+def test_files_are_written_in_one_way() -> None:
+    files = [*sorted(ROOT.rglob("*.py")), *sorted(SCRIPTS.glob("*.py"))]
+    assert len(files) > 150
+    wrong, allowed = [], set()
+    for file in files:
+        name = file.relative_to(ROOT if file.is_relative_to(ROOT) else SCRIPTS).as_posix()
+        if name != "files.py":
+            for line, text in written(ast.parse(file.read_text(encoding="utf-8"))):
+                (allowed.add if f"{name}: {text}" in OWN else wrong.append)(
+                    f"{name}: {text}" if f"{name}: {text}" in OWN else f"{name}:{line}: {text}"
+                )
+    assert not wrong, "write through foveate.files"
+    assert allowed == OWN
+
+
+def test_every_other_way_of_writing_is_found() -> None:
+    for text in (
+        "Path(x).write_text(y)",
+        "open(x, 'w')",
+        "path.open('ab')",
+        "x.open(mode='r+')",
+        "torch.save(x, path)",
+        "image.save(path)",
+        "figure.savefig(path)",
+        "write(path, 'picture', picture.save)",
+        "model.save_pretrained(folder)",
+        "json.dump(x, file)",
+        "os.replace(a, b)",
+        "np.save(path, x)",
+    ):
+        assert list(written(ast.parse(f"def f():\n    {text}"))), text
+    for text in (
+        "open(x)",
+        "Image.open(x, formats=known)",
+        "path.open('rb')",
+        "text.replace('a', 'b')",
+        "write_made(path, lambda buffer: torch.save(x, buffer))",
+        "with whole(path) as unfinished:\n        rows.to_parquet(str(unfinished))",
+        "buffer = io.BytesIO()\n    image.save(buffer, 'PNG')",
+    ):
+        assert not list(written(ast.parse(f"def f():\n    {text}"))), text

@@ -12,6 +12,7 @@ import typer
 from foveate.cli import console
 from foveate.cli.checks import write
 from foveate.errors import InputError, LayerError
+from foveate.files import write_figure
 
 if TYPE_CHECKING:
     from foveate.cli.models import Subject
@@ -87,6 +88,9 @@ def analyse(request: Analysis) -> None:
     if request.batch < 1:
         raise InputError(f"batch={request.batch} must be at least 1")
     from foveate.cli.models import load_model
+    from foveate.locks import check_free, claimed_folder
+
+    check_free(request.out)
 
     with console.spinner("getting ready"):
         from foveate.measure.information_loss import cells_of, questions, visual_tokens
@@ -98,8 +102,9 @@ def analyse(request: Analysis) -> None:
         tokens = visual_tokens(subject.model, subject.processor, asked[0])
         wanted = cells_of(request.methods, request.keep, request.seeds, tokens)
         layers = _layers(subject.model, request.layer, request.layers)
-    document = _measure(request, subject, asked, wanted, layers)
-    drawn = _draw(request.out, document)
+    with claimed_folder(request.out):
+        document = _measure(request, subject, asked, wanted, layers)
+        drawn = _draw(request.out, document)
     if request.as_json:
         console.put_json(document)
         return
@@ -136,25 +141,22 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
         "layer": request.layer,
         "layers": list(layers),
     }
-    try:
-        done = Cells(request.out, settings)
-        with console.counting("questions", len(asked) * sum(cell not in done for cell in wanted)) as advance:
-            options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
-            results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
-        document = {
-            "format": FORMAT,
-            "kind": "foveate analyse",
-            "command": request.command,
-            "facts": known,
-            "settings": settings,
-            "questions": len(asked),
-            "scenes": len({sample.seed for sample in asked}),
-            "seeds": request.seeds,
-            **conclude(results, asked, layers),
-        }
-        write_json(request.out / RESULTS, document)
-    except OSError as error:
-        raise InputError(f"cannot write to {request.out}: {error.strerror or error}") from error
+    done = Cells(request.out, settings)
+    with console.counting("questions", len(asked) * sum(cell not in done for cell in wanted)) as advance:
+        options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
+        results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
+    document = {
+        "format": FORMAT,
+        "kind": "foveate analyse",
+        "command": request.command,
+        "facts": known,
+        "settings": settings,
+        "questions": len(asked),
+        "scenes": len({sample.seed for sample in asked}),
+        "seeds": request.seeds,
+        **conclude(results, asked, layers),
+    }
+    write_json(request.out / RESULTS, document)
     return document
 
 
@@ -165,7 +167,7 @@ def _draw(out: Path, document: dict[str, Any]) -> bool:
     except ImportError:
         console.note("no picture was drawn, because matplotlib is missing: pip install 'foveate[plots]'")
         return False
-    write(out / PICTURE, "picture", lambda path: draw(document).savefig(path, dpi=110))
+    write(out / PICTURE, "picture", lambda path: write_figure(path, draw(document)))
     return True
 
 

@@ -5,11 +5,12 @@ Each command's work is in a module of its own, imported when it runs, so that `f
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 import typer
 
-from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands
+from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands, streams
 from foveate.cli.options import Version
 from foveate.errors import FoveateError
 
@@ -48,10 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; `None` takes those of the process.
     """
+    with streams.prepared():
+        code = _run(arguments)
+        problem = streams.flush()
+    if problem is None:
+        return code
+    if code == 0 and problem.errno != errno.EPIPE:  # a reader that went away has what it wanted
+        console.error(f"cannot write to standard output: {problem.strerror or problem}")
+    return code or REFUSED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=arguments, prog_name="foveate")
     except FoveateError as error:
         console.error(str(error))
+        return REFUSED
+    except OSError as error:
+        console.error(streams.reason(error))
         return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -12,6 +12,7 @@ from foveate.cli.checks import PICTURES, build_method, check_output, check_outpu
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
+from foveate.files import write_picture
 
 if TYPE_CHECKING:
     from foveate.cli.answering import Outcome
@@ -113,7 +114,7 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> N
         with console.spinner("drawing"):
             pictures = shown.pictures[0] if shown.video is None else shown.pictures
             drawn = draw.kept(report, pictures, lines=request.lines, crop=draw.processor_crop(subject.processor, shown.size))
-            write(request.picture, "picture", drawn.save)
+            write(request.picture, "picture", lambda path: write_picture(path, drawn))
 
 
 def _print(request: Request, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:

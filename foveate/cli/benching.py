@@ -56,6 +56,17 @@ def bench(request: Request) -> None:
         FoveateError: whatever is wrong with the request, before anything slow is done where it can be known then.
     """
     _check_outputs(request)
+    if request.out is None:
+        _bench(request)
+        return
+    from foveate.locks import claimed_file
+
+    with claimed_file(request.out):
+        _bench(request)
+
+
+def _bench(request: Request) -> None:
+    """With the file of results held, if there is one."""
     batches, lengths = _numbers("--batch", request.batch), _numbers("--new-tokens", request.new_tokens)
     prompts = Prompts(*_prompt(request.prompt), _image_size(request.image_size), request.seed)
     methods = _methods(request)
@@ -323,10 +334,5 @@ def _plot(path: Path, run: Run) -> None:
         console.note(f"nothing was measured, so {path} is not drawn")
         return
 
-    def save(where: Path) -> None:
-        part = where.with_name(f".part-{where.name}")  # the extension says what to draw
-        draw(run, part)
-        part.replace(where)
-
     with console.spinner("drawing"):
-        write(path, "plot", save)
+        write(path, "plot", lambda where: draw(run, where))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
     from foveate.method import Method
@@ -71,7 +71,7 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
             raise InputError(f"cannot write the {what} to {path}: it is a folder; name a file in it")
         if not path.parent.is_dir():
             raise InputError(f"cannot write the {what} to {path}: there is no folder {path.parent}; create it first")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise InputError(f"cannot write the {what} to {path}: permission denied; choose another place")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
@@ -98,10 +98,13 @@ def write(path: Path, what: str, save: Callable[[Path], Any]) -> None:
     """Let `save` write a file.
 
     Raises:
-        InputError: if that fails after all: a full disk, a folder that went away.
+        WriteError: if that fails after all: a full disk, a folder that went away.
+        InputError: the same, where `save` does not say what is wrong.
     """
     try:
         save(path)
+    except FoveateError:
+        raise
     except OSError as error:
         raise InputError(f"cannot write the {what} to {path}: {error.strerror or error}") from error
 

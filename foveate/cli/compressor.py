@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
     from foveate.explain.measures import Quality
@@ -42,15 +42,19 @@ def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_js
     from foveate.cli.models import find_device
     from foveate.explain.labels_format import read_info
     from foveate.explain.train import train
+    from foveate.locks import check_free
 
     read_info(labels)
     cpu = str(find_device(device)) == "cpu"
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
+        check_free(out)
         console.note(f"compressor, checkpoint and logs go to {out}; the same command goes on where a stopped run ended")
     try:
         with _progress(first) as watch:
             trained = train(labels, out, recipe, cpu=cpu, watch=watch)
+    except FoveateError:
+        raise
     except OSError as error:
         raise InputError(f"cannot train into {out}: {error.strerror or error}") from error
     if not first:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from foveate.cli.streams import output
 
 __all__ = ["counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
 
@@ -29,7 +31,8 @@ def _console(stderr: bool) -> Console:
 
 def put(text: str, style: str = "") -> None:
     """One line on stdout; `text` is taken literally, without markup."""
-    _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
+    with output():
+        _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
 
 
 def put_table(table: Table, *, wide: bool = False) -> None:
@@ -37,23 +40,32 @@ def put_table(table: Table, *, wide: bool = False) -> None:
     console = _console(stderr=False)
     if wide:
         console.width = max(console.width, _PIPE_WIDTH)
-    console.print(table)
+    with output():
+        console.print(table)
 
 
 def put_json(data: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    """One JSON document on stdout, with escapes where its encoding lacks a character."""
+    text = json.dumps(data, ensure_ascii=False, indent=2)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2)
+    with output():
+        sys.stdout.write(text + "\n")
 
 
 def note(text: str) -> None:
-    """Something that the user may want to know, on stderr."""
-    _console(stderr=True).print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)
+    """Something that the user may want to know, on stderr; nothing where that cannot be written to."""
+    with suppress(OSError):
+        _console(stderr=True).print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)
 
 
 def error(text: str) -> None:
-    """Why the command failed, as one line on stderr."""
+    """Why the command failed, as one line on stderr; the exit code says so too where that cannot be written to."""
     line = " ".join(text.split())
-    _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+    with suppress(OSError):
+        _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, write
 from foveate.errors import InputError
+from foveate.files import write_picture
 
 __all__ = ["card", "scene"]
 
@@ -21,7 +22,7 @@ def scene(out: Path, seed: int, as_json: bool) -> None:
     from foveate.demo.scenes import scene as make
 
     made = make(seed, split="held_out")
-    write(out, "scene", made.image.save)
+    write(out, "scene", lambda path: write_picture(path, made.image))
     if as_json:
         questions = [{"question": q.text, "answer": q.answer, "family": q.family} for q in made.questions]
         console.put_json({"image": str(out), "seed": seed, "questions": questions})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, write
 from foveate.errors import InputError
+from foveate.files import write_picture
 
 if TYPE_CHECKING:
     from foveate.draw import Crop
@@ -46,7 +47,7 @@ def draw(report: Path, image: Path, out: Path, look: Drawing, max_pixels: int) -
     chosen, notes = _crop(look, loaded.image.size)
     with console.spinner("drawing"):
         picture = drawing.kept(saved, loaded.image, index=look.index, lines=look.lines, panels=look.panels, grid=look.grid, crop=chosen)
-        write(out, "picture", picture.save)
+        write(out, "picture", lambda path: write_picture(path, picture))
     console.put(f"written: {out}")
     for text in (*loaded.notes, *notes):
         console.note(text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 from foveate.cli.checks import build_method, parse_keep
-from foveate.errors import InputError
+from foveate.errors import InputError, WriteError
 from foveate.measure.suites import Benchmark, find_suite, known
 
 if TYPE_CHECKING:
@@ -57,11 +57,25 @@ def evaluate(request: Request) -> None:
     """
     wanted = _wanted(request)
     benchmarks = _benchmarks(request)
-    from foveate.measure.harness import Harness, require
+    from foveate.measure.harness import require
 
     require()
+    with _folder(request) as folder:
+        data, failed = _run(request, folder, wanted, benchmarks)
+    _show(request, data)
+    if failed:
+        raise InputError(
+            f"{len(failed)} evaluation(s) failed, the others are kept: {'; '.join(failed)}; run the same command again to try them anew"
+        )
+
+
+def _run(
+    request: Request, folder: RunFolder, wanted: Sequence[tuple[Setting, Method | None]], benchmarks: Sequence[Benchmark]
+) -> tuple[dict[str, Any], list[str]]:
+    """Evaluate in a folder that is held; returns what came out, and what failed."""
+    from foveate.measure.harness import Harness
+
     local = all(benchmark.needs == "scenes" for benchmark in benchmarks)
-    folder = _folder(request)
     with console.spinner("reading tasks"):
         drawn = _draw(request, benchmarks)
         harness = Harness([*request.include_paths, *drawn], packaged=not local)
@@ -72,12 +86,7 @@ def evaluate(request: Request) -> None:
         subject = _load(request, [method for _, method in wanted if method is not None])
     session = _Session(request, folder, harness, subject)
     failed = session.run(wanted, tasks)
-    data = session.gather([setting for setting, _ in wanted], [task.name for task in tasks])
-    _show(request, data)
-    if failed:
-        raise InputError(
-            f"{len(failed)} evaluation(s) failed, the others are kept: {'; '.join(failed)}; run the same command again to try them anew"
-        )
+    return session.gather([setting for setting, _ in wanted], [task.name for task in tasks]), failed
 
 
 def compare(first: str, second: str, *, as_json: bool) -> None:
@@ -122,6 +131,8 @@ class _Session:
             for setting, method, task in left:
                 try:
                     self._evaluate(setting, method, task, advance)
+                except WriteError:  # the others could not be kept either
+                    raise
                 except Exception as error:  # one that fails must not lose the others; it is told at the end, and nothing is kept of it
                     notes = " ".join(getattr(error, "__notes__", ()))
                     failed.append(f"{setting.name} on {task.name}: {type(error).__name__}: {error} {notes}".strip())

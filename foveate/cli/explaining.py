@@ -12,6 +12,7 @@ from foveate.cli.checks import PICTURES, check_output, check_outputs, check_ques
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
+from foveate.files import write_picture
 
 if TYPE_CHECKING:
     from foveate.cli.models import Prompt, Shown, Subject
@@ -127,7 +128,7 @@ def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance
         drawn = draw.relevance(
             _joined(found), pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop
         )
-        write(request.picture, "picture", drawn.save)
+        write(request.picture, "picture", lambda path: write_picture(path, drawn))
 
 
 def _joined(found: Relevance) -> Relevance:

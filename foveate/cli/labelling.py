@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foveate.cli import console
-from foveate.errors import FoveateError, UnsupportedError
+from foveate.errors import FoveateError, UnsupportedError, WriteError
 
 if TYPE_CHECKING:
     from foveate.cli.models import Subject
@@ -63,13 +64,16 @@ def labels(request: Labelling) -> None:
     """
     _check_packages()
     from foveate.explain.labels import check_folder
+    from foveate.locks import check_free
 
     check_folder(request.out)
+    if int(os.environ.get("RANK", "0")) == 0:
+        check_free(request.out)
     processes = _processes(request.device)
     try:
         _run(request, processes)
-    except FoveateError:
-        if processes.process_index == 0:
+    except FoveateError as error:
+        if processes.process_index == 0 or isinstance(error, WriteError):
             raise
         raise SystemExit(1) from None  # all processes fail alike, and one message is enough
 

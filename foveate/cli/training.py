@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
-from foveate.errors import InputError, RecordError
+from foveate.errors import FoveateError, InputError, RecordError
 
 if TYPE_CHECKING:
     from foveate.demo.train import Recipe
@@ -69,6 +69,8 @@ def train(request: Training) -> None:
         with _progress(request.out / "log.jsonl", recipe):
             weights = run(request.out, recipe)
         card = _card(request, recipe.device) if request.card_questions else None
+    except FoveateError:
+        raise
     except (ValueError, OSError) as error:
         raise InputError(str(error)) from error
     console.put(f"written: {weights}")

@@ -22,6 +22,8 @@ from foveate.demo.loop import LOG
 from foveate.demo.scenes import VERSION
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES, shape_of
+from foveate.files import write_whole
+from foveate.locks import claimed_folder
 from foveate.measure.quality import remembered_features
 from foveate.records import Count, Form, Number, Size, read_text
 
@@ -158,11 +160,16 @@ def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Cal
         each: how many held-out questions of each family to ask.
         device: where to measure.
         progress: called with the number of questions just answered.
+
+    Raises:
+        BusyError: another process is writing to the folder.
+        WriteError: the card cannot be written.
     """
     folder = run / "weights"
-    measure(folder, each, device=device, progress=progress)
-    cores = f"{os.cpu_count()} CPU cores"
-    write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
+    with claimed_folder(run):
+        measure(folder, each, device=device, progress=progress)
+        cores = f"{os.cpu_count()} CPU cores"
+        write_card(folder, run, cores if device == "cpu" else f"{torch.cuda.get_device_name(device)} and {cores}")
     return folder / CARD
 
 
@@ -197,7 +204,7 @@ def measure(
     }
     for name, results in (("full", full), ("without_image", blind), ("cut", cut)):
         figures[name] = {family: asdict(score) for family, score in summary(results).items()}
-    (folder / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+    write_whole(folder / FIGURES, json.dumps(figures, indent=1) + "\n")
     return figures
 
 
@@ -318,4 +325,4 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         second=SECOND,
         training="\n".join(training),
     )
-    (folder / CARD).write_text(text)
+    write_whole(folder / CARD, text)

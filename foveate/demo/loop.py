@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from foveate.demo.optimise import Optimiser
-from foveate.errors import RecordError
-from foveate.files import whole
+from foveate.errors import RecordError, TrainingError
+from foveate.files import append_line, write_made
+from foveate.finite import not_finite
 from foveate.records import Count, Form, Number, Seconds, read_tensors
 
 __all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "Reached", "checkpoint", "restored"]
@@ -128,7 +130,12 @@ class Loop:
     figures: dict[str, float] = field(default_factory=dict)
 
     def run(self, phase: Phase) -> None:
-        """Train a phase to its end and leave its last state in the checkpoint."""
+        """Train a phase to its end and leave its last state in the checkpoint.
+
+        Raises:
+            TrainingError: the loss or the weights are not finite any more; the last checkpoint stays.
+            WriteError: checkpoint or log cannot be written; the last checkpoint stays.
+        """
         path = self.folder / f"{phase.name}.pt"
         begun, before = self._resume(phase, path)
         step = begun
@@ -144,7 +151,7 @@ class Loop:
                 elapsed = before + time.monotonic() - started
                 if self.rank:
                     continue
-                self._note(loss, figures)
+                self._note(phase.name, step, loss, figures)
                 if step % self.log_every == 0:
                     self._log(phase.name, step, elapsed)
                 if time.monotonic() - saved >= self.checkpoint_every:
@@ -180,6 +187,9 @@ class Loop:
         if not path.exists():
             return 0, 0.0
         reached, state = checkpoint(path)
+        spoiled = not_finite(state["masters"])
+        if spoiled:
+            raise TrainingError(f"{path} holds weights that are not finite ({spoiled[0]}); remove the folder and train anew")
         restored(path, phase.masters, state["masters"])
         restored(path, phase.optimiser, state["optimiser"])
         self.figures = dict(reached.figures)
@@ -196,24 +206,34 @@ class Loop:
                 ahead[coming] = pool.submit(draw, *arguments)
         return ahead.pop(step).result()
 
-    def _note(self, loss: Tensor, figures: dict[str, float]) -> None:
-        for key, value in {"loss": float(loss.detach()), **figures}.items():
+    def _note(self, name: str, step: int, loss: Tensor, figures: dict[str, float]) -> None:
+        reached = float(loss.detach())
+        if not math.isfinite(reached):
+            raise self._diverged(name, step, f"the loss is {reached}")
+        for key, value in {"loss": reached, **figures}.items():
             self.figures[key] = 0.97 * self.figures.get(key, value) + 0.03 * value
 
     def _log(self, name: str, step: int, elapsed: float) -> None:
         line = {"phase": name, "step": step, "seconds": round(elapsed, 1)}
         rounded = {key: round(value, 4) for key, value in self.figures.items()}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({**line, **rounded}) + "\n")
+        append_line(self.folder / "log.jsonl", json.dumps({**line, **rounded}))
+
+    def _diverged(self, name: str, step: int, what: str) -> TrainingError:
+        path = self.folder / f"{name}.pt"
+        kept = f"{path} holds the last checkpoint before" if path.exists() else f"there is no checkpoint of it in {self.folder} yet"
+        return TrainingError(f"training of the {name} stopped in step {step}, because {what}; {kept}. Train anew by another recipe")
 
     def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
         """Write a checkpoint, whole or not at all."""
+        masters = phase.masters.state_dict()
+        spoiled = not_finite(masters)
+        if spoiled:
+            raise self._diverged(phase.name, step, f"{len(spoiled)} tensors of weights, {spoiled[0]} first, are not finite")
         state = {
-            "masters": phase.masters.state_dict(),
+            "masters": masters,
             "optimiser": phase.optimiser.state_dict(),
             "figures": self.figures,
             "step": step,
             "elapsed": elapsed,
         }
-        with whole(path) as unfinished:
-            torch.save(state, unfinished)
+        write_made(path, lambda buffer: torch.save(state, buffer))

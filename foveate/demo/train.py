@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from transformers import GenerationConfig
@@ -30,6 +31,10 @@ from foveate.demo.muon import fast_bfloat16
 from foveate.demo.shape import Shape
 from foveate.demo.shapes import SHAPES
 from foveate.demo.tower import Taught, TowerPhase
+from foveate.errors import FoveateError
+from foveate.files import whole_folder, write_error, write_whole
+from foveate.finite import not_finite
+from foveate.locks import claimed_folder
 from foveate.records import Form, brief, read_text
 
 SLOWER = 0.5  # share of the learning rates for a model that has learned before
@@ -101,18 +106,21 @@ def train(out: Path, recipe: Recipe) -> Path:
 
     Raises:
         ValueError: the folder holds a run of another recipe, or neither or both of hours and steps are given.
+        TrainingError: the loss or the weights are not finite any more; the last checkpoint stays.
+        BusyError: another run is writing to the folder.
+        WriteError: the folder cannot be written; the last checkpoint stays.
     """
     recipe.paces()
-    out.mkdir(parents=True, exist_ok=True)
-    begun = out / "recipe.json"
-    wanted = json.dumps(asdict(recipe), indent=1)
-    if begun.exists() and read_text(begun) != wanted:
-        raise ValueError(f"{out} holds a run of another recipe: take another folder, or the recipe in {begun}")
-    begun.write_text(wanted)
-    if recipe.processes > 1:
-        _run_together(out, recipe)
-    else:
-        _run(out, recipe)
+    with claimed_folder(out):
+        begun = out / "recipe.json"
+        wanted = json.dumps(asdict(recipe), indent=1)
+        if begun.exists() and read_text(begun) != wanted:
+            raise ValueError(f"{out} holds a run of another recipe: take another folder, or the recipe in {begun}")
+        write_whole(begun, wanted)
+        if recipe.processes > 1:
+            _run_together(out, recipe)
+        else:
+            _run(out, recipe)
     return out / "weights"
 
 
@@ -122,7 +130,13 @@ def _run_together(out: Path, recipe: Recipe) -> None:
         free.bind(("localhost", 0))
         address = f"tcp://localhost:{free.getsockname()[1]}"
     others = spawn(_run_as_another, (out, recipe, address), recipe.processes - 1, join=False)
-    _run_as(0, out, recipe, address)
+    try:
+        _run_as(0, out, recipe, address)
+    except BaseException:
+        for process in others.processes:  # they would wait for this one
+            process.terminate()
+            process.join()
+        raise
     while not others.join():
         pass
 
@@ -154,10 +168,13 @@ def carry_over(shape: Shape, folder: Path, model: Any) -> None:
     """Copy the weights of an earlier embedded model of the same size into a new one; what it did not know stays as it is.
 
     Raises:
-        ValueError: the earlier model has another size, or another shape that cannot be carried over.
+        ValueError: the earlier model has another size, another shape that cannot be carried over, or weights that are not finite.
     """
     own = model.state_dict()
     state = shape.earlier(folder, own)
+    spoiled = not_finite({name: weight for name, weight in state.items() if name in own})
+    if spoiled:
+        raise ValueError(f"{folder} holds weights that are not finite ({spoiled[0]}); take another model to begin from")
     wrong = [name for name, weight in own.items() if name not in state or state[name].shape != weight.shape]
     if wrong:
         raise ValueError(f"{folder} holds a model of another shape: {wrong[0]} differs. Give the same hidden, tower_layers and layers")
@@ -192,12 +209,20 @@ def _own_device(device: str) -> torch.device:
 
 
 def export(shape: Shape, model: Any, folder: Path) -> None:
-    """Write a model and its processor in the standard layout, in bfloat16."""
+    """Write a model and its processor in the standard layout, in bfloat16, each file whole; a folder that is new appears in one step.
+
+    Raises:
+        WriteError: they cannot be written.
+    """
     copied = copy.deepcopy(model).to("cpu", torch.bfloat16)
     copied.set_attn_implementation("sdpa")
     copied.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0, max_new_tokens=16, do_sample=False)
-    copied.save_pretrained(folder)
-    shape.processor().save_pretrained(folder)
+    with whole_folder(folder) as unfinished:
+        try:
+            copied.save_pretrained(unfinished)
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise write_error(folder, error) from error
+        shape.processor().save_pretrained(unfinished)
 
 
 def recipe_of(out: Path) -> Recipe:
@@ -217,6 +242,7 @@ def export_checkpoint(out: Path) -> Path:
 
     Raises:
         RecordError: the run has no checkpoint of the decoder yet, or its files are damaged.
+        WriteError: they cannot be written.
     """
     recipe = recipe_of(out)
     shape, model = SHAPES[recipe.shape], _fresh(recipe)
@@ -252,8 +278,11 @@ def main() -> None:
         print(export_checkpoint(out))
         return
     steps = options.pop("steps")
-    train(out, Recipe(steps=steps and tuple(steps), **options))
-    print(describe(out, each, options["device"]))
+    try:
+        train(out, Recipe(steps=steps and tuple(steps), **options))
+        print(describe(out, each, options["device"]))
+    except FoveateError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

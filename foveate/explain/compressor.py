@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from foveate.errors import CompressorError, OptionError, RecordError
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.network import CompressorConfig, ScoreNetwork, Sight
-from foveate.files import write_whole
-from foveate.records import Form, read_bytes
+from foveate.files import make_folder, write_whole
+from foveate.finite import not_finite
+from foveate.records import Form, check_regular, read_bytes
 
 __all__ = ["DEMO", "FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
 
 FORMAT = 1
-SETTINGS, WEIGHTS = "compressor.json", "compressor.safetensors"
+_HEADER = "foveate"
+WEIGHTS = "compressor.safetensors"
+"""The file of a compressor; its header holds the settings."""
+SETTINGS = "compressor.json"
+"""Beside the weights of earlier versions, whose settings it holds."""
 DEMO = "demo"
 """The name of the compressor that comes with foveate, for the embedded model."""
 _MOST_BYTES = 2**31
@@ -85,11 +90,12 @@ class ConvCompressor(nn.Module):
         return [scores.log_softmax(0) for scores in self.network(sights)]
 
     def check(self, model: ModelIdentity) -> None:
-        """See that a model is the one that this compressor was trained for.
+        """See that this compressor is fit for use, and that a model is the one that it was trained for.
 
         Raises:
-            CompressorError: it is not; the message says what differs.
+            CompressorError: its weights are not finite, or the model is another; the message says what differs.
         """
+        self.check_finite()
         differences = model.differences(self.model)
         if differences:
             raise CompressorError(
@@ -97,52 +103,71 @@ class ConvCompressor(nn.Module):
                 f"name a compressor of this model, train one (foveate labels, then foveate train), or 'untrained' if only speed matters"
             )
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write compressor.safetensors and compressor.json into a folder, each whole or not at all.
+    def check_finite(self) -> None:
+        """See that no weight is NaN or infinite.
 
         Raises:
-            OSError: the folder cannot be made or written.
+            CompressorError: one is; the message names its tensor.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = save({name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()})
+        spoiled = not_finite(self.network.state_dict())
+        if spoiled:
+            raise CompressorError(f"{', '.join(spoiled)} of this compressor: not finite, so it cannot rank tokens; train it anew")
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write compressor.safetensors into a folder, with the settings in its header; a kill leaves the old one or the new one.
+
+        Raises:
+            CompressorError: a weight is NaN or infinite.
+            WriteError: the folder cannot be made or written.
+        """
+        self.check_finite()
+        folder = make_folder(folder)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         settings = {
             "format": FORMAT,
             "config": self.config.to_dict(),
             "model": self.model.to_dict(),
             "labels": self.labels,
             "training": self.training_facts,
-            "sha256": hashlib.sha256(weights).hexdigest(),
+            "sha256": _digest(weights),
         }
-        write_whole(folder / WEIGHTS, weights)
-        write_whole(folder / SETTINGS, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / WEIGHTS, save(weights, {_HEADER: json.dumps(settings, ensure_ascii=False)}))
+        (folder / SETTINGS).unlink(missing_ok=True)  # of an earlier version's compressor
         return folder
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> ConvCompressor:
-        """Read what `save_pretrained` wrote, ready to predict.
+        """Read what `save_pretrained` wrote, or what earlier versions wrote into two files, ready to predict.
 
         Args:
             name: a folder, a Hugging Face id, or "demo" for the one that comes with foveate.
             revision: branch, tag or commit on the hub.
 
         Raises:
-            CompressorError: files are missing or damaged, or of a format that this version does not know.
+            CompressorError: files are missing or damaged, of a format that this version does not know, or hold weights that are not finite.
         """
-        settings_file, weights_file = _files(name, revision)
+        file = _file(name, WEIGHTS, revision)
+        weights, header = _weights(file)
+        origin = file if header is not None else _file(name, SETTINGS, revision)
         try:
-            settings, weights = _FORM.read(settings_file).value, read_bytes(weights_file, _MOST_BYTES)
+            settings = (_FORM.read(origin) if header is None else _FORM.parse(header, str(file))).value
+            found = _digest(weights) if header is not None else hashlib.sha256(read_bytes(file, _MOST_BYTES)).hexdigest()
         except RecordError as error:
             raise CompressorError(str(error)) from error
-        if hashlib.sha256(weights).hexdigest() != settings.sha256:
-            raise CompressorError(f"{weights_file} is damaged, or does not belong to the {SETTINGS} beside it; copy or train it anew")
+        if found != settings.sha256:
+            also = f", or does not belong to the {SETTINGS} beside it" if header is None else ""
+            raise CompressorError(f"{file} is damaged{also}; copy or train it anew")
         try:
-            config, tensors = CompressorConfig.from_dict(settings.config), load(weights)
-            _check_shapes(config, tensors)
+            config = CompressorConfig.from_dict(settings.config)
+            _check_shapes(config, weights)
             compressor = cls(config, settings.model, settings.labels, settings.training)
-            compressor.network.load_state_dict(tensors)
-        except (CompressorError, OptionError, RecordError, RuntimeError, SafetensorError) as error:
-            raise CompressorError(f"{settings_file} and {WEIGHTS} make no compressor: {error}") from error
+            compressor.network.load_state_dict(weights)
+        except (CompressorError, OptionError, RecordError, RuntimeError) as error:
+            raise CompressorError(f"{origin} makes no compressor: {error}") from error
+        try:
+            compressor.check_finite()
+        except CompressorError as error:
+            raise CompressorError(f"{file}: {error}") from error
         return compressor.eval()
 
 
@@ -157,21 +182,43 @@ def _check_shapes(config: CompressorConfig, tensors: Mapping[str, Tensor]) -> No
         raise RecordError(f"config wants {name} of shape {wanted.get(name)}, and the weights have {found.get(name)}")
 
 
-def _files(name: str | Path, revision: str | None) -> tuple[Path, Path]:
-    """Where settings and weights lie, fetched from the hub if there is no such folder."""
+def _file(name: str | Path, file: str, revision: str | None) -> Path:
+    """Where a file of a compressor lies, fetched from the hub if there is no such folder."""
     folder = Path(__file__).parents[1] / "demo" / "compressor" if name == DEMO else Path(name)
     if folder.exists() or name == DEMO or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-        missing = [file for file in (SETTINGS, WEIGHTS) if not (folder / file).is_file()]
-        if missing:
-            where = "is no folder" if not folder.is_dir() else f"holds no {' and no '.join(missing)}"
+        if not (folder / file).is_file():
+            where = "is no folder" if not folder.is_dir() else f"holds no {file}"
             raise CompressorError(f"{folder} {where}; name a folder that `foveate train` wrote, or a Hugging Face id such as owner/name")
-        return folder / SETTINGS, folder / WEIGHTS
+        return folder / file
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        settings, weights = (hf_hub_download(str(name), file, revision=revision) for file in (SETTINGS, WEIGHTS))
+        return Path(hf_hub_download(str(name), file, revision=revision))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CompressorError(f"{name} is no folder here, and no compressor came from the Hugging Face hub: {reason}") from error
-    return Path(settings), Path(weights)
+
+
+def _weights(file: Path) -> tuple[dict[str, Tensor], bytes | None]:
+    """The tensors of a file, and the settings in its header; `None` where they are in a file of their own."""
+    try:
+        check_regular(file)
+        with safe_open(file, framework="pt") as opened:
+            header = (opened.metadata() or {}).get(_HEADER)
+            return {name: opened.get_tensor(name) for name in opened.keys()}, None if header is None else header.encode()  # noqa: SIM118
+    except SafetensorError as error:
+        raise CompressorError(f"{file} is damaged: {error}; copy or train it anew") from error
+    except RecordError as error:
+        raise CompressorError(str(error)) from error
+    except OSError as error:
+        raise CompressorError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """A hash over names, shapes, types and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -10,10 +10,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
 
 from foveate.errors import InputError
 from foveate.explain.labeller import Labeller, Verdict
@@ -24,13 +23,13 @@ from foveate.explain.labels_format import (
     LabelsInfo,
     Outcome,
     ShardWriter,
-    leftovers,
     outcome,
     read_info,
     shard_path,
     shards,
     write_info,
 )
+from foveate.explain.processes import Alone, Processes, by_the_first, claimed_by_the_first
 from foveate.explain.samples import Source
 from foveate.files import write_whole
 
@@ -40,29 +39,6 @@ SHARD = 64
 """Most samples of one shard: what a kill can cost, and a minute's work of a model that labels one sample a second."""
 
 _FEWEST_SHARDS = 16  # of a small data set, so that several processes have something to share
-
-
-class Processes(Protocol):
-    """Those that share the work, as `accelerate.PartialState` knows them."""
-
-    @property
-    def process_index(self) -> int: ...
-
-    @property
-    def num_processes(self) -> int: ...
-
-    def wait_for_everyone(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Alone:
-    """One process, without `accelerate`."""
-
-    process_index: int = 0
-    num_processes: int = 1
-
-    def wait_for_everyone(self) -> None:
-        """There is nobody else."""
 
 
 class Tally:
@@ -113,15 +89,35 @@ def make_labels(
 
     Raises:
         InputError: the folder cannot be used or holds labels made otherwise, or not one sample gave a label.
+        BusyError: another run is writing to the folder.
+        WriteError: it cannot be written; finished shards stay.
     """
     group = Alone() if processes is None else processes
     check_folder(folder, info)
+    with claimed_by_the_first(group, folder):
+        counts, tally = _make(folder, source, labeller, info, group, progress)
+    _check_any(folder, counts, tally)
+    return counts
+
+
+def _make(
+    folder: Path,
+    source: Source,
+    labeller: Labeller,
+    info: LabelsInfo,
+    group: Processes,
+    progress: Callable[[Counts], object] | None,
+) -> tuple[Counts, Tally]:
+    """In a folder that is held."""
     waiting = [(number, own) for number, own in enumerate(ranges(len(source))) if not shard_path(folder, number).exists()]
     # Nobody may write before everybody has looked, or two would count differently.
     group.wait_for_everyone()
-    if group.process_index == 0:
-        _prepare(folder, info)
-    group.wait_for_everyone()
+
+    def begin() -> None:
+        if not (folder / INFO).exists():
+            write_info(folder, info)
+
+    by_the_first(group, begin)
     tally = Tally(folder)
     for number, own in waiting[group.process_index :: group.num_processes]:
         _shard(folder, number, own, source, labeller, tally, progress)
@@ -130,11 +126,13 @@ def make_labels(
             tally.write_skipped()
     group.wait_for_everyone()
     counts = tally.refresh()
-    if group.process_index == 0:
+
+    def finish() -> None:
         tally.write_skipped()
         write_info(folder, replace(info, counts=counts))
-    _check_any(folder, counts, tally)
-    return counts
+
+    by_the_first(group, finish)
+    return counts, tally
 
 
 def ranges(samples: int) -> list[range]:
@@ -180,14 +178,6 @@ def versions() -> Mapping[str, str]:
         except PackageNotFoundError:  # a checkout that was not installed
             continue
     return found
-
-
-def _prepare(folder: Path, info: LabelsInfo) -> None:
-    folder.mkdir(exist_ok=True)
-    for path in leftovers(folder):
-        path.unlink(missing_ok=True)
-    if not (folder / INFO).exists():
-        write_info(folder, info)
 
 
 def _shard(

@@ -9,8 +9,8 @@ stands in the shard's own footer and so commits with it; `labels.json` and `skip
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from foveate.errors import InputError
 from foveate.explain.identity import ModelIdentity
-from foveate.files import UNFINISHED, write_whole
+from foveate.files import whole, write_whole
 from foveate.records import ANYTHING, Count, Form, check_regular
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "Outcome",
     "ShardWriter",
     "Skipped",
-    "leftovers",
     "outcome",
     "read_info",
     "schema",
@@ -249,6 +248,8 @@ def outcome(path: Path) -> Outcome:
 class ShardWriter:
     """Writes one shard. As a context manager it appears under its name at the end, and not at all after an error.
 
+    It raises `WriteError` where the shard cannot be written.
+
     Args:
         folder: of the labels.
         number: of the shard.
@@ -257,7 +258,6 @@ class ShardWriter:
 
     def __init__(self, folder: Path, number: int, *, states: bool) -> None:
         self._path = shard_path(folder, number)
-        self._unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}{UNFINISHED}")
         self._schema = schema(states)
         self._rows: list[LabelRow] = []
         self._bytes = 0
@@ -266,8 +266,10 @@ class ShardWriter:
         self._skipped: list[Skipped] = []
 
     def __enter__(self) -> ShardWriter:
-        self._file = self._unfinished.open("wb")
-        self._writer = parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        with ExitStack() as opened:
+            file = opened.enter_context(opened.enter_context(whole(self._path)).open("wb"))
+            self._writer = parquet.ParquetWriter(file, self._schema, compression="zstd")
+            self._opened = opened.pop_all()
         return self
 
     def keep(self, rows: Sequence[LabelRow]) -> None:
@@ -294,18 +296,15 @@ class ShardWriter:
         return Outcome(self._counts, tuple(self._wrong), tuple(self._skipped))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if error is None:
+        with self._opened:
+            try:
+                if error is not None:
+                    raise error
                 self._flush()
                 self._writer.add_key_value_metadata({_OUTCOME: json.dumps(asdict(self.outcome), ensure_ascii=False)})
-            self._writer.close()
-            if error is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.replace(self._unfinished, self._path)
-        finally:
-            self._file.close()
-            self._unfinished.unlink(missing_ok=True)
+                self._writer.close()
+            finally:
+                self._writer.is_open = False  # else it would try again when it is collected
 
     def _flush(self) -> None:
         if self._rows:
@@ -336,8 +335,3 @@ def _column(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
 
 def _offsets(lengths: Iterable[int]) -> pa.Array:
     return pa.array(np.cumsum([0, *lengths]), pa.int32())
-
-
-def leftovers(folder: Path) -> Iterator[Path]:
-    """Files that a killed run was writing."""
-    return folder.glob(f".*{UNFINISHED}")

@@ -163,7 +163,11 @@ class Relevance:
         return json.dumps(self.to_dict())
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, which is there whole or not at all."""
+        """Write `to_json` to a file, which is there whole or not at all.
+
+        Raises:
+            WriteError: it cannot be written; what was there is as it was.
+        """
         write_whole(path, self.to_json())
 
     @classmethod

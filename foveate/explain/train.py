@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.utils.data import DataLoader
 
-from foveate.errors import InputError, OptionError, RecordError
+from foveate.errors import InputError, OptionError, RecordError, TrainingError
 from foveate.explain.compressor import ConvCompressor
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.measures import Quality, divergence, quality, target
 from foveate.explain.network import CompressorConfig
+from foveate.explain.processes import by_the_first, claimed_by_the_first
 from foveate.explain.training_data import Labelled, Labels
-from foveate.files import whole
+from foveate.files import write_error, write_made
+from foveate.finite import not_finite
 from foveate.records import Count, Form, Number, brief, read_tensors
 
 __all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
@@ -173,8 +175,10 @@ def train(
         watch: called after every step, on the main process.
 
     Raises:
-        InputError: labels that are missing or too few, a folder that holds another run, or packages that are not installed.
-        OSError: the folder cannot be written.
+        InputError: labels that are missing, too few or not finite, a folder that holds another run, or packages that are not installed.
+        TrainingError: the loss or the weights are not finite any more; what the epochs before gave is kept.
+        BusyError: another run is writing to the folder.
+        WriteError: the folder cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder for the compressor and its checkpoint")
@@ -208,16 +212,16 @@ class _Run:
         self.state = _State()
 
     def run(self) -> Trained:
-        """Epoch after epoch, until all are done or validation gets no better."""
-        self._resume()
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Epoch after epoch, until all are done or validation gets no better, in a folder that is held."""
+        with claimed_by_the_first(self.accelerator, self.out):
+            self._resume()
+            return self._run()
+
+    def _run(self) -> Trained:
         self.network, self.optimiser = self.accelerator.prepare(self.compressor, self.optimiser)
-        self.accelerator.init_trackers(LOGS)
         while self.state.epoch < self.recipe.epochs and self.state.epoch - self.state.best_epoch < self.recipe.patience:
-            loss = self._train()
-            self.state.epoch += 1
-            self._keep(loss, self._validate())
-        self.accelerator.end_training()
+            self._keep(self._train(), self._validate())
+        self._log()
         best = Quality.from_tensor(torch.tensor(self.state.best, dtype=torch.float64))
         return Trained(self.out, best, self.state.best_epoch, self.state.epoch)
 
@@ -238,8 +242,17 @@ class _Run:
             self.optimiser.step()
             whole = self.accelerator.reduce(loss.detach())
             total += whole
-            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), float(whole), self._last()))
+            if not math.isfinite(reached := float(whole)):
+                raise self._diverged(f"the loss is {reached} in step {step + 1} of {len(batches)}")
+            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
         return float(total / len(batches))
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = f"holds the compressor of epoch {self.state.best_epoch}" if self.state.best_epoch else "holds no compressor yet"
+        return TrainingError(
+            f"training stopped in epoch {self.state.epoch + 1}, because {what}; {self.out} {kept}. Take a lower rate than "
+            f"{self.recipe.rate}, and another folder"
+        )
 
     def _loss(self, rows: Sequence[Labelled]) -> Tensor:
         """The sum over some images."""
@@ -248,15 +261,21 @@ class _Run:
         return torch.stack([divergence(target(row.relevance), own) for row, own in zip(rows, predicted, strict=True)]).sum()
 
     def _validate(self) -> Quality:
+        spoiled = not_finite(self.compressor.state_dict())
+        if spoiled:
+            raise self._diverged(f"{len(spoiled)} tensors of weights, {spoiled[0]} first, are not finite after its last step")
         self.network.eval()
         total = torch.zeros(len(fields(Quality)), dtype=torch.float64)
         with torch.no_grad():
             for place in self._mine(self.validation):
                 row = self.labels[place].to(self.accelerator.device)
                 (predicted,) = self.compressor([row.sight])
-                total += quality(predicted, row.relevance).to_tensor()
+                total += quality(predicted, row.relevance).to_tensor() if bool(predicted.isfinite().all()) else math.nan
         whole: Tensor = self.accelerator.reduce(total.to(self.accelerator.device))
-        return Quality.from_tensor(whole / len(self.validation))
+        found = Quality.from_tensor(whole / len(self.validation))
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss of the samples held out is {found.loss}")
+        return found
 
     def _batches(self) -> list[list[int]]:
         """Places of each step's images, over all processes."""
@@ -272,17 +291,32 @@ class _Run:
 
     def _keep(self, loss: float, found: Quality) -> None:
         """After an epoch: the compressor if it is the best so far, then the checkpoint."""
-        self.accelerator.log({"training loss": loss, **found.to_dict()}, step=self.state.epoch)
+        self.state.epoch += 1
         self.state.history.append({"epoch": self.state.epoch, "training_loss": loss, **found.to_dict()})
         better = not self.state.best or found.loss < self.state.best[0]
         if better:
             self.state.best, self.state.best_epoch = found.to_tensor().tolist(), self.state.epoch
-        if self.accelerator.is_main_process:
+
+        def keep() -> None:
             if better:
                 self.compressor.training_facts = self._facts(found)
                 self.compressor.save_pretrained(self.out)
             self._save()
-        self.accelerator.wait_for_everyone()
+
+        by_the_first(self.accelerator, keep)
+        self._log({"training loss": loss, **found.to_dict()})
+
+    def _log(self, figures: dict[str, float] | None = None) -> None:
+        """Give figures to TensorBoard, or end its log; begun late, because its thread prints a traceback where the disk is full."""
+        try:
+            if figures is None:
+                self.accelerator.end_training()
+                return
+            if not self.accelerator.trackers:
+                self.accelerator.init_trackers(LOGS)
+            self.accelerator.log(figures, step=self.state.epoch)
+        except OSError as error:
+            raise write_error(self.out / LOGS, error) from error
 
     def _facts(self, found: Quality) -> dict[str, Any]:
         images = {"training": len(self.training), "validation": len(self.validation)}
@@ -295,8 +329,7 @@ class _Run:
             "network": self.compressor.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        with whole(self.out / CHECKPOINT) as unfinished:
-            torch.save(content, unfinished)
+        write_made(self.out / CHECKPOINT, lambda buffer: torch.save(content, buffer))
 
     def _resume(self) -> None:
         path = self.out / CHECKPOINT
@@ -307,6 +340,9 @@ class _Run:
         differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
         if differing:
             raise InputError(f"{self.out} holds a run with another recipe or other labels ({'; '.join(differing)}); name another folder")
+        spoiled = not_finite(content["network"])
+        if spoiled:
+            raise InputError(f"{path} holds weights that are not finite ({', '.join(spoiled)}); remove the folder, or name another")
         try:
             self.compressor.load_state_dict(content["network"])
             self.optimiser.load_state_dict(content["optimiser"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -44,7 +45,8 @@ class Labels(Dataset[Labelled]):
         states: read the tokens' states too.
 
     Raises:
-        InputError: the folder holds no labels, none that are finished, or none with states although they are asked for.
+        InputError: the folder holds no labels, none that are finished, none with states although they are asked for, or numbers that are
+            not finite: relevance at once, attention and states when their row is read.
     """
 
     def __init__(self, folder: Path, states: bool) -> None:
@@ -58,10 +60,15 @@ class Labels(Dataset[Labelled]):
         self._states = states
         if not len(self._rows):
             raise InputError(f"the labels in {folder} hold no image: no sample was answered right, see skipped.jsonl there")
+        self._folder = folder
+        self.ids: list[str] = self._rows.with_format(None)["id"][:]
         if len(self[0].sight.attention) != self.info.heads:
             raise InputError(f"{folder} holds attention of {len(self[0].sight.attention)} heads, and labels.json says {self.info.heads}")
-        self.ids: list[str] = self._rows.with_format(None)["id"][:]
-        self._blank = {place for place, total in enumerate(_sums(self._rows)) if not 0 < total < float("inf")}
+        sums = _sums(self._rows)
+        spoiled = next((place for place, total in enumerate(sums) if not math.isfinite(total)), None)
+        if spoiled is not None:
+            raise self._not_finite("relevance", spoiled)
+        self._blank = {place for place, total in enumerate(sums) if total <= 0}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,8 +77,17 @@ class Labels(Dataset[Labelled]):
         row = self._rows[index]
         relevance = _numbers(row["relevance"], 1)
         parts = tuple((t, h, w) for t, h, w in row["parts"].to_pylist()[0])
-        states = _numbers(row["states"], 2) if self._states else None
-        return Labelled(Sight(_numbers(row["attention"], 2), parts, states), relevance.float())
+        read = {name: _numbers(row[name], 2) for name in ("attention", *(["states"] if self._states else []))}
+        for name, values in read.items():
+            if not bool(torch.isfinite(values).all()):
+                raise self._not_finite(name, index)
+        return Labelled(Sight(read["attention"], parts, read.get("states")), relevance.float())
+
+    def _not_finite(self, what: str, place: int) -> InputError:
+        return InputError(
+            f"the {what} of {self.ids[place]!r} in {self._folder} is not finite, so nothing can be learned from it; remove the shard that "
+            f"holds it, and make it again with `foveate labels`"
+        )
 
     def split(self, share: float) -> tuple[list[int], list[int]]:
         """Places of the rows to train on, and of those held out, which make about that share; rows without any relevance are in neither.

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from foveate.draw.palette import Label, look, name_lines, style
+from foveate.files import write_figure
 from foveate.legible import shortened
 from foveate.measure.bench_records import Group, Row, Run, figures
 
@@ -26,7 +27,7 @@ _LONGEST_ROW = 90
 
 
 def draw(run: Run, path: Path) -> None:
-    """Write one picture with a row of panels for each batch size.
+    """Write one picture with a row of panels for each batch size, whole or not at all.
 
     Args:
         run: with at least one finished round.
@@ -34,10 +35,11 @@ def draw(run: Run, path: Path) -> None:
 
     Raises:
         ValueError: nothing has been measured yet.
+        WriteError: the picture cannot be written.
     """
     figure = figure_of(run)
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(path, dpi=110, format=path.suffix[1:].lower())
+        write_figure(path, figure)
 
 
 def figure_of(run: Run) -> Figure:

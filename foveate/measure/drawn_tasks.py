@@ -21,7 +21,7 @@ from foveate.demo.drawing import COLOURS, SHAPES, Item
 from foveate.demo.questions import PLURALS, article
 from foveate.demo.scenes import Scene, scene
 from foveate.errors import UnknownNameError
-from foveate.files import whole, write_whole
+from foveate.files import make_folder, whole, write_whole
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -179,7 +179,7 @@ def draw_task(name: str, folder: Path, rows: int = ROWS) -> Path:
     if name not in DRAWN:
         raise UnknownNameError(f"unknown stand-in {name!r}: known are {', '.join(DRAWN)}")
     table, packaged, split, asking = DRAWN[name]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found: list[Row] = []
     for number in itertools.count():
         if len(found) >= rows:

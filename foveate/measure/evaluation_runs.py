@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from foveate.errors import InputError
-from foveate.files import write_whole
+from foveate.files import is_leftover, make_folder, write_whole
+from foveate.locks import LOCK, check_free, claimed_folder
 from foveate.measure.asking import Reply
 from foveate.measure.harness import Outcome
 from foveate.measure.result_forms import CELL, SETTINGS, digest
@@ -18,6 +20,7 @@ from foveate.records import brief
 __all__ = ["BLIND", "FULL", "RunFolder", "Setting", "cell_of", "write_json"]
 
 FORMAT = 1
+_STATE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ FULL, BLIND = Setting("full"), Setting("blind")
 
 
 class RunFolder:
-    """Finished evaluations, one file for each setting and task.
+    """Finished evaluations, one file for each setting and task. As a context manager it holds the folder for this process alone.
 
     Args:
-        folder: where; it is made if it is not there.
+        folder: where; it is made, if it is not there, when the context is entered.
         settings: what must be the same for the figures to belong together.
 
     Raises:
@@ -50,14 +53,27 @@ class RunFolder:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
         self._settings = {"format": FORMAT, **settings}
-        state = folder / "run.json"
-        if state.exists():
-            if (folder / "cells").exists():  # else it was stopped before anything was finished, and whatever it was does not matter
-                self._compare(SETTINGS.read(state).raw)
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} holds something else than a run; choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(state, self._settings)
+        self._held = ExitStack()
+        self._check()
+        check_free(folder)
+
+    def __enter__(self) -> RunFolder:
+        with ExitStack() as held:
+            held.enter_context(claimed_folder(self.folder))
+            self._check()  # another process may have been here since
+            write_json(self.folder / _STATE, self._settings)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _check(self) -> None:
+        if (self.folder / _STATE).exists():
+            if (self.folder / "cells").exists():  # else it was stopped before anything was finished, and whatever it was does not matter
+                self._compare(SETTINGS.read(self.folder / _STATE).raw)
+        elif self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_ours, self.folder.iterdir()))):
+            raise InputError(f"{self.folder} holds something else than a run; choose another --out")
 
     def _compare(self, before: Mapping[str, Any]) -> None:
         changed = [
@@ -82,11 +98,16 @@ class RunFolder:
     def keep(self, setting: Setting, task: str, cell: Mapping[str, Any]) -> None:
         """Keep a finished evaluation; a kill leaves the whole file or none."""
         path = self._cell(setting, task)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_json(path, cell)
 
     def _cell(self, setting: Setting, task: str) -> Path:
         return self.folder / "cells" / setting.name / f"{task}.json"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is one that a run leaves that was killed before it had written anything."""
+    return path.name == LOCK or is_leftover(path)
 
 
 def cell_of(outcome: Outcome, replies: Mapping[tuple[str, int], Reply], facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -113,5 +134,9 @@ def cell_of(outcome: Outcome, replies: Mapping[tuple[str, int], Reply], facts: M
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written; what was there is as it was.
+    """
     write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")

@@ -20,6 +20,7 @@ from foveate.demo.language import UNKNOWN, prompt
 from foveate.demo.scenes import FAMILIES
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
+from foveate.files import make_folder
 from foveate.measure.controls import Norm
 from foveate.measure.evaluation_runs import write_json
 from foveate.measure.kept_states import KeptStates
@@ -207,7 +208,7 @@ class Cells:
                     f"{folder} holds an analysis with another {', another '.join(sorted(changed))}; "
                     "choose another folder, or remove that one"
                 )
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         write_json(path, settings)
 
     def __contains__(self, cell: Cell) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import CompressorError, OptionError
-from foveate.explain.compressor import DEMO, SETTINGS, ConvCompressor
+from foveate.explain.compressor import DEMO, WEIGHTS, ConvCompressor
 from foveate.explain.identity import ModelIdentity
 from foveate.explain.network import CompressorConfig, Sight
 from foveate.method import Method, ranking
@@ -113,8 +113,8 @@ def _sight(view: View, network: ConvCompressor) -> Sight:
 
 
 def _stamp(name: str | Path) -> int:
-    """Changes when the files of a folder do, so that one that was trained anew is read anew."""
-    file = Path(name) / SETTINGS
+    """Changes when a folder's weights do, so that one that was trained anew is read anew."""
+    file = Path(name) / WEIGHTS
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 

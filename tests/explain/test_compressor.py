@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from compressors import NOBODY, untrained
+from faults import killed_at
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from foveate import ConvCompressor
@@ -171,35 +175,112 @@ def test_what_is_saved_is_read_again(kind: dict[str, Any], tmp_path: Path) -> No
     assert (read.config, read.model, read.labels, read.training_facts) == (compressor.config, NOBODY, {"target": "logit"}, {"epoch": 3})
     assert torch.equal(*predict(read, sight(PARTS[2])), *predict(compressor, sight(PARTS[2])))
     assert not read.training
-    assert sorted(file.name for file in (tmp_path / "new" / "folder").iterdir()) == [SETTINGS, WEIGHTS]
+    assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == [WEIGHTS]
 
 
-def spoil(file: Path, **changed: Any) -> None:
-    settings = json.loads(file.read_text())
-    file.write_text(json.dumps({name: value for name, value in {**settings, **changed}.items() if value is not None}))
+def in_two_files(folder: Path) -> Path:
+    """As earlier versions wrote a compressor: settings in a file of their own, with a hash of the other."""
+    with safe_open(folder / WEIGHTS, "pt") as opened:
+        settings = json.loads(opened.metadata()["foveate"])
+        weights = save({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / SETTINGS).write_text(json.dumps({**settings, "sha256": hashlib.sha256(weights).hexdigest()}))
+    return folder
+
+
+def spoil(folder: Path, **changed: Any) -> None:
+    """Change settings, `None` takes one out, in whichever file they are."""
+    with safe_open(folder / WEIGHTS, "pt") as opened:
+        header = opened.metadata()
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    settings = json.loads(header["foveate"] if header else (folder / SETTINGS).read_text())
+    text = json.dumps({name: value for name, value in {**settings, **changed}.items() if value is not None})
+    if header:
+        (folder / WEIGHTS).write_bytes(save(weights, {"foveate": text}))
+    else:
+        (folder / SETTINGS).write_text(text)
+
+
+def flip(file: Path) -> None:
+    """Change the last byte of the weights."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_two_files_of_earlier_versions_are_read_and_replaced_by_one(tmp_path: Path) -> None:
+    compressor = untrained()
+    folder = in_two_files(compressor.save_pretrained(tmp_path))
+    read = ConvCompressor.from_pretrained(folder)
+    assert torch.equal(*predict(read, sight(PARTS[2])), *predict(compressor, sight(PARTS[2])))
+    other = untrained(seed=1)
+    other.save_pretrained(folder)
+    assert [file.name for file in folder.iterdir()] == [WEIGHTS]
+    assert torch.equal(*predict(ConvCompressor.from_pretrained(folder), sight(PARTS[2])), *predict(other, sight(PARTS[2])))
+
+
+def test_a_kill_at_any_moment_of_saving_leaves_the_old_compressor_or_the_new_one(tmp_path: Path) -> None:
+    old, new = untrained(), untrained(seed=1)
+    (expected_old,), (expected_new,) = predict(old, sight(PARTS[2])), predict(new, sight(PARTS[2]))
+    seen = []
+    for form in (lambda folder: folder, in_two_files):
+        for step in range(9):
+            folder = form(old.save_pretrained(tmp_path / f"{form.__name__}-{step}"))
+            if not killed_at(step, lambda folder=folder: new.save_pretrained(folder)):
+                break
+            (found,) = predict(ConvCompressor.from_pretrained(folder), sight(PARTS[2]))
+            seen.append(torch.equal(found, expected_new))
+            assert seen[-1] or torch.equal(found, expected_old)
+            new.save_pretrained(folder)
+            assert [file.name for file in folder.iterdir()] == [WEIGHTS]
+    assert {True, False} == set(seen)
+
+
+BOTH = [
+    (lambda folder: (folder / WEIGHTS).unlink(), f"holds no {WEIGHTS}"),
+    (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4]), "is damaged"),
+    (lambda folder: (folder / WEIGHTS).write_bytes(b"nothing"), "is damaged"),
+    (lambda folder: flip(folder / WEIGHTS), "is damaged"),
+    (lambda folder: spoil(folder, format=9), "has format 9; this version of foveate reads format 1"),
+    (lambda folder: spoil(folder, model=None), "model is missing"),
+    (lambda folder: spoil(folder, config={"heads": 3, "depth": 1}), "depth: not what this version"),
+    (lambda folder: spoil(folder, config={"heads": 3, "kernel": "x"}), "makes? no compressor"),
+    (lambda folder: spoil(folder, config={"heads": 3}), "makes? no compressor"),
+    (lambda folder: spoil(folder, model={"heads": 3}), r"model\.model_type is missing"),
+]
+TWO = [
+    (lambda folder: (folder / SETTINGS).unlink(), f"holds no {SETTINGS}"),
+    (lambda folder: (folder / SETTINGS).write_text("{"), "is not JSON"),
+    (lambda folder: (folder / SETTINGS).write_bytes(b"\xff\xfe\x00"), "is not JSON"),
+    (lambda folder: (folder / SETTINGS).write_text("[]"), "has format None"),
+]
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda folder: (folder / WEIGHTS).unlink(), f"holds no {WEIGHTS}"),
-        (lambda folder: (folder / SETTINGS).unlink(), f"holds no {SETTINGS}"),
-        (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4]), "damaged, or does not belong"),
-        (lambda folder: (folder / SETTINGS).write_text("{"), "is not JSON"),
-        (lambda folder: (folder / SETTINGS).write_bytes(b"\xff\xfe\x00"), "is not JSON"),
-        (lambda folder: (folder / SETTINGS).write_text("[]"), "has format None"),
-        (lambda folder: spoil(folder / SETTINGS, format=9), "has format 9; this version of foveate reads format 1"),
-        (lambda folder: spoil(folder / SETTINGS, model=None), "model is missing"),
-        (lambda folder: spoil(folder / SETTINGS, config={"heads": 3, "depth": 1}), "depth: not what this version"),
-        (lambda folder: spoil(folder / SETTINGS, config={"heads": 3, "kernel": "x"}), "make no compressor"),
-        (lambda folder: spoil(folder / SETTINGS, config={"heads": 3}), "make no compressor"),
-        (lambda folder: spoil(folder / SETTINGS, model={"heads": 3}), r"model\.model_type is missing"),
-    ],
+    ("form", "damage", "message"), [(f, *one) for f, cases in ((Path, BOTH), (in_two_files, BOTH + TWO)) for one in cases]
 )
-def test_files_that_make_no_compressor_are_refused(damage: Any, message: str, tmp_path: Path) -> None:
-    folder = untrained().save_pretrained(tmp_path)
+def test_files_that_make_no_compressor_are_refused(form: Any, damage: Any, message: str, tmp_path: Path) -> None:
+    folder = form(untrained().save_pretrained(tmp_path))
     damage(folder)
     with pytest.raises(CompressorError, match=message):
+        ConvCompressor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("form", [Path, in_two_files])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(form: Any, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressor = untrained()
+    with torch.no_grad():
+        compressor.network.head.bias.fill_(value)
+    with pytest.raises(CompressorError, match=r"head\.bias.*not finite"):
+        compressor.check(NOBODY)
+    with pytest.raises(CompressorError, match=r"head\.bias.*not finite"):
+        compressor.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(ConvCompressor, "check_finite", lambda self: None)
+        folder = form(compressor.save_pretrained(tmp_path))
+    with pytest.raises(CompressorError, match=r"compressor\.safetensors: head\.bias.*not finite"):
         ConvCompressor.from_pretrained(folder)
 
 
@@ -213,7 +294,7 @@ def test_a_name_that_is_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_hub_id_is_fetched_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, asked = untrained().save_pretrained(tmp_path), []
+    folder, asked = in_two_files(untrained().save_pretrained(tmp_path)), []
 
     def fetch(repo_id: str, filename: str, revision: str | None) -> str:
         asked.append((repo_id, filename, revision))
@@ -221,7 +302,11 @@ def test_a_hub_id_is_fetched_file_by_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     assert ConvCompressor.from_pretrained("owner/name", revision="v1").model == NOBODY
-    assert asked == [("owner/name", SETTINGS, "v1"), ("owner/name", WEIGHTS, "v1")]
+    assert asked == [("owner/name", WEIGHTS, "v1"), ("owner/name", SETTINGS, "v1")]
+    asked.clear()
+    untrained().save_pretrained(folder)
+    assert ConvCompressor.from_pretrained("owner/name", revision="v1").model == NOBODY
+    assert asked == [("owner/name", WEIGHTS, "v1")]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from explain_labels import GRIDS, MODEL, labels
+from explain_labels import GRIDS, MODEL, labels, row
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from foveate import ConvCompressor
 from foveate.cli import main
-from foveate.errors import InputError, OptionError
-from foveate.explain.compressor import SETTINGS, WEIGHTS
-from foveate.explain.labels_format import read_info, write_info
-from foveate.explain.train import CHECKPOINT, Moment, Recipe, train
+from foveate.errors import InputError, OptionError, TrainingError
+from foveate.explain.compressor import WEIGHTS
+from foveate.explain.labels_format import ShardWriter, read_info, write_info
+from foveate.explain.train import CHECKPOINT, Moment, Recipe, _Run, train
 from foveate.explain.training_data import Labels, held_out
 
 SHORT = Recipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
@@ -41,7 +43,9 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def saved(out: Path) -> tuple[bytes, dict[str, Any], Any]:
-    return (out / WEIGHTS).read_bytes(), json.loads((out / SETTINGS).read_text()), torch.load(out / CHECKPOINT, weights_only=True)
+    with safe_open(out / WEIGHTS, "pt") as opened:
+        settings = json.loads(opened.metadata()["foveate"])
+    return (out / WEIGHTS).read_bytes(), settings, torch.load(out / CHECKPOINT, weights_only=True)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -241,3 +245,77 @@ def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
     write_info(folder, replace(info, model=replace(info.model, heads=5)))
     with pytest.raises(InputError, match=r"attention of 3 heads, and .* says 5"):
         train(folder, tmp_path / "out", SHORT, cpu=True)
+
+
+# Numbers that are not finite.
+
+
+def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Take a lower rate"):
+        train(folder, out, replace(SHORT, rate=1e30), cpu=True)
+    assert not (out / WEIGHTS).exists()
+    assert not (out / CHECKPOINT).exists()
+    arguments = ["train", str(folder), "--out", str(out), "--layers", "2", "--batch", "8", "--rate", "1e30", "--device", "cpu"]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "written" not in told.out
+    assert [line for line in told.err.splitlines() if line.startswith("error: training stopped in epoch 1")]
+    assert "Traceback" not in told.err
+
+
+def test_what_the_epochs_before_gave_is_kept_and_gone_on_with(
+    folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = _Run._loss
+
+    def diverging(self: _Run, rows: Any) -> torch.Tensor:
+        return loss(self, rows) * (float("nan") if self.state.epoch == 2 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Run, "_loss", diverging)
+        with pytest.raises(TrainingError, match=r"in epoch 3, because the loss is nan in step 1 of \d+; .*the compressor of epoch [12]\."):
+            train(folder, tmp_path, SHORT, cpu=True)
+    assert saved(tmp_path)[2]["state"]["epoch"] == 2
+    ConvCompressor.from_pretrained(tmp_path).check(MODEL)
+    train(folder, tmp_path, SHORT, cpu=True)
+    assert all(map(same, saved(tmp_path), saved(whole)))
+
+
+def test_weights_that_an_epoch_s_last_step_spoils_are_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = _Run._validate
+
+    def spoiled(self: _Run) -> Any:
+        if self.state.epoch == 1:
+            with torch.no_grad():
+                self.compressor.network.head.weight.fill_(float("inf"))
+        return validate(self)
+
+    monkeypatch.setattr(_Run, "_validate", spoiled)
+    with pytest.raises(TrainingError, match=r"in epoch 2, because 1 tensors of weights, network\.head\.weight first, are not finite"):
+        train(folder, tmp_path, SHORT, cpu=True)
+    content = saved(tmp_path)[2]
+    assert content["state"]["epoch"] == 1
+    assert all(value.isfinite().all() for value in content["network"].values())
+    content["network"]["network.head.bias"].fill_(float("nan"))
+    torch.save(content, tmp_path / CHECKPOINT)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"checkpoint\.pt holds weights that are not finite \(network\.head\.bias\)"):
+        train(folder, tmp_path, SHORT, cpu=True)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("column", ["relevance", "attention", "states"])
+def test_labels_that_are_not_finite_are_refused_with_the_name_of_their_row(column: str, value: float, tmp_path: Path) -> None:
+    folder = labels(tmp_path / "labels", 20, states=True)
+    draw = np.random.default_rng(0)
+    spoiled = row(777, GRIDS[0], draw, states=True)
+    getattr(spoiled, column).flat[3] = value
+    with ShardWriter(folder, 2, states=True) as writer:
+        writer.keep([spoiled])
+    with pytest.raises(InputError, match=rf"the {column} of '000000777/0' in .*labels is not finite"):
+        found = Labels(folder, states=True)
+        found[len(found) - 1]
+    with pytest.raises(InputError, match="is not finite"):
+        train(folder, tmp_path / "out", replace(SHORT, states=True, epochs=1), cpu=True)
+    assert not (tmp_path / "out" / WEIGHTS).exists()

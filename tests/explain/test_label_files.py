@@ -19,12 +19,12 @@ from foveate.explain.labels_format import (
     LabelsInfo,
     ShardWriter,
     Skipped,
-    leftovers,
     outcome,
     read_info,
     shards,
     write_info,
 )
+from foveate.files import leftovers
 
 INFO = LabelsInfo(
     model=ModelIdentity("seeing", "speaking", 32, 4, 3, 96, "abc"),

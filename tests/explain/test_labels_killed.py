@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from label_data import rows, write_parquet
 
-from foveate.explain.labels_format import ShardWriter, leftovers, read_info
+from foveate.explain.labels_format import ShardWriter, read_info
+from foveate.files import leftovers
 
 Run = Callable[..., tuple[int, str]]
 

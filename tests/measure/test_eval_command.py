@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from foveate.cli import main
 from foveate.errors import InputError
+from foveate.files import leftovers
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 
@@ -122,6 +125,28 @@ def test_a_crash_is_no_score_and_loses_nothing(run: Run, tmp_path: Path, monkeyp
     assert code == 0, err
     assert [method.name for method in asked] == ["fastv"]
     assert "fastv-96" in json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+
+
+def test_a_disk_that_fills_up_ends_the_run_at_once_with_one_line_and_loses_nothing(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, asked: list[Any]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    replace = os.replace
+
+    def full(old: Any, new: Any) -> None:
+        if "random-96" in str(new):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", full)
+    code, out, err = run(*SMALL[:2], "--methods", "fastv,random,pool", *SMALL[4:], "--out", folder)
+    assert (code, out) == (1, "")
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert told == [line for line in err.splitlines() if "No space left" in line]
+    assert f"cannot write {folder / 'cells' / 'random-96' / 'foveate_scenes.json'}: No space left on device" in told[0]
+    assert {method.name for method in asked} == {"random"}
+    assert all(path.read_bytes() == content for path, content in before.items() if path.name == "foveate_scenes.json")
+    assert not list(leftovers(folder))
 
 
 def test_an_interrupted_run_keeps_what_is_finished(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
