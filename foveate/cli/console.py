@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from foveate.printable import printable, printable_json
 
 __all__ = ["counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
 
@@ -27,8 +28,8 @@ def _console(stderr: bool) -> Console:
 
 
 def put(text: str, style: str = "") -> None:
-    """One line on stdout; `text` is taken literally, without markup."""
-    _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
+    """Text on stdout, taken literally: without markup, and with control characters spelled out."""
+    _console(stderr=False).print(Text(printable(text, lines=True), style=style), soft_wrap=True)
 
 
 def put_table(table: Table, *, wide: bool = False) -> None:
@@ -41,17 +42,17 @@ def put_table(table: Table, *, wide: bool = False) -> None:
 
 def put_json(data: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(printable_json(data) + "\n")
 
 
 def note(text: str) -> None:
     """Something that the user may want to know, on stderr."""
-    _console(stderr=True).print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)
+    _console(stderr=True).print(Text.assemble(("note: ", "yellow"), printable(text)), soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Why the command failed, as one line on stderr."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
 
 
@@ -62,7 +63,7 @@ def spinner(text: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(Text(text), refresh_per_second=4):  # rarely, because it runs beside what is timed
+    with console.status(Text(printable(text)), refresh_per_second=4):  # rarely, because it runs beside what is timed
         yield
 
 
@@ -83,7 +84,7 @@ def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
         yield lambda count=1: None
         return
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(printable(title), total=total)
         yield lambda count=1: bar.advance(task, count)
 
 
@@ -93,5 +94,5 @@ def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for number, header in enumerate(headers):
         table.add_column(header, style="bold cyan" if number == 0 else "", no_wrap=number == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
