@@ -193,6 +193,7 @@ def _where(image: ImageRelevance, entry: dict[str, Any]) -> str:
 def _as_json(
     request: Explanation, subject: Subject, prompt: Prompt, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]
 ) -> dict[str, Any]:
+    visual = sum(image.tokens.shape[1] for image in found.images)
     return {
         "answer": answer,
         "question": request.question,
@@ -200,7 +201,8 @@ def _as_json(
         "model": subject.name,
         "device": subject.device,
         "dtype": subject.dtype,
-        "visual_tokens": prompt.visual,
+        "visual_tokens": visual,
+        "newlines": prompt.visual - visual,
         "prompt_tokens": prompt.length,
         "words": [{"text": word.text, "tokens": list(word.tokens)} for word in words],
         "top": [_top(image, request.top) for image in found.images],
