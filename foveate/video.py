@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             covers = getattr(av.stream.Disposition, "attached_pic", 0)
             streams = [stream for stream in container.streams.video if not stream.disposition & covers]
             if not streams:
-                sound = " (there is sound)" if container.streams.audio else ""
+                sound = " (there is sound)" if container.streams.audio else ", or it is cut off"
                 raise InputError(f"{path} has no video stream{sound}; pass a file with pictures in it")
             stream = container.streams.best("video")
             yield container, stream if stream in streams else streams[0]

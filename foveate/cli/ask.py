@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, write
+from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
@@ -90,7 +90,7 @@ def _check_outputs(request: Request) -> None:
         check_output(request.picture, "picture", PICTURES)
     if request.report:
         check_output(request.report, "report")
-    check_outputs([request.picture, request.report], [request.image])
+    check_outputs([request.picture, request.report], [request.image, *model_files(request.model)])
 
 
 def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:

@@ -19,7 +19,7 @@ from foveate.paths import same_file
 if TYPE_CHECKING:
     from foveate.method import Method
 
-__all__ = ["PICTURES", "build_method", "check_output", "check_outputs", "check_question", "finite", "parse_keep", "write"]
+__all__ = ["PICTURES", "build_method", "check_output", "check_outputs", "check_question", "finite", "model_files", "parse_keep", "write"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Extensions that a picture can be written as."""
@@ -110,6 +110,15 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> Non
         if replaced is not None:
             raise InputError(f"{path} would replace {replaced} of this command; choose another name")
         taken.append((path, "another output"))
+
+
+def model_files(name: str | None) -> list[Path]:
+    """The files of a model that is a folder, which are inputs, too."""
+    try:
+        folder = Path(name or os.devnull).expanduser()
+        return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    except (OSError, ValueError, RuntimeError):  # loading it says what is wrong with it
+        return []
 
 
 def write(path: Path, what: str, save: Callable[[Path], Any]) -> None:

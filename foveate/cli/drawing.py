@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, check_output, check_outputs, write
+from foveate.cli.checks import PICTURES, check_output, check_outputs, model_files, write
 from foveate.cli.subject import sized
 from foveate.errors import InputError
 
@@ -36,7 +36,7 @@ def draw(report: Path, image: Path, out: Path, look: Drawing, max_pixels: int) -
         InputError: if a file is not what it should be, or the report is of a video.
     """
     check_output(out, "picture", PICTURES)
-    check_outputs([out], [report, image])
+    check_outputs([out], [report, image, *model_files(look.model)])
     from foveate import draw as drawing
     from foveate.images import load_image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, write
+from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
@@ -50,7 +50,7 @@ def explain(request: Explanation) -> None:
     question = check_question(request.question)
     if request.picture:
         check_output(request.picture, "picture", PICTURES)
-        check_outputs([request.picture], [request.image])
+        check_outputs([request.picture], [request.image, *model_files(request.model)])
     if request.answer is not None and not request.answer.strip():
         raise InputError("the answer is empty, so there is nothing to explain; leave --answer out to explain the model's own")
     with console.spinner("reading"):
