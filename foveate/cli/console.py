@@ -14,7 +14,7 @@ from rich.text import Text
 
 from foveate.printable import printable, printable_json
 
-__all__ = ["counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
+__all__ = ["cell", "counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
 
 _PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no terminal
 
@@ -88,11 +88,16 @@ def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
         yield lambda count=1: bar.advance(task, count)
 
 
+def cell(text: str, style: str = "") -> Text:
+    """A cell or head of a table, taken literally as by `put`."""
+    return Text(printable(text), style=style)
+
+
 def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A plain table without borders; the first column stands out."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for number, header in enumerate(headers):
         table.add_column(header, style="bold cyan" if number == 0 else "", no_wrap=number == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(cell(text) for text in row))
     return table

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from small_model import Run
 
+from foveate.cli import bench_tables, console
+from foveate.cli.evaluation_table import comparison_table, evaluation_table
+from foveate.measure.evaluation_comparison import Comparison
+
 QUESTION = "what colour is the circle ?"
 NAMES = {
     "escapes": b"a\x1b[31m\x07.png",
@@ -70,3 +74,23 @@ def test_an_answer_with_escapes_is_calm(run: Run, picture: Path, model: Path, mo
         result = run("ask", picture, QUESTION, "--model", model, "--keep", 9, "--max-new-tokens", 1, *options)
         assert result.code == 0
         assert calm(result.out)
+
+
+MARKED = "[/red]a\x1b[31m"
+
+
+def test_tables_take_names_out_of_files_literally(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich reads a string as markup: `[red]` disappears, and `[/red]` is an error."""
+    figures = dict.fromkeys(("of_full", "of_image", "loyalty", "method_seconds"))
+    data = {"results": {MARKED: {MARKED: {**figures, "tokens_at_the_cut": 1, "mean_tokens_over_layers": 1}}}, "mean": {}}
+    compared = Comparison(MARKED, MARKED, MARKED, 3, 0.1, 0.0, 0.2, 0.5, 1, 2, None)
+    for table, count in (
+        (evaluation_table(data), 2),
+        (comparison_table([compared]), 3),
+        (bench_tables.comparison_table([], (MARKED, MARKED)), 2),
+        (console.listing(["name"], [[MARKED]]), 1),
+    ):
+        console.put_table(table, wide=True)
+        shown = capsys.readouterr().out
+        assert shown.count("[/red]a\\x1b[31m") == count
+        assert calm(shown)
