@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from foveate.errors import InputError
 from foveate.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image"]
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
@@ -77,9 +77,32 @@ def decode_image(data: bytes, name: str, *, max_pixels: float = MAX_PIXELS, max_
     Raises:
         InputError: as in `load_image`.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"{name} holds {type(data).__name__} in the place of a file's bytes")
     if not data:
         raise InputError(f"{name} is empty (0 bytes)")
     return _load(Path(name), io.BytesIO(data), max_pixels, max_aspect)
+
+
+def plain_image(image: Image.Image, name: str, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+    """The same for a picture that something else has opened; it stays as it is.
+
+    Args:
+        image: of any mode.
+        name: what messages call it.
+        max_pixels: as in `load_image`.
+        max_aspect: as in `load_image`.
+
+    Raises:
+        InputError: as in `load_image`.
+    """
+    path = Path(name)
+    check_limit("max_pixels", max_pixels)
+    check_limit("max_aspect", max_aspect)
+    check_size(path, image.size, max_pixels, max_aspect)
+    notes: list[str] = []
+    with _undecodable(path):
+        return LoadedImage(_to_rgb(_upright(image.copy(), notes), notes), path, tuple(notes))
 
 
 def _load(path: Path, source: Path | io.BytesIO, max_pixels: float, max_aspect: float) -> LoadedImage:
