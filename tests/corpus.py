@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 from clips import write_clip, write_sound
-from PIL import Image
+from PIL import Image, features
 
 SIZE = (24, 16)
 
@@ -90,6 +90,8 @@ READABLE: dict[str, Callable[[], bytes]] = {
     **{
         f"turned-{kind}-{way}": (lambda kind=kind, way=way: turned(kind, way)) for kind in ("JPEG", "PNG", "WEBP", "TIFF") for way in (3, 6)
     },  # type: ignore[misc]
+    **({"AVIF": lambda: saved("AVIF")} if features.check("avif") else {}),
+    "a photograph with a preview": lambda: animated("MPO"),
     "turned nowhere": lambda: turned("JPEG", 99),
     "progressive": lambda: saved("JPEG", progressive=True),
     "lossless": lambda: saved("WEBP", lossless=True),
