@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
 from foveate.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
@@ -112,7 +112,7 @@ def _load(path: Path, source: Path | io.BytesIO, max_pixels: float, max_aspect: 
         picture = _open(path, source, max_pixels)
         with picture:
             check_size(path, picture.size, max_pixels, max_aspect)
-            with _pillow_limit(max_pixels), _undecodable(path):
+            with _undecodable(path), _pillow_limit(path, max_pixels):
                 first, notes = _first_frame(picture)
     check_size(path, first.size, max_pixels, max_aspect)  # headers may lie
     with _undecodable(path):
@@ -179,13 +179,16 @@ def _pillow_on_our_terms() -> Iterator[None]:
 
 
 @contextmanager
-def _pillow_limit(pixels: float | None) -> Iterator[None]:
+def _pillow_limit(path: Path, pixels: float | None) -> Iterator[None]:
     """Pillow's own limit, a global too, warns at one size and raises at twice that; here it raises at ours and never warns."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None if pixels is None else pixels / 2  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
+    except Image.DecompressionBombError as error:
+        limit = f"{(pixels or 0) / 1e6:g} megapixels, which is the limit"
+        raise TooManyPixelsError(f"{path} may need more than {limit}: scale it down, or raise max_pixels") from error
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -194,6 +197,8 @@ def _pillow_limit(pixels: float | None) -> Iterator[None]:
 def _undecodable(path: Path) -> Iterator[None]:
     try:
         yield
+    except FoveateError:
+        raise
     except Exception as error:  # decoders raise anything on damaged data, from struct.error to OverflowError
         raise InputError(f"{path} is truncated or damaged and cannot be decoded ({_reason(error)}); save or download it again") from error
 
@@ -205,15 +210,14 @@ def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Ima
     lazy, eager = [name for name in there if name not in _EAGER], [name for name in there if name in _EAGER]
     for formats, limit in ((lazy, None), (eager, max_pixels)):
         try:
-            with _pillow_limit(limit):
+            with _pillow_limit(path, limit):
                 return Image.open(source, formats=formats)
         except UnidentifiedImageError:
             continue
         except PermissionError as error:
             raise InputError(f"{path} may not be read: permission denied") from error
-        except Image.DecompressionBombError as error:
-            limit_reached = f"{path} may need more than {max_pixels / 1e6:g} megapixels, which is the limit"
-            raise TooManyPixelsError(f"{limit_reached}: scale it down, or raise max_pixels") from error
+        except FoveateError:
+            raise
         except Exception as error:  # a hostile header can make any reader raise anything
             raise InputError(f"{path} has a damaged header: {_reason(error)}") from error
     raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}")
