@@ -19,10 +19,24 @@ from foveate.paths import same_file
 if TYPE_CHECKING:
     from foveate.method import Method
 
-__all__ = ["PICTURES", "build_method", "check_output", "check_outputs", "check_question", "finite", "model_files", "parse_keep", "write"]
+__all__ = [
+    "LARGEST_SEED",
+    "PICTURES",
+    "build_method",
+    "check_output",
+    "check_outputs",
+    "check_question",
+    "finite",
+    "model_files",
+    "parse_keep",
+    "write",
+]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Extensions that a picture can be written as."""
+
+LARGEST_SEED = 2**63 - 1
+"""What PyTorch takes."""
 
 
 def parse_keep(text: str) -> int | float:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from foveate.cli.checks import finite
+from foveate.cli.checks import LARGEST_SEED, finite
 
 __all__ = [
     "CompressorOut", "Epochs", "Heads", "Images", "Kernel", "LabelsFolder", "LayerCount", "LearningRate", "Network", "NetworkSeed",
@@ -41,4 +41,6 @@ LearningRate = Annotated[
     float, typer.Option("--rate", min=1e-9, callback=finite, help="Learning rate at the start.", metavar="X", rich_help_panel=_TRAINING)
 ]
 Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.", metavar="N", rich_help_panel=_TRAINING)]
-NetworkSeed = Annotated[int, typer.Option("--seed", min=0, help="Of weights and order.", metavar="N", rich_help_panel=_TRAINING)]
+NetworkSeed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of weights and order.", metavar="N", rich_help_panel=_TRAINING)
+]

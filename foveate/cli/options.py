@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from foveate.cli.checks import finite
+from foveate.cli.checks import LARGEST_SEED, finite
 
 __all__ = [
     "AsJson", "Batch", "CardQuestions", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Guidance",
@@ -90,7 +90,7 @@ Guidance = Annotated[
     float, typer.Option("--guidance", min=0.0, callback=finite, help="Weight of the supervision of attention; 0: none.", metavar="W")
 ]
 Start = Annotated[Path | None, typer.Option("--start", help="Folder of an earlier run's weights to go on from.", metavar="FOLDER")]
-TrainSeed = Annotated[int, typer.Option("--seed", help="Of weights and scenes.", metavar="N")]
+TrainSeed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of weights and scenes.", metavar="N")]
 Batch = Annotated[int | None, typer.Option(min=4, help="Windows a step and process.", metavar="N")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train together; on a CPU one for each core.", metavar="N")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that draw scenes; on a GPU all the cores.", metavar="N")]

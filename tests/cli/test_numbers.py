@@ -19,7 +19,7 @@ QUESTION = "what colour is the circle ?"
 
 CASES = {
     **{
-        f"{option} {value}": ([*command, option, value])
+        f"{command[0]} {option} {value}": [*command, option, value]
         for command, option in (
             (["ask", "{picture}", QUESTION], "--max-megapixels"),
             (["explain", "{picture}", QUESTION], "--max-megapixels"),
@@ -41,6 +41,11 @@ CASES = {
     },
     **{
         f"bench {option} {HUGE}": ["bench", option, HUGE] for option in ("--batch", "--prompt", "--new-tokens", "--image-size")
+    },
+    **{
+        f"{command[0]} --seed {value}": [*command, "--seed", value]
+        for command in (["bench"], ["train", "{folder}", "--out", "{folder}/run"], ["demo", "train", "{folder}/run"])
+        for value in (HUGE, "-1")
     },
     "a prompt of more digits than Python reads": ["bench", "--prompt", "9" * 5000],
     "a wide image": ["bench", "--image-size", "100000x1"],
