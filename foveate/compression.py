@@ -14,7 +14,7 @@ from foveate.errors import HandleError, LayerError, SignalError, UnsupportedMode
 from foveate.explain.identity import identity
 from foveate.families import Family, family_of
 from foveate.handle import Handle, handle_on
-from foveate.method import Method, schedule_of, shortened
+from foveate.method import Method, described, schedule_of
 from foveate.surroundings import check_generation, check_not_compiled, unwrapped
 from foveate.versions import warn_if_untested
 
@@ -101,7 +101,7 @@ def _check_model(model: Any) -> None:
         hint = "a class; pass a loaded model, such as the one that its from_pretrained(...) returns"
     else:
         hint = "not a loaded transformers model"
-    raise UsageError(f"the model given to foveate is {hint}; got {shortened(model)}")
+    raise UsageError(f"the model given to foveate is {hint}; got {described(model)}")
 
 
 def _check_decoder(config: Any) -> None:

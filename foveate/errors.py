@@ -4,6 +4,8 @@ Each class also derives from the built-in that a caller would expect (`ValueErro
 `except` clauses keep working.
 """
 
+from foveate.printable import printable
+
 __all__ = [
     "BudgetError",
     "BusyError",
@@ -29,7 +31,10 @@ __all__ = [
 
 
 class FoveateError(Exception):
-    """Base class: `except FoveateError` catches whatever foveate refuses."""
+    """Base class: `except FoveateError` catches whatever foveate refuses. Its text is one printable line, whatever a file is called."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class BudgetError(FoveateError, ValueError):

@@ -6,6 +6,7 @@ import io
 import math
 import stat
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,21 +15,19 @@ from typing import Any
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
+from foveate.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image"]
-
-MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
-
-MAX_ASPECT = 100
-"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that makes its short side 336 needs gigabytes for it."""
+__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
 
+_EAGER = ("WEBP", "ICO")
+"""Formats whose reader in Pillow takes memory for the picture, or decodes it, when a file is opened; others only read the header."""
+
 _UPRIGHT = 1
-_pillow_limit = threading.Lock()
+_pillow_globals = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class LoadedImage:
     notes: tuple[str, ...] = ()
 
 
-def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+def load_image(path: str | Path, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
     """Read a picture file as upright 8-bit RGB.
 
     Transparency is laid on white, 16-bit values are scaled, the EXIF orientation is applied, and of an animation or a multi-page file the
@@ -66,7 +65,7 @@ def load_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, max_aspect: fl
     return _load(path, path, max_pixels, max_aspect)
 
 
-def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+def decode_image(data: bytes, name: str, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
     """The same for the content of a picture file, as data sets embed it.
 
     Args:
@@ -78,26 +77,56 @@ def decode_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS, max_as
     Raises:
         InputError: as in `load_image`.
     """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"{name} holds {type(data).__name__} in the place of a file's bytes")
     if not data:
         raise InputError(f"{name} is empty (0 bytes)")
     return _load(Path(name), io.BytesIO(data), max_pixels, max_aspect)
 
 
-def _load(path: Path, source: Path | io.BytesIO, max_pixels: int, max_aspect: float) -> LoadedImage:
+def plain_image(image: Image.Image, name: str, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
+    """The same for a picture that something else has opened; it stays as it is.
+
+    Args:
+        image: of any mode.
+        name: what messages call it.
+        max_pixels: as in `load_image`.
+        max_aspect: as in `load_image`.
+
+    Raises:
+        InputError: as in `load_image`.
+    """
+    path = Path(name)
+    check_limit("max_pixels", max_pixels)
+    check_limit("max_aspect", max_aspect)
+    check_size(path, image.size, max_pixels, max_aspect)
+    notes: list[str] = []
+    with _undecodable(path):
+        return LoadedImage(_to_rgb(_upright(image.copy(), notes), notes), path, tuple(notes))
+
+
+def _load(path: Path, source: Path | io.BytesIO, max_pixels: float, max_aspect: float) -> LoadedImage:
+    check_limit("max_pixels", max_pixels)
+    check_limit("max_aspect", max_aspect)
     with _pillow_on_our_terms():
-        picture = _open(path, source)
+        picture = _open(path, source, max_pixels)
         with picture:
-            _check_size(path, picture.size, max_pixels, max_aspect)
-            first, notes = _first_frame(path, picture)
-    upright = _upright(first, notes)
-    return LoadedImage(_to_rgb(upright, notes), path, tuple(notes))
+            check_size(path, picture.size, max_pixels, max_aspect)
+            with _undecodable(path), _pillow_limit(path, max_pixels):
+                first, notes = _first_frame(picture)
+    check_size(path, first.size, max_pixels, max_aspect)  # headers may lie
+    with _undecodable(path):
+        return LoadedImage(_to_rgb(_upright(first, notes), notes), path, tuple(notes))
 
 
 def is_picture(path: str | Path) -> bool:
     """Whether Pillow knows the file's format; its pixels may be damaged nevertheless. False if there is no file."""
     try:
         check_file(Path(path), "picture")
-        _open(Path(path), Path(path)).close()
+        with _pillow_on_our_terms():
+            _open(Path(path), Path(path), MAX_PIXELS).close()
+    except TooManyPixelsError:
+        return True
     except InputError:
         return False
     return True
@@ -128,8 +157,8 @@ def check_file(path: Path, what: str) -> None:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"no such {what} file: {path}") from None
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise InputError(f"cannot look at {str(path)!r}: {error}") from error
+    except (OSError, ValueError) as error:  # links in a circle, a name that is too long, one with a null byte
+        raise InputError(f"cannot look at {str(path)!r:.200}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a folder; pass one {what} file inside it")
     if not stat.S_ISREG(status.st_mode):
@@ -140,63 +169,74 @@ def check_file(path: Path, what: str) -> None:
 
 @contextmanager
 def _pillow_on_our_terms() -> Iterator[None]:
-    """Pillow's own limit is a global that warns at one size and raises at another; ours is checked before anything is decoded.
-
-    Whether half a file passes for a picture is a global too, which other libraries set; here it does not.
-    """
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Whether half a file passes for a picture is a global of Pillow's, which other libraries set; here it does not."""
+    with _pillow_globals:
         lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
             ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
-def _open(path: Path, source: Path | io.BytesIO) -> Image.Image:
-    Image.init()
-    built_in = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
+@contextmanager
+def _pillow_limit(path: Path, pixels: float | None) -> Iterator[None]:
+    """Pillow's own limit, a global too, warns at one size and raises at twice that; here it raises at ours and never warns."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None if pixels is None else pixels / 2  # type: ignore[assignment]
     try:
-        return Image.open(source, formats=built_in)
-    except PermissionError as error:
-        raise InputError(f"{path} may not be read: permission denied") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}") from error
-    except Exception as error:  # a hostile header can make any decoder raise anything, from struct.error to OverflowError
-        raise InputError(f"{path} has a damaged header: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    except Image.DecompressionBombError as error:
+        limit = f"{(pixels or 0) / 1e6:g} megapixels, which is the limit"
+        raise TooManyPixelsError(f"{path} may need more than {limit}: scale it down, or raise max_pixels") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int, max_aspect: float) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise InputError(f"{path} is {width} x {height} pixels; there is nothing to see in it")
-    if width * height > max_pixels:
-        shrink = math.sqrt(max_pixels / (width * height))
-        raise InputError(
-            f"{path} is {width} x {height}, {width * height / 1e6:.1f} megapixels; the limit is {max_pixels / 1e6:g}: scale it to at most "
-            f"{int(width * shrink)} x {int(height * shrink)}, or raise the limit (max_pixels, on the command line --max-megapixels)"
-        )
-    if max(size) > max_aspect * min(size):
-        raise InputError(
-            f"{path} is {width} x {height}: one side is {max(size) / min(size):.0f} times the other, the limit is {max_aspect:g}; "
-            f"a model would blow its short side up to hundreds of pixels, so crop it first"
-        )
+@contextmanager
+def _undecodable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FoveateError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged data, from struct.error to OverflowError
+        raise InputError(f"{path} is truncated or damaged and cannot be decoded ({_reason(error)}); save or download it again") from error
 
 
-def _first_frame(path: Path, picture: Image.Image) -> tuple[Image.Image, list[str]]:
+def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Image:
+    """The picture, not decoded yet, unless its format is among `_EAGER`: it has at most `max_pixels` then."""
+    Image.init()
+    there = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
+    lazy, eager = [name for name in there if name not in _EAGER], [name for name in there if name in _EAGER]
+    for formats, limit in ((lazy, None), (eager, max_pixels)):
+        try:
+            with _pillow_limit(path, limit):
+                return Image.open(source, formats=formats)
+        except UnidentifiedImageError:
+            continue
+        except PermissionError as error:
+            raise InputError(f"{path} may not be read: permission denied") from error
+        except FoveateError:
+            raise
+        except Exception as error:  # a hostile header can make any reader raise anything
+            raise InputError(f"{path} has a damaged header: {_reason(error)}") from error
+    raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _first_frame(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """The decoded first picture of the file, which may hold several."""
     notes: list[str] = []
-    try:
-        # a phone's MPO holds previews and depth maps beside the photograph: nothing worth a note
-        if getattr(picture, "is_animated", False) and picture.format != "MPO":
-            kind = "pages" if picture.format == "TIFF" else "frames"
-            notes.append(f"the picture has several {kind}; only the first is used")
-            picture.seek(0)
-        picture.load()
-        return picture.copy(), notes
-    except Exception as error:  # see _open: decoders raise anything on damaged data
-        raise InputError(f"{path} is truncated or damaged and cannot be decoded ({error}); save or download it again") from error
+    # a phone's MPO holds previews and depth maps beside the photograph: nothing worth a note
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        kind = "pages" if picture.format == "TIFF" else "frames"
+        notes.append(f"the picture has several {kind}; only the first is used")
+        picture.seek(0)
+    picture.load()
+    return picture.copy(), notes
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:

@@ -18,7 +18,7 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.explain.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of", "shortened"]
+__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of", "described"]
 
 REGISTRY: dict[str, type[Method]] = {}
 """The methods that come with foveate, by name; each enters when its module is imported."""
@@ -169,11 +169,11 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
         if isinstance(each, type) and issubclass(each, Method):
             raise UsageError(f"{wanted}; got the class {each.__name__}. Make an instance: {each.__name__}(keep=128)")
     if not schedule or not all(isinstance(each, Method) for each in schedule):
-        raise UsageError(f"{wanted}; got {shortened(method)}")
+        raise UsageError(f"{wanted}; got {described(method)}")
     return schedule
 
 
-def shortened(value: Any) -> str:
+def described(value: Any) -> str:
     """Type and value in a line, for messages."""
     text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"

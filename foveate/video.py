@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from foveate.errors import InputError, UnsupportedError
-from foveate.images import MAX_PIXELS, check_file
+from foveate.errors import FoveateError, InputError, UnsupportedError
+from foveate.images import check_file
+from foveate.limits import MAX_ASPECT, MAX_PIXELS, check_limit, check_size
 
 __all__ = ["FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
 
@@ -27,6 +30,9 @@ FORMATS = (
     "nut", "mxf", "h264", "hevc", "av1", "ivf", "m4v",
 )  # fmt: skip
 """FFmpeg's names of the formats that are read."""
+
+_DECODER_SLACK = 2**20
+"""Pixels up to which a decoder is left alone: it counts whole blocks, so its figure is above that of the picture."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class _Index:
     guessed: bool = False
 
 
-def read_frames(path: str | Path, frames: int, *, max_pixels: int = MAX_PIXELS) -> Frames:
+def read_frames(path: str | Path, frames: int, *, max_pixels: float = MAX_PIXELS) -> Frames:
     """Read pictures at even distances in time: what is on the screen in the middle of each of `frames` equal spans.
 
     A frame that is on the screen at several of these moments is taken once. So there are fewer pictures than asked for where the file
@@ -73,22 +79,25 @@ def read_frames(path: str | Path, frames: int, *, max_pixels: int = MAX_PIXELS) 
     Args:
         path: a regular file in one of `FORMATS` with a video stream; of several streams the one that players show.
         frames: how many pictures, at least 1.
-        max_pixels: width times height above which the file is refused before it is decoded.
+        max_pixels: width times height, as shown with square pixels, above which the file is refused before it is decoded.
 
     Raises:
-        InputError: the file is missing, empty, no video, without frames, damaged beyond use, or beyond a limit. The message names the
-            file, the value, the limit and the way out.
+        InputError: the file is missing, empty, no video, without frames, damaged beyond use, of an unknown codec, or beyond a limit. The
+            message names the file, the value, the limit and the way out.
         UnsupportedError: PyAV is not installed.
     """
     path = Path(path)
-    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+    if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1:
         raise InputError(f"frames={frames!r} must be a whole number from 1 upwards")
+    check_limit("max_pixels", max_pixels)
     with _opened(path) as (container, stream):
-        _check_size(path, stream, frames, max_pixels)
+        size = _size(path, stream)
+        check_size(path, size, max_pixels, MAX_ASPECT, each=" a frame")
         index = _index(container, stream)
         if not index.shown:
             raise InputError(f"{path} has no frame that can be read; it is empty or damaged: save or download it again")
-        wanted, clock = _wanted(index, frames), _clock(stream, index)
+        wanted, clock = _wanted(index, int(frames)), _clock(stream, index)
+    _check_total(path, len(wanted), len(wanted) * size[0] * size[1])
     found = _decode(path, index, wanted, max_pixels)
     if not found:
         raise InputError(f"{path} is damaged: none of the {len(wanted)} frames needed can be decoded; save or download it again")
@@ -111,21 +120,24 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     av = _pyav()
     check_file(path, "video")
     try:
-        # an absolute path is never taken for an address, and nothing that the file names may be fetched
-        container = av.open(str(path.resolve()), options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, ValueError) as error:
-        raise InputError(f"{path} is not a video that can be read, or it is damaged or cut off ({_reason(error)})") from error
-    with container:
-        names = set(container.format.name.split(","))
-        if names.isdisjoint(FORMATS):
-            raise InputError(f"{path} is of format {container.format.name!r}, which is not read; convert it to MP4, WebM or MKV first")
-        covers = getattr(av.stream.Disposition, "attached_pic", 0)
-        streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-        if not streams:
-            sound = " (there is sound)" if container.streams.audio else ""
-            raise InputError(f"{path} has no video stream{sound}; pass a file with pictures in it")
-        stream = container.streams.best("video")
-        yield container, stream if stream in streams else streams[0]
+        # `options` would reach streams that a format adds while it is read, which FLV and MPEG do: PyAV 15 ends the process then.
+        # An absolute path is never taken for an address; nothing that the file names may be fetched, and no other format be tried.
+        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+        with av.open(os.path.abspath(path), container_options=allowed, metadata_errors="replace") as container:
+            covers = getattr(av.stream.Disposition, "attached_pic", 0)
+            streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+            if not streams:
+                sound = " (there is sound)" if container.streams.audio else ", or it is cut off"
+                raise InputError(f"{path} has no video stream{sound}; pass a file with pictures in it")
+            stream = container.streams.best("video")
+            yield container, stream if stream in streams else streams[0]
+    except FoveateError:
+        raise
+    except Exception as error:  # on damaged data the reader raises anything, from its own errors to ZeroDivisionError
+        raise InputError(
+            f"{path} is not a video that can be read, or it is damaged or cut off ({_reason(error)}): save it again, or convert it to MP4, "
+            f"WebM or MKV"
+        ) from error
 
 
 def _pyav() -> Any:
@@ -137,28 +149,30 @@ def _pyav() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error)
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
-def _check_size(path: Path, stream: Any, frames: int, max_pixels: int) -> None:
-    width, height = stream.codec_context.width, stream.codec_context.height
-    if width < 1 or height < 1:
-        raise InputError(f"{path} is {width} x {height} pixels; there is nothing to see in it")
-    _check_pixels(path, width, height, max_pixels)
-    count = min(frames, stream.frames or frames)
-    if count * width * height > MAX_TOTAL_PIXELS:
-        most = MAX_TOTAL_PIXELS // (width * height)
+def _size(path: Path, stream: Any) -> tuple[int, int]:
+    """Width and height of the stream's pictures as they are shown."""
+    codec = stream.codec_context
+    if codec is None:
+        raise InputError(f"{path} holds a video of a codec for which there is no decoder here; convert it to H.264 or VP9 first")
+    return _square(codec.width, codec.height, stream)
+
+
+def _square(width: int, height: int, stream: Any) -> tuple[int, int]:
+    """Width and height once pixels are square."""
+    aspect = stream.sample_aspect_ratio
+    if width < 1 or not aspect or aspect < 0:
+        return width, height
+    return max(1, round(width * aspect)), height
+
+
+def _check_total(path: Path, count: int, pixels: int) -> None:
+    if pixels > MAX_TOTAL_PIXELS:
         raise InputError(
-            f"{count} frames of {width} x {height} are {count * width * height / 1e6:.0f} megapixels; the limit is "
-            f"{MAX_TOTAL_PIXELS / 1e6:g}: ask for at most {most} frames, or scale {path} down first"
-        )
-
-
-def _check_pixels(path: Path, width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise InputError(
-            f"{path} is {width} x {height}, {width * height / 1e6:.1f} megapixels a frame; the limit is {max_pixels / 1e6:g}: scale it "
-            f"down first, or raise the limit (max_pixels, on the command line --max-megapixels)"
+            f"{count} frames of {path} are {pixels / 1e6:.0f} megapixels; the limit is {MAX_TOTAL_PIXELS / 1e6:g}: "
+            f"ask for at most {count * MAX_TOTAL_PIXELS // pixels} frames, or scale it down first"
         )
 
 
@@ -193,21 +207,34 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
 def _wanted(index: _Index, frames: int) -> list[int]:
     """The frames on the screen in the middle of each span, each once."""
-    first = index.shown[0]
-    moments = (first + (2 * number + 1) * index.duration / (2 * frames) for number in range(frames))
-    return sorted({index.shown[max(bisect_right(index.shown, moment) - 1, 0)] for moment in moments})
+    # In units of 1 / (2 * frames), moments are odd multiples of the duration, and whole numbers decide. The work follows the frames that
+    # there are, however many are asked for.
+    span, wanted = index.duration, []
+    for number, shown in enumerate(index.shown):
+        start = 2 * frames * (shown - index.shown[0])
+        end = 2 * frames * (index.shown[number + 1] - index.shown[0]) if number + 1 < len(index.shown) else 2 * frames * span
+        moment = (2 * max(0, -((span - start) // (2 * span))) + 1) * span  # the first that is not before the frame
+        if moment < min(end, 2 * frames * span):
+            wanted.append(shown)
+    return wanted
 
 
-def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: int) -> dict[int, Image.Image]:
+def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: float) -> dict[int, Image.Image]:
     """The wanted pictures, by when they are shown; those that cannot be decoded are left out."""
     found: dict[int, Image.Image] = {}
+    pixels = 0
     for seek in (True, False) if len(index.keys) > 1 else (False,):
         # without seeking is for files in which a seek ends in the wrong place, or at a frame that needs earlier ones
         missing = [shown for shown in wanted if shown not in found]
         if missing:
             with _opened(path) as (container, stream):
+                # a stream may change its size on the way; no decoder takes memory for what is far too large
+                stream.codec_context.options = {"max_pixels": str(int(max(2 * max_pixels, _DECODER_SLACK)))}
                 for shown, frame in _pick(container, stream, index, missing, seek):
-                    _check_pixels(path, frame.width, frame.height, max_pixels)
+                    width, height = _square(frame.width, frame.height, stream)
+                    check_size(path, (width, height), max_pixels, MAX_ASPECT, each=" a frame")
+                    pixels += width * height
+                    _check_total(path, len(found) + 1, pixels)
                     found[shown] = _upright(frame, stream)
     return found
 
@@ -220,7 +247,10 @@ def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], see
         if seek:
             key = index.keys[max(bisect_right(index.keys, goal) - 1, 0)]
             if key > (index.shown[0] if position is None else position):
-                container.seek(key, stream=stream)
+                try:
+                    container.seek(key, stream=stream)
+                except _pyav().FFmpegError:
+                    return  # no way to jump in this file; without seeking all is found
                 frames = _frames(container, stream, index)
         while position is None or position < goal:
             shown, frame = next(frames, (None, None))
@@ -251,10 +281,10 @@ def _frames(container: Any, stream: Any, index: _Index) -> Iterator[tuple[int, A
 def _upright(frame: Any, stream: Any) -> Image.Image:
     """As a player shows it: turned by the camera's mark, pixels square."""
     image: Image.Image = frame.to_image()
-    aspect = stream.sample_aspect_ratio
-    if aspect and aspect > 0 and aspect != 1:
-        image = image.resize((max(1, round(image.width * float(aspect))), image.height))
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    size = _square(image.width, image.height, stream)
+    turns = round(frame.rotation / 90) % 4  # a camera marks quarter turns; what reads as 89 degrees is one, rounded
+    image = image if image.size == size else image.resize(size)
+    return image.rotate(90 * turns, expand=True) if turns else image
 
 
 def _clock(stream: Any, index: _Index) -> float:

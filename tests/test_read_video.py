@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import builtins
+import os
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import av
+import numpy as np
 import pytest
 from clips import number_of, write_clip, write_sound
+from corpus import grown, latin_title, renamed_codec
 from PIL import Image
 
 from foveate import video
 from foveate.errors import InputError, UnsupportedError
+from foveate.limits import TooManyPixelsError
 from foveate.video import is_video, read_frames
 
 
@@ -203,6 +210,107 @@ def test_limits_are_checked_before_anything_is_decoded(tmp_path: Path, monkeypat
     monkeypatch.setattr(video, "MAX_TOTAL_PIXELS", 20 * 64 * 48)
     with pytest.raises(InputError, match="at most 20 frames"):
         read_frames(path, 21)
+
+
+def test_only_the_container_is_given_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV 15 ends the process where streams are given options and a format, such as FLV or MPEG, adds streams while it is read."""
+    path = write_clip(tmp_path / "a.mp4", 3)
+    given, opened = [], av.open
+    monkeypatch.setattr(av, "open", lambda *args, **options: given.append(options) or opened(*args, **options))
+    read_frames(path, 1)
+    assert len(given) == 2
+    for options in given:
+        assert not {"options", "stream_options"} & options.keys()
+        assert options["container_options"]["protocol_whitelist"] == "file"
+
+
+def test_pixels_that_are_not_square_count_as_they_are_shown(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", 3, aspect=Fraction(4, 1))
+    assert read_frames(path, 1, max_pixels=256 * 48).images[0].size == (256, 48)
+    with pytest.raises(TooManyPixelsError, match="256 x 48"):
+        read_frames(path, 1, max_pixels=256 * 48 - 1)
+
+
+def test_a_strip_that_a_processor_would_blow_up_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", 3, size=(256, 32), aspect=Fraction(30, 1))
+    with pytest.raises(InputError, match="7680 x 32: one side is 240 times the other, the limit is 100"):
+        read_frames(path, 1)
+
+
+def test_frames_that_grow_on_the_way_are_held_against_the_limit(tmp_path: Path) -> None:
+    path = grown(tmp_path / "a.h264")
+    assert {image.size for image in read_frames(path, 10).images} == {(64, 48), (320, 240)}
+    with pytest.raises(InputError, match="320 x 240"):
+        read_frames(path, 10, max_pixels=64 * 48)
+
+
+def test_the_total_counts_frames_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = grown(tmp_path / "a.h264")
+    monkeypatch.setattr(video, "MAX_TOTAL_PIXELS", 10 * 64 * 48 + 100_000)  # enough for ten of the first frame's size
+    with pytest.raises(InputError, match="ask for at most"):
+        read_frames(path, 10)
+
+
+def test_any_number_of_frames_can_be_asked_for(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", 5)
+    for frames in (10**30, np.int64(64)):
+        assert [number_of(image) for image in read_frames(path, frames).images] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), True, None, "64"])
+def test_a_limit_that_limits_nothing_is_refused(tmp_path: Path, limit: object) -> None:
+    with pytest.raises(InputError, match="max_pixels"):
+        read_frames(write_clip(tmp_path / "a.mp4", 3), 1, max_pixels=limit)
+
+
+def test_a_codec_without_a_decoder_is_refused(tmp_path: Path) -> None:
+    path = renamed_codec(tmp_path / "a.avi")
+    assert is_video(path)
+    with pytest.raises(InputError, match="no decoder here"):
+        read_frames(path, 1)
+
+
+def test_a_title_that_is_not_utf8_is_no_damage(tmp_path: Path) -> None:
+    assert len(read_frames(latin_title(tmp_path / "a.avi"), 3).images) == 3
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.mp4", b"a:b.mp4", b"http:x.mp4", b"%03d.mp4", b"concat:a|b.mp4", b"-i.mp4", b"a\x1b[31m\n.mp4"])
+def test_a_file_is_read_whatever_it_is_called(tmp_path: Path, name: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / os.fsdecode(name)
+    write_clip(tmp_path / "a.mp4", 3).rename(path)
+    assert len(read_frames(path, 3).images) == 3
+    monkeypatch.chdir(tmp_path)
+    if b"http:" not in name:  # which is refused as an address
+        assert len(read_frames(path.name, 3).images) == 3
+
+
+def test_a_file_without_an_index_to_jump_in_is_decoded_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "a.mp4", 40, keyframe_every=5)
+    opened = av.open
+
+    class Unseekable:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def __enter__(self) -> Unseekable:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._container.close()
+
+        def seek(self, *_: object, **__: object) -> None:
+            raise av.error.PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(av, "open", lambda *args, **options: Unseekable(opened(*args, **options)))
+    assert [number_of(image) for image in read_frames(path, 4).images] == [5, 15, 25, 35]
+
+
+def test_a_turn_that_reads_as_89_degrees_is_a_quarter(tmp_path: Path) -> None:
+    frame = SimpleNamespace(rotation=-89, to_image=lambda: Image.new("RGB", (4, 2)))
+    assert video._upright(frame, SimpleNamespace(sample_aspect_ratio=None)).size == (2, 4)
 
 
 def test_videos_are_told_from_other_files(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from foveate.cli import console
 from foveate.cli.checks import write
-from foveate.errors import InputError, LayerError
+from foveate.errors import BudgetError, InputError, LayerError
 from foveate.files import write_figure
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def analyse(request: Analysis) -> None:
         raise InputError(f"{request.out} is a file; name a folder for the results")
     if request.batch < 1:
         raise InputError(f"batch={request.batch} must be at least 1")
+    if min(request.keep) < 1:
+        raise BudgetError(f"keep={min(request.keep)} must be at least 1 token per image")
     from foveate.cli.models import load_model
     from foveate.locks import check_free, claimed_folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ class Answer:
 
     Attributes:
         answer: the text.
-        visual_tokens: those that remain after the prefill.
+        visual_tokens: those that remain after the prefill, as a report counts them: newlines and the like are not among them.
         cache_bytes: keys and values after the prefill, as found in the cache; `None` without a cache.
         vision_seconds: in the vision tower; `None` if it was not found.
         prefill_seconds: from the entry of the text decoder to the first logits; the method's time is part of it.
@@ -56,11 +55,15 @@ class Outcome:
         compressed: the answer with the method, unless there is no method.
         full: the full model's answer, if it was asked for.
         report: the report of the compressed prefill.
+        visual_tokens: before compression, counted as in the answers.
+        newlines: other tokens of the pictures, such as the ends of their rows, which always stay.
     """
 
     compressed: Answer | None
     full: Answer | None
     report: Report | None
+    visual_tokens: int
+    newlines: int
 
     @property
     def first(self) -> Answer:
@@ -102,25 +105,28 @@ def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: 
         compressed, report = _run(subject, prompt, method, new_tokens, repeat)
     if method is None or compare:
         full, _ = _run(subject, prompt, None, new_tokens, repeat)
-    return Outcome(compressed, full, report)
+    visual = report.tokens_before if report is not None else full.visual_tokens if full is not None else 0
+    return Outcome(compressed, full, report, visual, prompt.visual - visual)
 
 
 def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[Answer, Report | None]:
     from foveate import compress
+    from foveate.measure.counting import counted
 
     watches, method_seconds, report = [], [], None
-    with ExitStack() as stack:
-        handle = stack.enter_context(compress(subject.model, method)) if method is not None else None
+    around: Any = counted(subject.model) if method is None else compress(subject.model, method)
+    with around as running:
         for _ in range(repeat):
             with Stopwatch(subject.model) as watch:
                 output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
             watches.append(watch)
-            report = handle.report if handle is not None else None
+            report = running.report if method is not None else None
             method_seconds.append(report.method_seconds if report is not None else 0.0)
+        visual = report.tokens_after if report is not None else running(prompt.inputs["input_ids"])[0]
     tokens = output[0, prompt.length :]
     measured = Answer(
         answer=subject.processor.decode(tokens, skip_special_tokens=True).strip(),
-        visual_tokens=report.tokens_after if report is not None else prompt.visual,
+        visual_tokens=visual,
         cache_bytes=watches[-1].prefill_cache_bytes,
         vision_seconds=_median([watch.vision_seconds for watch in watches]),
         prefill_seconds=median(watch.prefill_seconds for watch in watches),

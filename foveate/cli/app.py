@@ -6,20 +6,51 @@ Each command's work is in a module of its own, imported when it runs, so that `f
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands, streams
 from foveate.cli.options import Version
 from foveate.errors import FoveateError
+from foveate.printable import printable
 
 __all__ = ["app", "main"]
 
 REFUSED, INTERRUPTED = 1, 130
 """Exit codes of our own; typer gives 2 for wrong usage."""
 
+
+class Commands(TyperGroup):
+    """Commands whose complaints about wrong usage quote what was typed, such as a file's name, with control characters spelled out."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """See the base class."""
+        with _printable_complaints():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See the base class."""
+        with _printable_complaints():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _printable_complaints() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer has had this class in two places
+            text = printable(error.format_message(), lines=True)
+            error.format_message = lambda: text
+        raise
+
+
 app = typer.Typer(
+    cls=Commands,
     name="foveate",
     help="Answer questions about pictures with a fraction of the visual tokens.",
     no_args_is_help=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, write
+from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
@@ -73,7 +73,7 @@ def ask(request: Request) -> None:
     if request.as_json:
         console.put_json(_as_json(request, shown, subject, prompt, method, outcome, notes))
     else:
-        _print(request, prompt, method, outcome, notes)
+        _print(request, method, outcome, notes)
 
 
 def _method(request: Request) -> Method | None:
@@ -91,7 +91,7 @@ def _check_outputs(request: Request) -> None:
         check_output(request.picture, "picture", PICTURES)
     if request.report:
         check_output(request.report, "report")
-    check_outputs([request.picture, request.report], [request.image])
+    check_outputs([request.picture, request.report], [request.image, *model_files(request.model)])
 
 
 def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
@@ -117,7 +117,7 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> N
             write(request.picture, "picture", lambda path: write_picture(path, drawn))
 
 
-def _print(request: Request, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
+def _print(request: Request, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
     from foveate.cli.table import results_table
 
     console.put(outcome.first.answer or "(no answer: the model ended at once)", style="bold green")
@@ -125,7 +125,7 @@ def _print(request: Request, prompt: Prompt, method: Method | None, outcome: Out
         verdict = "the same answer" if outcome.agree else "a different answer"
         console.put(f"full model: {outcome.full.answer} ({verdict})", style="dim" if outcome.agree else "yellow")
     console.put("")
-    console.put_table(results_table(method.name if method else "", outcome, prompt.visual))
+    console.put_table(results_table(method.name if method else "", outcome))
     console.put(_how_measured(request), style="dim")
     for written in (request.picture, request.report):
         if written:
@@ -156,7 +156,8 @@ def _as_json(
         "device": subject.device,
         "dtype": subject.dtype,
         "method": {"name": method.name, **asdict(method)} if method else None,
-        "visual_tokens": prompt.visual,
+        "visual_tokens": outcome.visual_tokens,
+        "newlines": outcome.newlines,
         "prompt_tokens": prompt.length,
         "cache_bytes_before": outcome.cache_bytes_before,
         "compressed": asdict(outcome.compressed) if outcome.compressed else None,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from foveate.cli.checks import LARGEST_SEED
+
 __all__ = [
     "Attention", "BenchLayer", "BenchModel", "BenchOut", "BenchSeed", "Budgets", "CompareFiles", "ImageSize", "MethodNames", "NewTokens",
     "PlotFile", "PromptLength", "Repeats", "Rows", "Scale",
@@ -66,7 +68,9 @@ NewTokens = Annotated[
 Repeats = Annotated[
     int, typer.Option("--repeats", min=1, help="Rounds in which all take turns.", metavar="N", rich_help_panel=_MEASUREMENT)
 ]
-BenchSeed = Annotated[int, typer.Option("--seed", min=0, help="Of weights, words and pixels.", metavar="N", rich_help_panel=_MEASUREMENT)]
+BenchSeed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of weights, words and pixels.", metavar="N", rich_help_panel=_MEASUREMENT)
+]
 BenchOut = Annotated[
     Path | None,
     typer.Option("--out", help="Results as JSON, saved after every round; goes on with a run.", metavar="FILE", rich_help_panel=_OUTPUT),

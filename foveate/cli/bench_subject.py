@@ -51,6 +51,7 @@ class Bench:
         """
         from foveate.measure.prompts import prompt_like, random_prompt
 
+        _check_context(self.model.config, prompts.before + prompts.after, new_tokens)  # before so many words are drawn
         lengths: Mapping[str, int] = {"before": prompts.before, "after": prompts.after, "batch": batch, "seed": prompts.seed}
         if self.subject is None:
             assert self.picture is not None

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
-from rich.text import Text
+
+from foveate.cli.console import cell
 
 if TYPE_CHECKING:
     from foveate.measure.bench_comparison import Pair
@@ -127,9 +128,9 @@ def _measured(group: Group) -> list[tuple[Row, Mapping[str, Figure]]]:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left", style="" if number else "bold cyan", no_wrap=not number)
+        table.add_column(cell(head), justify="right" if number else "left", style="" if number else "bold cyan", no_wrap=not number)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(cell(text) for text in row))
     return table
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 from foveate.cli.bench_subject import Bench, Prompts, load_bench
-from foveate.cli.checks import build_method, check_output, check_outputs, parse_keep, write
+from foveate.cli.checks import build_method, check_output, check_outputs, model_files, parse_keep, write
 from foveate.errors import InputError
+from foveate.limits import MAX_ASPECT, MAX_PIXELS
 
 if TYPE_CHECKING:
     from foveate.measure.bench_records import Group, Run
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Request", "bench", "compare"]
 
 FULL_ONLY = "none"
+_LARGEST = 10**7
+"""Above any batch, prompt or answer that a machine can hold, and far below what overflows."""
 _USUAL_SPLIT = 36 / 76
 """Of a prompt's text tokens, the share in front of the image in the prompt that papers measure with."""
 
@@ -132,7 +135,7 @@ def _check_outputs(request: Request) -> None:
         check_output(request.plot, "plot", (".png", ".svg", ".pdf"))
         if importlib.util.find_spec("matplotlib") is None:
             raise InputError("--plot needs matplotlib: pip install 'foveate[plots]'")
-    check_outputs([request.out, request.plot], [])
+    check_outputs([request.out, request.plot], model_files(request.model))
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -141,8 +144,8 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
         numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"{option} {text!r} must be whole numbers from 1 upwards with commas between them, such as 1,8")
+    if not numbers or min(numbers) < 1 or max(numbers) > _LARGEST:
+        raise InputError(f"{option} {text!r:.80} must be whole numbers from 1 upwards with commas between them, such as 1,8")
     return numbers
 
 
@@ -155,11 +158,11 @@ def _prompt(text: str) -> tuple[int, int]:
         else:
             front = round(int(text) * _USUAL_SPLIT)
             counts = front, int(text) - front
-    except ValueError:
+    except (ValueError, OverflowError):
         counts = -1, -1
-    if min(counts) < 0:
+    if min(counts) < 0 or max(counts) > _LARGEST:
         raise InputError(
-            f"--prompt {text!r} must be a number of text tokens, such as 76, or those before and behind the image, such as 36+40"
+            f"--prompt {text!r:.80} must be a number of text tokens, such as 76, or those before and behind the image, such as 36+40"
         )
     return counts
 
@@ -167,10 +170,16 @@ def _prompt(text: str) -> tuple[int, int]:
 def _image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text.strip().lower())
     if found is None or int(found[1]) < 1 or int(found[2] or 1) < 1:
-        raise InputError(f"--image-size {text!r} must be a number of pixels, such as 672, or WIDTHxHEIGHT, such as 1008x672")
-    return int(found[1]), int(found[2] or found[1])
+        raise InputError(f"--image-size {text!r:.80} must be a number of pixels, such as 672, or WIDTHxHEIGHT, such as 1008x672")
+    width, height = int(found[1]), int(found[2] or found[1])
+    if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            f"--image-size {text!r:.80} is too large or too thin: at most {MAX_PIXELS / 1e6:g} megapixels, and one side {MAX_ASPECT} times "
+            f"the other"
+        )
+    return width, height
 
 
 def _methods(request: Request) -> list[Method]:

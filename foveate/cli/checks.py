@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,14 +14,29 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from foveate.errors import FoveateError, InputError
+from foveate.paths import same_file
 
 if TYPE_CHECKING:
     from foveate.method import Method
 
-__all__ = ["PICTURES", "build_method", "check_output", "check_outputs", "check_question", "parse_keep", "write"]
+__all__ = [
+    "LARGEST_SEED",
+    "PICTURES",
+    "build_method",
+    "check_output",
+    "check_outputs",
+    "check_question",
+    "finite",
+    "model_files",
+    "parse_keep",
+    "write",
+]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Extensions that a picture can be written as."""
+
+LARGEST_SEED = 2**63 - 1
+"""What PyTorch takes."""
 
 
 def parse_keep(text: str) -> int | float:
@@ -36,6 +52,17 @@ def parse_keep(text: str) -> int | float:
         except ValueError:
             continue
     raise typer.BadParameter(f"{text!r} is neither a number of tokens, such as 128, nor a share in (0, 1], such as 0.25")
+
+
+def finite(value: float | None) -> float | None:
+    """The value of an option that is a number; a range alone lets NaN through, and infinity where it has no upper end.
+
+    Raises:
+        typer.BadParameter: if it is one of these.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
 
 
 def check_question(question: str) -> str:
@@ -69,6 +96,10 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
     try:
         if path.is_dir():
             raise InputError(f"cannot write the {what} to {path}: it is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot write the {what} to {path}: it is no regular file (a pipe or device); name a file")
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"cannot write the {what} to {path}: it is a link that leads nowhere; name a file")
         if not path.parent.is_dir():
             raise InputError(f"cannot write the {what} to {path}: there is no folder {path.parent}; create it first")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
@@ -76,22 +107,32 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"cannot write the {what} to {str(path)!r}: {error}") from error
+        raise InputError(f"cannot write the {what} to {str(path)!r:.200}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """See that no output replaces an input or another output.
+    """See that no output replaces an input or another output, under whatever name.
 
     Raises:
         InputError: if one does.
     """
-    taken = {path.resolve(): "the input" for path in inputs}
+    taken = [(path, "the input") for path in inputs]
     for path in outputs:
         if path is None:
             continue
-        if path.resolve() in taken:
-            raise InputError(f"{path} would replace {taken[path.resolve()]} of this command; choose another name")
-        taken[path.resolve()] = "another output"
+        replaced = next((what for other, what in taken if same_file(path, other)), None)
+        if replaced is not None:
+            raise InputError(f"{path} would replace {replaced} of this command; choose another name")
+        taken.append((path, "another output"))
+
+
+def model_files(name: str | None) -> list[Path]:
+    """The files of a model that is a folder, which are inputs, too."""
+    try:
+        folder = Path(name or os.devnull).expanduser()
+        return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    except (OSError, ValueError, RuntimeError):  # loading it says what is wrong with it
+        return []
 
 
 def write(path: Path, what: str, save: Callable[[Path], Any]) -> None:

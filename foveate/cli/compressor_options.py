@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from foveate.cli.checks import LARGEST_SEED, finite
+
 __all__ = [
     "CompressorOut", "Epochs", "Heads", "Images", "Kernel", "LabelsFolder", "LayerCount", "LearningRate", "Network", "NetworkSeed",
     "Patience", "Values", "WithStates",
@@ -36,7 +38,9 @@ WithStates = Annotated[
 Images = Annotated[int, typer.Option("--batch", min=1, help="Images a step, over all processes.", metavar="N", rich_help_panel=_TRAINING)]
 Epochs = Annotated[int, typer.Option(min=1, help="At most so many passes over the labels.", metavar="N", rich_help_panel=_TRAINING)]
 LearningRate = Annotated[
-    float, typer.Option("--rate", min=1e-9, help="Learning rate at the start.", metavar="X", rich_help_panel=_TRAINING)
+    float, typer.Option("--rate", min=1e-9, callback=finite, help="Learning rate at the start.", metavar="X", rich_help_panel=_TRAINING)
 ]
 Patience = Annotated[int, typer.Option(min=1, help="Epochs without progress before it stops.", metavar="N", rich_help_panel=_TRAINING)]
-NetworkSeed = Annotated[int, typer.Option("--seed", min=0, help="Of weights and order.", metavar="N", rich_help_panel=_TRAINING)]
+NetworkSeed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of weights and order.", metavar="N", rich_help_panel=_TRAINING)
+]

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from foveate.cli.streams import output
+from foveate.printable import printable, printable_json
 
-__all__ = ["counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
+__all__ = ["cell", "counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
 
 _PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no terminal
 
@@ -30,9 +31,9 @@ def _console(stderr: bool) -> Console:
 
 
 def put(text: str, style: str = "") -> None:
-    """One line on stdout; `text` is taken literally, without markup."""
+    """Text on stdout, taken literally: without markup, and with control characters spelled out."""
     with output():
-        _console(stderr=False).print(Text(text, style=style), soft_wrap=True)
+        _console(stderr=False).print(Text(printable(text, lines=True), style=style), soft_wrap=True)
 
 
 def put_table(table: Table, *, wide: bool = False) -> None:
@@ -46,7 +47,7 @@ def put_table(table: Table, *, wide: bool = False) -> None:
 
 def put_json(data: Any) -> None:
     """One JSON document on stdout, with escapes where its encoding lacks a character."""
-    text = json.dumps(data, ensure_ascii=False, indent=2)
+    text = printable_json(data)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -58,12 +59,12 @@ def put_json(data: Any) -> None:
 def note(text: str) -> None:
     """Something that the user may want to know, on stderr; nothing where that cannot be written to."""
     with suppress(OSError):
-        _console(stderr=True).print(Text.assemble(("note: ", "yellow"), text), soft_wrap=True)
+        _console(stderr=True).print(Text.assemble(("note: ", "yellow"), printable(text)), soft_wrap=True)
 
 
 def error(text: str) -> None:
     """Why the command failed, as one line on stderr; the exit code says so too where that cannot be written to."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     with suppress(OSError):
         _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
 
@@ -75,7 +76,7 @@ def spinner(text: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(Text(text), refresh_per_second=4):  # rarely, because it runs beside what is timed
+    with console.status(Text(printable(text)), refresh_per_second=4):  # rarely, because it runs beside what is timed
         yield
 
 
@@ -96,8 +97,13 @@ def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
         yield lambda count=1: None
         return
     with bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(printable(title), total=total)
         yield lambda count=1: bar.advance(task, count)
+
+
+def cell(text: str, style: str = "") -> Text:
+    """A cell or head of a table, taken literally as by `put`."""
+    return Text(printable(text), style=style)
 
 
 def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -106,5 +112,5 @@ def listing(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for number, header in enumerate(headers):
         table.add_column(header, style="bold cyan" if number == 0 else "", no_wrap=number == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(cell(text) for text in row))
     return table

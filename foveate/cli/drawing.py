@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, check_output, check_outputs, write
+from foveate.cli.checks import PICTURES, check_output, check_outputs, model_files, write
+from foveate.cli.subject import sized
 from foveate.errors import InputError
 from foveate.files import write_picture
 
@@ -36,14 +37,15 @@ def draw(report: Path, image: Path, out: Path, look: Drawing, max_pixels: int) -
         InputError: if a file is not what it should be, or the report is of a video.
     """
     check_output(out, "picture", PICTURES)
-    check_outputs([out], [report, image])
+    check_outputs([out], [report, image, *model_files(look.model)])
     from foveate import draw as drawing
     from foveate.images import load_image
 
     saved = drawing.read_report(report)
     if look.index < len(saved.images) and saved.images[look.index].grid[0] > 1:
         raise InputError(f"image {look.index} of {report} is a video; draw it from Python, with foveate.draw.kept and its frames")
-    loaded = load_image(image, max_pixels=max_pixels)
+    with sized():
+        loaded = load_image(image, max_pixels=max_pixels)
     chosen, notes = _crop(look, loaded.image.size)
     with console.spinner("drawing"):
         picture = drawing.kept(saved, loaded.image, index=look.index, lines=look.lines, panels=look.panels, grid=look.grid, crop=chosen)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
+
+from foveate.cli.console import cell
 
 if TYPE_CHECKING:
     from foveate.measure.evaluation_comparison import Comparison
@@ -27,10 +28,10 @@ def evaluation_table(data: Mapping[str, Any]) -> Table:
     for setting, tasks in data["results"].items():
         label = setting
         for task, figures in tasks.items():
-            table.add_row(label, *_cells(task, figures))
+            table.add_row(cell(label), *map(cell, _cells(task, figures)))
             label = ""
         if len(tasks) > 1:
-            table.add_row("", *(Text(cell, style="bold") for cell in _cells(_MEAN, data["mean"][setting])))
+            table.add_row("", *(cell(text, "bold") for text in _cells(_MEAN, data["mean"][setting])))
     return table
 
 
@@ -57,9 +58,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         table.add_column(column, style="bold cyan" if number < 2 else "", justify="left" if number < 3 else "right", no_wrap=True)
     for each in comparisons:
         table.add_row(
-            each.first,
-            each.second,
-            each.task,
+            cell(each.first),
+            cell(each.second),
+            cell(each.task),
             str(each.questions),
             f"{each.difference:+.4g}",
             f"{each.low:+.4g} to {each.high:+.4g}",

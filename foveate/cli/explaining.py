@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, write
+from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, unseen
 from foveate.errors import InputError
@@ -51,7 +51,7 @@ def explain(request: Explanation) -> None:
     question = check_question(request.question)
     if request.picture:
         check_output(request.picture, "picture", PICTURES)
-        check_outputs([request.picture], [request.image])
+        check_outputs([request.picture], [request.image, *model_files(request.model)])
     if request.answer is not None and not request.answer.strip():
         raise InputError("the answer is empty, so there is nothing to explain; leave --answer out to explain the model's own")
     with console.spinner("reading"):
@@ -194,6 +194,7 @@ def _where(image: ImageRelevance, entry: dict[str, Any]) -> str:
 def _as_json(
     request: Explanation, subject: Subject, prompt: Prompt, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]
 ) -> dict[str, Any]:
+    visual = sum(image.tokens.shape[1] for image in found.images)
     return {
         "answer": answer,
         "question": request.question,
@@ -201,7 +202,8 @@ def _as_json(
         "model": subject.name,
         "device": subject.device,
         "dtype": subject.dtype,
-        "visual_tokens": prompt.visual,
+        "visual_tokens": visual,
+        "newlines": prompt.visual - visual,
         "prompt_tokens": prompt.length,
         "words": [{"text": word.text, "tokens": list(word.tokens)} for word in words],
         "top": [_top(image, request.top) for image in found.images],

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from foveate.cli.checks import LARGEST_SEED, finite
+
 __all__ = [
     "AsJson", "Batch", "CardQuestions", "Clamp", "Compare", "CropModel", "CropName", "Device", "Dtype", "FrameCount", "Grid", "Guidance",
     "Hours", "ImageFile", "Index", "Keep", "Layer", "Lines", "MaxMegapixels", "MaxNewTokens", "MethodName", "ModelName", "OutFile",
@@ -65,7 +67,7 @@ ReportOut = Annotated[
     Path | None, typer.Option("--report", help="Save the report as JSON; foveate draw reads it.", metavar="FILE", rich_help_panel=_OUTPUT)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout instead of text.", rich_help_panel=_OUTPUT)]
-MaxMegapixels = Annotated[float, typer.Option(min=1e-6, help="Refuse a larger picture before decoding it.", metavar="N")]
+MaxMegapixels = Annotated[float, typer.Option(min=1e-6, callback=finite, help="Refuse a larger picture before decoding it.", metavar="N")]
 
 Index = Annotated[int, typer.Option(min=0, help="Which image of the report.", metavar="N")]
 CropName = Annotated[
@@ -78,15 +80,17 @@ Grid = Annotated[bool, typer.Option("--grid/--no-grid", help="Draw the token gri
 
 SceneSeed = Annotated[int, typer.Option("--seed", min=0, help="Which scene.", metavar="N")]
 TrainOut = Annotated[Path, typer.Argument(help="Folder for checkpoints, log and weights; a run that is there goes on.")]
-Hours = Annotated[float | None, typer.Option(min=0.001, help="How long to train; 3 if there are no --steps.", metavar="N")]
+Hours = Annotated[float | None, typer.Option(min=0.001, callback=finite, help="How long to train; 3 if there are no --steps.", metavar="N")]
 Steps = Annotated[tuple[int, int] | None, typer.Option(help="Steps of tower and decoder, instead of hours.", metavar="TOWER DECODER")]
 CardQuestions = Annotated[
     int, typer.Option("--card-questions", min=0, help="Held-out questions of each family to measure the weights on; 0: none.", metavar="N")
 ]
 TrainShape = Annotated[str | None, typer.Option("--shape", help="Kind of model, the demo model's own if not given.", metavar="NAME")]
-Guidance = Annotated[float, typer.Option("--guidance", min=0.0, help="Weight of the supervision of attention; 0: none.", metavar="W")]
+Guidance = Annotated[
+    float, typer.Option("--guidance", min=0.0, callback=finite, help="Weight of the supervision of attention; 0: none.", metavar="W")
+]
 Start = Annotated[Path | None, typer.Option("--start", help="Folder of an earlier run's weights to go on from.", metavar="FOLDER")]
-TrainSeed = Annotated[int, typer.Option("--seed", help="Of weights and scenes.", metavar="N")]
+TrainSeed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Of weights and scenes.", metavar="N")]
 Batch = Annotated[int | None, typer.Option(min=4, help="Windows a step and process.", metavar="N")]
 Processes = Annotated[int, typer.Option(min=1, help="Processes that train together; on a CPU one for each core.", metavar="N")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that draw scenes; on a GPU all the cores.", metavar="N")]

@@ -23,7 +23,7 @@ def report(runs: Sequence[Path], out: Path | None, *, mixed: bool) -> None:
     """
     path = out or (runs[0] if runs[0].is_dir() else runs[0].parent) / _NAME
     check_output(path, "page", (".html", ".htm"))
-    check_outputs([path], [run for run in runs if run.is_file()])
+    check_outputs([path], [file for run in runs for file in (run.glob("*.json") if run.is_dir() else [run])])
     try:
         from foveate.measure.report_inputs import read_inputs
         from foveate.measure.report_page import page

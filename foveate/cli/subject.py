@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
+from foveate.errors import InputError
 
 if TYPE_CHECKING:
     from foveate.cli.models import Shown, Subject
 
-__all__ = ["load", "read", "unseen"]
+__all__ = ["load", "read", "sized", "unseen"]
 
 DEFAULT_FRAMES = 8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -34,20 +37,36 @@ def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[s
     from foveate.cli.models import Shown
     from foveate.images import is_picture, load_image
 
-    if frames is None and not (_may_be_video(path) and not is_picture(path)):
-        loaded = load_image(path, max_pixels=max_pixels)
-        return Shown((loaded.image,)), list(loaded.notes)
-    from foveate.video import read_frames
+    with sized():
+        if frames is None and (is_picture(path) or not _may_be_video(path)):
+            loaded = load_image(path, max_pixels=max_pixels)
+            return Shown((loaded.image,)), list(loaded.notes)
+        from foveate.video import read_frames
 
-    found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
+        found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
     many = f"{len(found.images)} frames" if len(found.images) > 1 else "one frame"
     return Shown(found.images, found), [f"the model is shown {many} of {found.duration:.1f} seconds", *found.notes]
+
+
+@contextmanager
+def sized() -> Iterator[None]:
+    """Name the option that raises the limit where a picture has too many pixels.
+
+    Raises:
+        InputError: instead of the library's.
+    """
+    from foveate.limits import TooManyPixelsError
+
+    try:
+        yield
+    except TooManyPixelsError as error:
+        raise InputError(f"{error} (--max-megapixels)") from error
 
 
 def _may_be_video(path: Path) -> bool:
     from foveate.video import is_video
 
-    return path.suffix.lower() in VIDEOS or (path.is_file() and is_video(path))
+    return path.suffix.lower() in VIDEOS or is_video(path)
 
 
 def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:

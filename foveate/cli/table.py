@@ -15,13 +15,12 @@ __all__ = ["results_table"]
 _NONE = "-"
 
 
-def results_table(method: str, outcome: Outcome, visual: int) -> Table:
+def results_table(method: str, outcome: Outcome) -> Table:
     """What each way of answering took; with both there is a column for the difference.
 
     Args:
         method: the method's name, if there is one.
         outcome: the measured answers.
-        visual: visual tokens before compression.
     """
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     compressed, full = outcome.compressed, outcome.full
@@ -32,7 +31,7 @@ def results_table(method: str, outcome: Outcome, visual: int) -> Table:
     if compressed and full:
         table.add_column("")
     before = outcome.cache_bytes_before if full is None else None
-    rows = [_row(answer, visual, before) for _, answer in ways]
+    rows = [_row(answer, outcome, before) for _, answer in ways]
     for label in rows[0]:
         cells = [row[label] for row in rows]
         if all(cell == _NONE for cell in cells):
@@ -43,10 +42,11 @@ def results_table(method: str, outcome: Outcome, visual: int) -> Table:
     return table
 
 
-def _row(answer: Answer, visual: int, cache_before: int | None) -> dict[str, str]:
+def _row(answer: Answer, outcome: Outcome, cache_before: int | None) -> dict[str, str]:
     """The cells of one way by label; with `cache_before`, what there was before stands beside what remains."""
     return {
-        "visual tokens": str(answer.visual_tokens) + (f" of {visual}" if cache_before else ""),
+        "visual tokens": str(answer.visual_tokens) + (f" of {outcome.visual_tokens}" if cache_before else ""),
+        "  newlines, which stay": str(outcome.newlines) if outcome.newlines else _NONE,
         "key/value cache": _bytes(answer.cache_bytes) + (f" of {_bytes(cache_before)}" if cache_before else ""),
         "vision tower": _time(answer.vision_seconds),
         "prefill": _time(answer.prefill_seconds),

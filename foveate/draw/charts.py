@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from foveate.draw.palette import INK, LONGEST_NAME, MUTED, Label, look, name_lines, style
-from foveate.legible import shortened
+from foveate.printable import shortened
 
 __all__ = ["Lines", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
 

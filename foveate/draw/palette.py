@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from foveate.legible import shortened
+from foveate.printable import shortened
 
 __all__ = ["INK", "LONGEST_NAME", "MUTED", "PAPER", "Label", "Style", "look", "name_lines", "style"]
 

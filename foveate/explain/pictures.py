@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.images import decode_image, load_image
+from foveate.images import decode_image, load_image, plain_image
 from foveate.video import Frames, read_frames
 
 __all__ = ["read_pictures", "read_video"]
@@ -28,9 +28,7 @@ def read_pictures(value: Any, folder: Path) -> tuple[Image.Image, ...]:
     Raises:
         InputError: there is no picture, or one cannot be read.
     """
-    given = [value] if _is_one(value) else list(value)
-    if not given:
-        raise InputError("there is no image: the list of images is empty")
+    given = [value] if _is_one(value) else _listed(value, "image")
     return tuple(_picture(one, folder) for one in given)
 
 
@@ -51,9 +49,7 @@ def read_video(value: Any, frames: int, folder: Path) -> Frames:
         return read_frames(_resolved(value, folder), frames)
     if isinstance(value, dict):
         return _embedded_video(value, frames, folder)
-    given = list(value)
-    if not given:
-        raise InputError("there is no video: the list of frames is empty")
+    given = _listed(value, "video")
     count = min(frames, len(given))
     chosen = [int((2 * number + 1) * len(given) / (2 * count)) for number in range(count)]
     pictures = tuple(_picture(given[index], folder) for index in chosen)
@@ -66,13 +62,23 @@ def read_video(value: Any, frames: int, folder: Path) -> Frames:
 def _embedded_video(value: dict[str, Any], frames: int, folder: Path) -> Frames:
     data, path = value.get("bytes"), value.get("path")
     if data is None:
-        if not path:
+        if not isinstance(path, str | Path) or not path:
             raise InputError("there is no video: neither bytes nor a path")
         return read_frames(_resolved(path, folder), frames)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"a video holds {type(data).__name__} in the place of a file's bytes")
     with tempfile.TemporaryDirectory() as there:  # the reader opens a file several times
         file = Path(there) / "video"
         file.write_bytes(data)
         return read_frames(file, frames)
+
+
+def _listed(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise InputError(f"there is no {what} but {type(value).__name__}")
+    if not len(value):
+        raise InputError(f"there is no {what}: the list is empty")
+    return list(value)
 
 
 def _is_one(value: Any) -> bool:
@@ -91,17 +97,32 @@ def _picture(value: Any, folder: Path) -> Image.Image:
     if value is None:
         raise InputError("an image is missing")
     if isinstance(value, Image.Image):
-        return value.convert("RGB")
+        return plain_image(value, "an image").image
     if isinstance(value, dict) and value.get("bytes") is not None:
-        return decode_image(value["bytes"], value.get("path") or "the embedded image").image
+        return decode_image(value["bytes"], str(value.get("path") or "the embedded image")).image
     path = value.get("path") if isinstance(value, dict) else value
     if isinstance(path, str | Path):
         return load_image(_resolved(path, folder)).image
-    pixels = np.asarray(value)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() > 255:
+    return plain_image(Image.fromarray(_pixels(value)), "an image").image
+
+
+def _pixels(value: Any) -> np.ndarray:
+    """(h, w, 3) bytes."""
+    try:
+        pixels = np.asarray(value)
+    except (ValueError, TypeError, OverflowError):  # rows of different lengths, numbers beyond any type
+        pixels = np.empty(0)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not np.issubdtype(pixels.dtype, np.integer):
         raise InputError(f"an image is neither a path nor bytes nor an array (h, w, 3) of integers up to 255, but {type(value).__name__}")
-    return Image.fromarray(pixels.astype(np.uint8))
+    if not pixels.size:
+        raise InputError(f"an image is an array {pixels.shape}; there is nothing to see in it")
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise InputError(f"an image holds integers from {pixels.min()} to {pixels.max()}; they must be from 0 to 255")
+    return pixels.astype(np.uint8)
 
 
 def _resolved(path: str | Path, folder: Path) -> Path:
-    return folder / Path(path).expanduser()
+    try:
+        return folder / Path(path).expanduser()
+    except RuntimeError as error:  # the home of nobody
+        raise InputError(f"cannot look at {str(path)!r:.200}: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 
 from foveate.clock import seconds
 from foveate.compression import compress
-from foveate.families import families
+from foveate.measure.counting import counted, placeholders
 
 if TYPE_CHECKING:
     from foveate.measure.chat import Chat, Conversation
@@ -29,7 +28,7 @@ class Reply:
         text: the answer.
         input_tokens: of the prompt, visual tokens among them, padding not counted.
         output_tokens: of the answer.
-        visual_tokens: of all images and videos of the prompt, before compression.
+        visual_tokens: of all images and videos of the prompt, before compression; newlines and the like are not among them.
         tokens_at_the_cut: those that remain behind the last cut; all of them for the full model.
         mean_tokens_over_layers: visual tokens that a decoder layer saw during the prefill, averaged over all layers.
         method_seconds: time in signals and plans, as the batch's share for one prompt; 0 for the full model.
@@ -62,13 +61,17 @@ def ask(
     """
     inputs = chat.inputs(conversations).to(model.device, dtype=model.dtype)
     start = seconds(model.device)
-    with nullcontext() if method is None else compress(model, method) as handle:
+    report = None
+    around: Any = counted(model) if method is None else compress(model, method)
+    with around as running:
         output = model.generate(**inputs, max_new_tokens=new_tokens, **options)
-    spent = (seconds(model.device) - start) / len(conversations)
-    ids, width = inputs["input_ids"], inputs["input_ids"].shape[1]
-    visual = torch.isin(ids, torch.tensor(_placeholders(model), device=ids.device)).sum(1).tolist()
+        spent = (seconds(model.device) - start) / len(conversations)
+        if method is None:
+            visual = running(inputs["input_ids"])
+        else:
+            report, visual = running.report, placeholders(model, inputs["input_ids"])
+    width = inputs["input_ids"].shape[1]
     layers = model.config.get_text_config().num_hidden_layers
-    report = handle.report if handle is not None else None
     replies = []
     for row, answer in enumerate(output[:, width:]):
         images = [image for image in report.images if image.row == row] if report is not None else []
@@ -96,12 +99,3 @@ def mean_tokens_over_layers(image: ImageReport, layers: int) -> float:
         present = cuts.get(layer, present)
         seen += present
     return seen / layers
-
-
-def _placeholders(model: Any) -> list[int]:
-    """The tokens that stand for pictures and videos."""
-    family = next((family for family in reversed(families().values()) if model.config.model_type in family.model_types), None)
-    if family is not None:
-        return list(family.placeholders(model).values())
-    names = ("image_token_id", "image_token_index", "video_token_id")
-    return [value for name in names if isinstance(value := getattr(model.config, name, None), int)]

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from foveate.draw.palette import Label, look, name_lines, style
 from foveate.files import write_figure
-from foveate.legible import shortened
 from foveate.measure.bench_records import Group, Row, Run, figures
+from foveate.printable import shortened
 
 __all__ = ["PLOTS", "draw", "figure_of"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from foveate.errors import InputError, UnsupportedError
-from foveate.images import load_image
+from foveate.images import load_image, plain_image
 
 if TYPE_CHECKING:
     from foveate.video import Frames
@@ -151,7 +151,7 @@ def video_metadata(video: Frames) -> Any:
 
 def _picture(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return plain_image(picture, "a picture", max_pixels=max(1, picture.width * picture.height)).image  # it is decoded already
     if isinstance(picture, str):
         return load_image(picture).image
     raise UnsupportedError(f"a picture must be a PIL image or the path of a file, not {type(picture).__name__}")

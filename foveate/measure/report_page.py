@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foveate.errors import InputError
-from foveate.legible import legible
 from foveate.measure.report_inputs import Input, differences
 from foveate.measure.report_sections import sections
+from foveate.printable import printable
 
 __all__ = ["page"]
 
@@ -39,7 +39,7 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
 
 def _fit(value: Any) -> Any:
     """What stands on the page for a value of the template; escaping comes after it, for all but the pictures."""
-    return value if isinstance(value, Markup) else legible(str(value))
+    return value if isinstance(value, Markup) else printable(value, lines=True)
 
 
 def _run(each: Input) -> dict[str, Any]:

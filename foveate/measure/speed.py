@@ -20,10 +20,10 @@ from foveate.arguments import as_argument, cache_of
 from foveate.cache import cache_bytes
 from foveate.clock import seconds
 from foveate.compression import compress
-from foveate.encoders import Encoders
 from foveate.errors import InputError
-from foveate.families import ImageTokens, family_of
+from foveate.families import ImageTokens
 from foveate.measure.bench_records import Group, Row, Timing
+from foveate.measure.counting import recorded
 from foveate.measure.flops import Count
 from foveate.measure.ideal import ideal
 from foveate.measure.memory import out_of_memory, peak_memory
@@ -149,17 +149,10 @@ def _ideal_name(keep: int, layer: int) -> str:
 
 def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
     """Where the image lies in each row, found by one forward pass."""
-    family = family_of(model)
-    encoders = Encoders(model, family, frozenset())
-    try:
-        encoders.enter()
+    with recorded(model) as images:
         with torch.no_grad():
             model(**inputs, use_cache=False, logits_to_keep=1)
-        seen, _ = encoders.seen(None)
-    finally:
-        encoders.leave()
-        encoders.remove()
-    return family.images(model, inputs["input_ids"].cpu(), seen)[0][0]
+        return images(inputs["input_ids"])[0][0]
 
 
 def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:

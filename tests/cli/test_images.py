@@ -8,12 +8,14 @@ import struct
 import zlib
 from pathlib import Path
 
+import corpus
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from foveate.errors import InputError
 from foveate.images import FORMATS, load_image
+from foveate.limits import TooManyPixelsError
 
 RED = (255, 0, 0)
 
@@ -147,6 +149,30 @@ def test_a_picture_beyond_pillows_own_limit_is_refused_by_ours(tmp_path: Path, r
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("name", ["an icon of a hundred megapixels", "a WebP of a hundred megapixels"])
+def test_a_format_whose_reader_decodes_at_once_is_held_to_the_limit_before(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_bytes(corpus.REFUSED[name]())  # without pixels: decoding would fail with another message
+    with pytest.raises(TooManyPixelsError, match="more than 64 megapixels"):
+        load_image(tmp_path / "x")
+
+
+@pytest.mark.parametrize("kind", ["ICO", "WEBP"])
+@pytest.mark.filterwarnings("error")
+def test_such_a_format_is_read_up_to_the_limit_without_a_warning(tmp_path: Path, kind: str) -> None:
+    path = save(tmp_path / "x", Image.new("RGB", (40, 40), RED), format=kind, **({"sizes": [(40, 40)]} if kind == "ICO" else {}))
+    assert load_image(path, max_pixels=1600).image.size == (40, 40)
+    with pytest.raises(TooManyPixelsError):
+        load_image(path, max_pixels=1599)
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf"), True, None, "64"])
+@pytest.mark.parametrize("name", ["max_pixels", "max_aspect"])
+def test_a_limit_that_limits_nothing_is_refused(tmp_path: Path, name: str, limit: object) -> None:
+    path = save(tmp_path / "x.png", Image.new("L", (9, 9)))
+    with pytest.raises(InputError, match=name):
+        load_image(path, **{name: limit})  # type: ignore[arg-type]
+
+
 def test_the_limit_can_be_lowered_and_raised(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", Image.new("L", (100, 100)))
     with pytest.raises(InputError, match="megapixels"):
@@ -161,8 +187,17 @@ def test_a_strip_that_a_processor_would_blow_up_is_refused(tmp_path: Path) -> No
     assert load_image(path, max_aspect=6000).image.size == (1, 5000)
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"a:b.png", b"%d.png", b"a\x1b[31m\n.png"])
+def test_a_file_is_read_whatever_it_is_called(tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(save(tmp_path / "x.png", Image.new("RGB", (4, 4), RED)).read_bytes())
+    assert load_image(path).image.size == (4, 4)
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "picture.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
@@ -170,6 +205,10 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         tmp_path / "nope.png": "no such picture file",
         tmp_path / "empty.png" / "below": "no such picture file",
         tmp_path: "is a folder",
+        tmp_path / "loop.png": "levels of symbolic links",
+        tmp_path / "nowhere.png": "no such picture file",
+        tmp_path / ("x" * 300): "name too long",
+        "/dev/zero": "not a regular file",
         tmp_path / "pipe": "not a regular file",
         tmp_path / "empty.png": "empty",
         tmp_path / "text.png": "not a picture",

@@ -27,12 +27,12 @@ from foveate.demo import card
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, against_tokens, radar, svg
 from foveate.explain.result import ImageRelevance, Relevance
-from foveate.legible import legible, shortened
 from foveate.measure.bench_records import Run
 from foveate.measure.evaluation_comparison import Comparison
 from foveate.measure.report_inputs import read_inputs
 from foveate.measure.report_page import page
 from foveate.plan import Plan
+from foveate.printable import printable, shortened
 from foveate.report import ImageReport, Report, Stage
 
 NAMES = (
@@ -152,7 +152,7 @@ def test_every_picture_of_a_page_is_xml(odd: Reader) -> None:
 
 def test_names_are_read_on_the_page_as_they_are(odd: Reader) -> None:
     for name in PAGED:
-        assert legible(f"{name}: 20 questions") in odd.words
+        assert printable(f"{name}: 20 questions", lines=True) in odd.words
     for name in PAGED[5:8]:
         assert f"{name}-64" in odd.words
     assert "\x1b" not in odd.text
@@ -229,10 +229,10 @@ def test_a_name_keeps_to_its_cell_of_a_markdown_table(name: str) -> None:
 
 
 def test_what_acts_is_replaced_and_what_is_long_is_shortened() -> None:
-    assert legible("a\x1b[31m\x00\x9bb\n\tc") == "a\ufffd[31m\ufffd\ufffdb\n\tc"
-    assert legible("\u202ea\u2066") == "\ufffda\ufffd"
-    assert legible("\ud800") == "\ufffd"
-    assert legible("\u05e9\u05dc\u05d5\u05dd $x$ <b>") == "\u05e9\u05dc\u05d5\u05dd $x$ <b>"
+    assert printable("a\x1b[31m\x00\x9bb\n\tc", lines=True) == r"a\x1b[31m\x00\x9bb" + "\n\tc"
+    assert printable("\u202ea\u2066") == r"\u202ea\u2066"
+    assert printable("\ud800") == r"\ud800"
+    assert printable("\u05e9\u05dc\u05d5\u05dd $x$ <b>") == "\u05e9\u05dc\u05d5\u05dd $x$ <b>"
     assert shortened("a" * 9, 9) == "a" * 9
     assert shortened("0123456789", 5) == "01\u202689"
     assert len(shortened("x" * 999, 60)) == 60

@@ -24,7 +24,6 @@ def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=600,
         check=False,
     )
 

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,30 +22,24 @@ Run = Callable[..., tuple[int, str]]
 SAMPLES, KILLS = 48, 6
 
 
-def test_a_run_that_is_killed_again_and_again_ends_with_the_labels_of_one_that_was_not(
-    make_labels: Run, small_model: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_with_the_labels_of_one_that_was_not(small_model: Path, tmp_path: Path) -> None:
     truth = [None if index % 3 else ["never said"] for index in range(SAMPLES)]
     data, whole, pieces = write_parquet(tmp_path / "data.parquet", SAMPLES, answer=truth), tmp_path / "whole", tmp_path / "pieces"
-    start = time.monotonic()
-    assert make_labels(data, whole)[0] == 0
-    seconds = time.monotonic() - start
     chance = random.Random(7)
-    delays = [chance.uniform(0.02, 0.5) * seconds for _ in range(KILLS)] + [0]
+    shares = [chance.uniform(0.02, 0.5) for _ in range(KILLS)]
     arguments = ["labels", data, "--out", pieces, "--model", small_model, "--max-new-tokens", 3, "--device", "cpu"]
     ran = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "killed_often.py"), json.dumps([delays, [str(one) for one in arguments]])],
+        [sys.executable, str(Path(__file__).parent / "killed_often.py"), json.dumps([shares, [str(one) for one in arguments], str(whole)])],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
     left = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
     assert left[-1]["code"] == 0, ran.stderr
     killed = [one for one in left if one["code"] == -signal.SIGKILL]
-    assert killed, "every run had ended before it was killed"
+    assert len(killed) > KILLS // 2, "most runs had ended before they were to be killed"
     assert any(one["shards"] < left[-1]["shards"] for one in killed), "nothing was left to do after any kill"
     assert rows(pieces) == rows(whole)
     assert len({row["id"] for row in rows(pieces)}) == len(rows(pieces)) == SAMPLES - SAMPLES // 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clips import number_of, write_clip
@@ -35,6 +36,18 @@ def test_the_embedded_model_is_asked_in_its_own_form(loaded: tuple[Any, Any]) ->
     expected = processor(images=shown, text=demo.prompt("what does the sign say?"), return_tensors="pt")
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
     assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
+
+
+def test_an_open_picture_is_shown_as_its_file_would_be(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    gray = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
+    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    chat = Chat(loaded[1])
+    for number, picture in enumerate((gray, clear)):
+        picture.save(tmp_path / f"{number}.png")
+        opened, named = (
+            chat.inputs([chat.read(message("what does the sign say?", shown))]) for shown in (picture, str(tmp_path / f"{number}.png"))
+        )
+        assert torch.equal(opened["pixel_values"], named["pixel_values"])
 
 
 def test_who_is_blind_sees_no_picture_and_hears_the_question(loaded: tuple[Any, Any]) -> None:

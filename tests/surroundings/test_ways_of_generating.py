@@ -55,7 +55,7 @@ def test_streamers_see_every_token_as_it_comes(seeing: Any) -> None:
     inputs = question(processor)[2]
     with foveate.compress(model, FastV(keep=64)) as handle:
         expected = told(model, processor, inputs)
-        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, timeout=60, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         options = {**inputs, "max_new_tokens": 4, "do_sample": False, "streamer": streamer}
         thread = threading.Thread(target=model.generate, kwargs=options)
         thread.start()

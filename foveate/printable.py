@@ -1,0 +1,50 @@
+"""Text from outside on a terminal: `printable` shows control characters instead of obeying them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+__all__ = ["printable", "printable_json", "shortened"]
+
+# Control characters (C0, delete, C1), line and paragraph separators, overrides of the writing direction, and lone surrogates, which is
+# how Python holds the bytes of a file name that is not UTF-8.
+_HIDDEN = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_ANY = re.compile(f"[{_HIDDEN}]")
+_BUT_LINES = re.compile(rf"(?![\n\t])[{_HIDDEN}]")
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Text whose control characters are spelled out, so that a file's name can neither drive a terminal nor fake a second line.
+
+    Args:
+        text: anything that may hold a name, a model's answer or the words of another program.
+        lines: leave line ends and tabs as they are, for text that may have several lines.
+
+    Returns:
+        the text, with "\x1b", say, as four characters; a byte that is not UTF-8 is "\xff" likewise.
+    """
+    return (_BUT_LINES if lines else _ANY).sub(_spelled, str(text))
+
+
+def printable_json(data: object) -> str:
+    """One JSON document, indented: letters of all languages as they are, but what `printable` spells out as JSON escapes."""
+    return _BUT_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def shortened(text: str, most: int) -> str:
+    """The text on one line of at most `most` characters, `printable`, with an ellipsis for its middle where it is longer."""
+    text = " ".join(printable(text, lines=True).split())
+    if len(text) <= most:
+        return text
+    front = most // 2
+    return f"{text[:front]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (most - 1 - front) :]}"
+
+
+def _spelled(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if found[0] in "\n\r\t":
+        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[found[0]]
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that could not be decoded (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
