@@ -7,12 +7,14 @@ Each class also derives from the built-in that a caller would expect (`ValueErro
 __all__ = [
     "BudgetError",
     "CacheError",
+    "CheckpointError",
     "CompressorError",
     "FoveateError",
     "HandleError",
     "InputError",
     "LayerError",
     "OptionError",
+    "ProcessorError",
     "SignalError",
     "UnknownNameError",
     "UnsupportedError",
@@ -50,6 +52,14 @@ class UnsupportedError(FoveateError, NotImplementedError):
 
 class InputError(FoveateError, ValueError):
     """Inputs of a forward pass that cannot be right, such as placeholders that do not make whole images."""
+
+
+class CheckpointError(InputError):
+    """A model's files that are missing, damaged, not what their configuration says, or need code of their own."""
+
+
+class ProcessorError(InputError):
+    """A processor, tokenizer or chat template that fails, or does not end, on an input."""
 
 
 class CacheError(FoveateError, RuntimeError):

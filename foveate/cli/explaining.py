@@ -91,8 +91,10 @@ def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: li
 
 def _tokens(subject: Subject, answer: str) -> list[int]:
     """The ids of an answer as it stands behind a prompt."""
+    from foveate.processors import encode
+
     tokenizer = subject.processor.tokenizer
-    ids: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    ids = encode(tokenizer, answer.strip())
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         raise InputError(f"the answer {answer!r} has a word that {subject.name} cannot say; use words of its vocabulary")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from foveate.errors import InputError, UnsupportedError
 from foveate.images import load_image
+from foveate.processors import chat_texts, make_inputs
 
 if TYPE_CHECKING:
     from foveate.video import Frames
@@ -96,22 +97,19 @@ class Chat:
 
         Args:
             conversations: at least one, all of one `kind`.
+
+        Raises:
+            ProcessorError: the processor or its chat template fails.
         """
-        texts = [
-            self._processor.apply_chat_template(list(conversation.turns), add_generation_prompt=True, tokenize=False)
-            for conversation in conversations
-        ]
-        start = self._tokenizer.bos_token
-        # some templates write the first token themselves, and the tokenizer would add it again
-        own_start = start is not None and all(text.startswith(start) for text in texts)
-        given: dict[str, Any] = {"add_special_tokens": False} if own_start else {}
+        texts = chat_texts(self._processor, [conversation.turns for conversation in conversations])
+        given: dict[str, Any] = {}
         if conversations[0].images:
             given["images"] = [list(conversation.images) for conversation in conversations]
         if conversations[0].videos:
             shown = [video for conversation in conversations for video in conversation.videos]
             given["videos"] = [list(video.images) for video in shown]
             given |= {"video_metadata": [video_metadata(video) for video in shown], "do_sample_frames": False}
-        return self._processor(text=texts, padding=True, return_tensors="pt", **given)
+        return make_inputs(self._processor, texts, padding=True, **given)
 
     @property
     def padding(self) -> int:

@@ -26,6 +26,7 @@ from foveate.measure.quality import remembered_features
 from foveate.measure.spectrum import information
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
+from foveate.processors import make_inputs
 
 __all__ = ["FULL", "Cell", "Cells", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
 
@@ -129,7 +130,7 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
     Raises:
         InputError: the model's tokenizer has no words for the question, so it is no model of the demo's kind.
     """
-    inputs = processor(images=sample.image, text=prompt(sample.question.text), return_tensors="pt")
+    inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
     ids = inputs["input_ids"][0]
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and bool((ids == unknown).any()):
