@@ -20,6 +20,7 @@ _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _LARGEST = 64 * 2**20
 """Bytes of a JSON file. The largest index of published weights has about 10 MB."""
 
+_OLD_FORMAT = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 _WAY_OUT = "copy or download the model again"
 
 
@@ -165,7 +166,8 @@ class Checkpoint:
         if self.folder is None:
             return ""
         kinds = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
-        names = sorted(file.name for file in self.folder.iterdir() if file.suffix in kinds)
+        found = [file.name for file in self.folder.iterdir() if file.suffix in kinds]
+        names = sorted(found, key=lambda name: (name.endswith(".json"), name))
         return f" (there is {some(names)})" if names else " (the folder has none of its files)"
 
 
@@ -244,9 +246,18 @@ def look_into(file: Path) -> Weights:
         elif zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 tensors = sum("/data/" in name for name in archive.namelist())
+        else:
+            _check_old_format(file)
     except (SafetensorError, zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(f"{file} is damaged or cut off ({error}); {_WAY_OUT}") from error
     return Weights(tensors, size)
+
+
+def _check_old_format(file: Path) -> None:
+    """Refuse what is no file of PyTorch: its older ones begin with a number of their own."""
+    with file.open("rb") as opened:
+        if _OLD_FORMAT not in opened.read(64):
+            raise CheckpointError(f"{file} is damaged or cut off (it is no file of PyTorch); {_WAY_OUT}")
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from foveate.checkpoints.files import CONFIG, GENERATION, Checkpoint, Weights, some
-from foveate.checkpoints.sizes import check_counts, check_image_tokens, check_tensors, check_weights
-from foveate.errors import CheckpointError, FoveateError
+from foveate.checkpoints.reasons import first_sentence, refusing
+from foveate.checkpoints.sizes import check_counts, check_image_tokens, check_picture_size, check_tensors, check_weights
+from foveate.errors import CheckpointError
 
 __all__ = ["check_loading_info", "load_config", "load_folder", "load_processor", "load_weights", "pretrained"]
 
+_PROCESSORS = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -36,46 +38,49 @@ def load_config(checkpoint: Checkpoint) -> Any:
     """
     from transformers import AutoConfig
 
-    with _refusing(checkpoint):
+    with refusing(checkpoint):
         written = checkpoint.config()
         check_counts(checkpoint, written)
         _refuse_unknown(checkpoint, written)
         return pretrained(AutoConfig, checkpoint.source)
 
 
-def load_weights(checkpoint: Checkpoint, config: Any, dtype: Any = "auto", **options: Any) -> Any:
+def load_weights(checkpoint: Checkpoint, config: Any, dtype: Any = "auto", device: Any = "cpu") -> Any:
     """A vision-language model, ready to use: every weight that it has comes from the checkpoint.
 
     Args:
         checkpoint: where its files are.
         config: its configuration, from `load_config`.
         dtype: of the weights in memory; "auto" for the one that they were saved in.
-        options: more for `from_pretrained`.
+        device: where it is put.
 
     Raises:
-        CheckpointError: weights are missing, left over, damaged, or not what the configuration says.
+        CheckpointError: weights are missing, left over, not finite, damaged, or not what the configuration says.
+        OutOfMemoryError: of torch, if they do not fit on the device.
     """
     from transformers import AutoModelForImageTextToText
 
-    with _refusing(checkpoint):
+    with refusing(checkpoint):
         check_image_tokens(checkpoint, config)
         _check_generation(checkpoint)
         _check_size(checkpoint, config)
         # so that what does not fit is named below, by us
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = pretrained(AutoModelForImageTextToText, checkpoint.source, dtype=dtype, **options)
         check_loading_info(checkpoint.name, model, info)
-    return model.eval()
+        model = model.eval().to(device)
+        _check_finite(checkpoint.name, model)
+    return model
 
 
-def load_folder(folder: Path, dtype: Any = "auto") -> Any:
+def load_folder(folder: Path, dtype: Any = "auto", device: Any = "cpu") -> Any:
     """A vision-language model from a folder; see `load_weights`.
 
     Raises:
         CheckpointError: see `load_config` and `load_weights`.
     """
     checkpoint = Checkpoint(str(folder), str(folder))
-    return load_weights(checkpoint, load_config(checkpoint), dtype)
+    return load_weights(checkpoint, load_config(checkpoint), dtype, device)
 
 
 def load_processor(checkpoint: Checkpoint, kind: Any = None) -> Any:
@@ -90,9 +95,9 @@ def load_processor(checkpoint: Checkpoint, kind: Any = None) -> Any:
     """
     from transformers import AutoProcessor
 
-    with _refusing(checkpoint, "the processor of "):
-        for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-            checkpoint.json(name)  # damaged files are told by name
+    with refusing(checkpoint, "processor"):
+        for name in _PROCESSORS:
+            check_picture_size(checkpoint, name, checkpoint.json(name) or {})
         processor = pretrained(kind or AutoProcessor, checkpoint.source)
         missing = [part for part in ("tokenizer", "image_processor") if getattr(processor, part, None) is None]
         if missing:
@@ -124,50 +129,16 @@ def check_loading_info(name: str, model: Any, info: Mapping[str, Any]) -> None:
     other = [f"{tensor} {_shape(found)} for {_shape(wanted)}" for tensor, found, wanted in sorted(info["mismatched_keys"])]
     faults = []
     if missing:
-        faults.append(f"{len(missing)} of {len(model.state_dict())} tensors are missing ({some(missing)})")
+        faults.append(f"missing {len(missing)} of {len(model.state_dict())} tensors ({some(missing)})")
     if left:
-        faults.append(f"{len(left)} are left over, for which a {type(model).__name__} has no place ({some(left)})")
+        faults.append(f"left over {len(left)}, for which a {type(model).__name__} has no place ({some(left)})")
     if other:
-        faults.append(f"{len(other)} are of another shape ({some(other)})")
+        faults.append(f"of another shape {len(other)} ({some(other)})")
     if faults:
         wrong = "parts of the model would be random" if missing or other else "the model is not the one that was saved"
         raise CheckpointError(
             f"the weights of {name} do not fit its configuration, so {wrong}: {'; '.join(faults)}; get both from one place"
         )
-
-
-@contextmanager
-def _refusing(checkpoint: Checkpoint, what: str = "the model ") -> Iterator[None]:
-    """Turn whatever the loaders raise about files that are missing, of another kind or damaged into one line."""
-    import torch
-
-    try:
-        yield
-    except (FoveateError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise CheckpointError(_reason(checkpoint, what, error)) from error
-
-
-def _reason(checkpoint: Checkpoint, what: str, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, MemoryError):
-        return f"{what}{checkpoint.name!r} does not fit in this machine's memory"
-    if isinstance(error, ImportError) and "torchvision" in text.lower():
-        return f"the processor of {checkpoint.name!r} needs torchvision, which is not there: pip install torchvision, in the build for your torch"
-    if "trust_remote_code" in text:
-        return f"{what}{checkpoint.name!r} needs code that it brings itself, which foveate never runs; take a checkpoint in transformers' own format"
-    if "weights_only" in text or "WeightsUnpickler" in text:
-        return f"the weights of {checkpoint.name!r} hold more than tensors and were not opened, because that could run their code"
-    ways = "pass a folder or a Hugging Face id" if checkpoint.folder is None else "its files are damaged, or of another kind"
-    return f"cannot load {what}{checkpoint.name!r}: {_first_sentence(error)}; {ways}"
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0].rstrip(".:") if lines else ""
-    # the text of a KeyError or an AttributeError alone is a bare name
-    return text if isinstance(error, OSError | RuntimeError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _refuse_unknown(checkpoint: Checkpoint, written: Mapping[str, Any]) -> None:
@@ -203,13 +174,31 @@ def _check_size(checkpoint: Checkpoint, config: Any) -> None:
     weights = sum((part.weights() for part in _parts(checkpoint, kind)), Weights(0, 0))
     check_tensors(checkpoint, config.to_dict(), weights)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             skeleton = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a model class makes of settings that fit no model
         raise CheckpointError(
-            f"{checkpoint.name}: {CONFIG} describes no {kind.__name__} that can be built ({_first_sentence(error)}); it is damaged"
+            f"{checkpoint.name}: {CONFIG} describes no {kind.__name__} that can be built ({first_sentence(error)}); it is damaged"
         ) from error
     check_weights(checkpoint, skeleton, weights, quantised=getattr(config, "quantization_config", None) is not None)
+
+
+def _check_finite(name: str, model: Any) -> None:
+    """Refuse weights that are not numbers, or infinite. Reads each once: milliseconds on a GPU, as long as copying them on a CPU."""
+    bad = [weight for weight, values in model.named_parameters() if not _finite(values.detach())]
+    if bad:
+        raise CheckpointError(
+            f"the weights of {name} are damaged: values that are not finite in {len(bad)} tensors ({some(bad)}); copy or download it again"
+        )
+
+
+def _finite(values: Any) -> bool:
+    import torch
+
+    if values.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64) or values.is_meta:
+        return True
+    # a sum needs no memory of its own; only where it overflows must each value be looked at
+    return bool(torch.isfinite(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
 
 
 def _class_of(config: Any) -> Any:

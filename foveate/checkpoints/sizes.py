@@ -9,10 +9,13 @@ from typing import Any
 from foveate.checkpoints.files import CONFIG, Checkpoint, Weights
 from foveate.errors import CheckpointError
 
-__all__ = ["check_counts", "check_image_tokens", "check_tensors", "check_weights"]
+__all__ = ["check_counts", "check_image_tokens", "check_picture_size", "check_tensors", "check_weights"]
 
 MOST = 10_000
 """Layers, or whatever else a model is built of one by one; published models have up to some hundred layers and experts each."""
+
+LONGEST_SIDE = 16_384
+"""Pixels of a picture that a processor makes of another; published ones make up to some thousand."""
 
 _COUNTED = ("layers", "layer_num", "n_layer", "depth", "depths", "blocks", "experts", "num_labels")
 """Endings of settings that say how often something is built, or listed, in a loop."""
@@ -90,6 +93,24 @@ def check_image_tokens(checkpoint: Checkpoint, config: Any) -> None:
             raise CheckpointError(
                 f"{checkpoint.name}: {CONFIG} has {setting}={value}, but the vocabulary ends at {vocabulary - 1}; the token that stands "
                 f"for images must be in it"
+            )
+
+
+def check_picture_size(checkpoint: Checkpoint, file: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a processor that makes pictures which no machine can hold.
+
+    Args:
+        checkpoint: for the message.
+        file: that the settings are from, for the message.
+        settings: of the processor.
+
+    Raises:
+        CheckpointError: a height or width is above `LONGEST_SIDE`, or below 1.
+    """
+    for setting, value in _numbers(settings):
+        if setting.rpartition(".")[2] in ("height", "width") and not 1 <= value <= LONGEST_SIDE:
+            raise CheckpointError(
+                f"{checkpoint.name}: {file} has {setting}={value} pixels, and there may be 1 to {LONGEST_SIDE}; it is damaged"
             )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.cli.stopwatch import Stopwatch
 from foveate.greedy import greedy
+from foveate.processors import refusals_of
 
 if TYPE_CHECKING:
     from foveate.cli.models import Prompt, Subject
@@ -112,7 +113,7 @@ def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: in
     with ExitStack() as stack:
         handle = stack.enter_context(compress(subject.model, method)) if method is not None else None
         for _ in range(repeat):
-            with Stopwatch(subject.model) as watch:
+            with refusals_of(subject.model), Stopwatch(subject.model) as watch:
                 output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
             watches.append(watch)
             report = handle.report if handle is not None else None

@@ -75,16 +75,18 @@ def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: li
     import torch
 
     from foveate import relevance
+    from foveate.processors import refusals_of
 
     try:
-        return relevance(
-            subject.model,
-            prompt.inputs,
-            None if given is None else [given],
-            target=request.target,
-            gradients=request.gradients,
-            max_new_tokens=request.max_new_tokens,
-        )
+        with refusals_of(subject.model):
+            return relevance(
+                subject.model,
+                prompt.inputs,
+                None if given is None else [given],
+                target=request.target,
+                gradients=request.gradients,
+                max_new_tokens=request.max_new_tokens,
+            )
     except torch.OutOfMemoryError as error:
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 

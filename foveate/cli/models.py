@@ -87,8 +87,9 @@ class Subject:
 
         Raises:
             InputError: if the question contains the model's image placeholder, or prompt and answer do not fit the model's context.
+            ProcessorError: the processor or its chat template fails, or belongs to another model.
         """
-        from foveate.processors import encode
+        from foveate.processors import check_tokens, encode
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         placeholders = _placeholder_ids(self.model)
@@ -100,7 +101,7 @@ class Subject:
         inputs = self._inputs(question, shown)
         length = int(inputs["input_ids"].shape[1])
         visual = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
-        self._check_tokens(inputs["input_ids"], visual, placeholders)
+        check_tokens(self.model, self.processor, inputs["input_ids"], placeholders)
         self._check_context(length, visual, len(words), new_tokens, len(shown.pictures))
         return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual, _word_notes(question) if self.is_demo else ())
 
@@ -125,25 +126,6 @@ class Subject:
             )
         # what LLaVA-1.5 was trained with
         return make_inputs(self.processor, [f"USER: <image>\n{question} ASSISTANT:"], images=[shown.pictures[0]])
-
-    def _check_tokens(self, ids: Any, visual: int, placeholders: tuple[int, ...]) -> None:
-        """Refuse a prompt of another vocabulary than the model's, or of one in which another token stands for pictures."""
-        embeddings = self.model.get_input_embeddings()
-        rows = None if embeddings is None else int(embeddings.weight.shape[0])
-        highest = int(ids.max())
-        if rows is not None and highest >= rows:
-            raise InputError(
-                f"the tokenizer of {self.name} writes token {highest}, and the model has tokens 0 to {rows - 1} only; the two do not "
-                f"belong together"
-            )
-        own = getattr(self.processor, "image_token_id", None)
-        strange = isinstance(own, int) and own not in placeholders and bool((ids == own).any())
-        if not visual or strange:
-            writes = f"token {own}" if isinstance(own, int) else "none of them"
-            raise InputError(
-                f"in {self.name}, {' or '.join(map(str, placeholders))} stands for a picture by its configuration, but its processor writes "
-                f"{writes} there; the two do not belong together"
-            )
 
     def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, pictures: int) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -198,7 +180,7 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     processor = load_processor(name)
     precision = "float32" if dtype == "auto" and _is_demo(name) else dtype
     try:
-        return Subject(name, load_weights(checkpoint, config, precision).to(where), processor)
+        return Subject(name, load_weights(checkpoint, config, precision, where), processor)
     except torch.OutOfMemoryError as error:
         raise InputError(f"{name} does not fit on {where}: try --dtype bfloat16 or --device cpu") from error
 

@@ -139,7 +139,7 @@ def measure(
         device: where to measure, in float32.
         progress: called with the number of questions just answered.
     """
-    model = load_folder(folder, torch.float32).to(device)
+    model = load_folder(folder, torch.float32, device)
     processor = shape_of(folder).processor(folder)
     asked, some = balanced(each), balanced(max(1, each // 4))
     with remembered_features(model):

@@ -12,6 +12,7 @@ import torch
 from foveate.clock import seconds
 from foveate.compression import compress
 from foveate.families import families
+from foveate.processors import check_tokens, refusals_of
 
 if TYPE_CHECKING:
     from foveate.measure.chat import Chat, Conversation
@@ -59,10 +60,15 @@ def ask(
         method: how to compress; `None` for the full model.
         options: of `generate`, such as `greedy(chat.padding)`.
         new_tokens: longest answer.
+
+    Raises:
+        ProcessorError: the processor or its chat template fails, or belongs to another model.
     """
     inputs = chat.inputs(conversations).to(model.device, dtype=model.dtype)
+    if any(conversations[0].kind):
+        check_tokens(model, chat.processor, inputs["input_ids"], _placeholders(model))
     start = seconds(model.device)
-    with nullcontext() if method is None else compress(model, method) as handle:
+    with nullcontext() if method is None else compress(model, method) as handle, refusals_of(model):
         output = model.generate(**inputs, max_new_tokens=new_tokens, **options)
     spent = (seconds(model.device) - start) / len(conversations)
     ids, width = inputs["input_ids"], inputs["input_ids"].shape[1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -11,9 +13,10 @@ from PIL import Image
 from foveate.errors import FoveateError, ProcessorError
 from foveate.processors.bounded import Bounds, OverBoundsError, WorkError, run_bounded
 
-__all__ = ["chat_texts", "encode", "make_inputs"]
+__all__ = ["chat_texts", "check_tokens", "encode", "make_inputs", "refusals_of"]
 
 _BOUNDS = Bounds()
+_LONGEST_REASON = 300
 _LONGEST_TEMPLATE = 2**20
 """Characters; the longest published templates have some ten thousand."""
 
@@ -81,6 +84,55 @@ def encode(tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def check_tokens(model: Any, processor: Any, ids: Any, placeholders: Sequence[int]) -> None:
+    """Refuse a prompt with a picture in another vocabulary than the model's, or with another token in the picture's place.
+
+    Args:
+        model: that will read it.
+        processor: that made it.
+        ids: (b, n) tokens.
+        placeholders: tokens that stand for pictures and videos by the model's configuration.
+
+    Raises:
+        ProcessorError: naming the token.
+    """
+    whose, embeddings = f"this model's {type(processor).__name__}", model.get_input_embeddings()
+    highest, rows = int(ids.max()), None if embeddings is None else int(embeddings.weight.shape[0])
+    if rows is not None and highest >= rows:
+        raise ProcessorError(f"{whose} writes token {highest}, and the model knows 0 to {rows - 1} only; they do not belong together")
+    own = getattr(processor, "image_token_id", None)
+    strange = isinstance(own, int) and own not in placeholders and bool((ids == own).any())
+    if strange or not any(bool((ids == placeholder).any()) for placeholder in placeholders):
+        known = " or ".join(map(str, placeholders))
+        found = f"token {own}" if strange else "no such token"
+        raise ProcessorError(
+            f"by its configuration, token {known} stands for a picture in this model, but its {type(processor).__name__} writes {found} "
+            f"there; they do not belong together"
+        )
+
+
+@contextmanager
+def refusals_of(model: Any) -> Iterator[None]:
+    """Turn what a model's own code says against its inputs into one line; errors that come from anywhere else pass.
+
+    Raises:
+        ProcessorError: naming the model's class and what it said.
+    """
+    import torch
+
+    try:
+        yield
+    except (FoveateError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if "transformers" not in Path(frames[-1].filename).parts:
+            raise
+        raise ProcessorError(
+            f"this {type(model).__name__} refuses what its processor made: {_text(error)}; they do not belong together"
+        ) from error
+
+
 @contextmanager
 def _naming(called: Any, what: Any) -> Iterator[None]:
     import torch
@@ -90,8 +142,11 @@ def _naming(called: Any, what: Any) -> Iterator[None]:
     except (FoveateError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # processors are code of many hands and raise anything
-        text = " ".join(str(error).split())
-        raise ProcessorError(f"this model's {type(called).__name__} fails on {what()}: {type(error).__name__}: {text[:300]}") from error
+        raise ProcessorError(f"this model's {type(called).__name__} fails on {what()}: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST_REASON]}"
 
 
 def _messages(conversations: Sequence[Sequence[Mapping[str, Any]]]) -> str:
