@@ -62,21 +62,37 @@ class Checkpoint:
         """One of the files, fetched if it is on the hub; `None` if the checkpoint has none of that name.
 
         Raises:
-            OSError: the hub cannot be reached, or has no such model.
+            CheckpointError: the hub has no such model for this user, or cannot be reached for the first of the files.
         """
-        from transformers.utils import cached_file
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-        found = cached_file(
-            self.source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=name == CONFIG
-        )
-        return None if found is None else Path(found)
+        if self.folder is not None:
+            return self.folder / name if (self.folder / name).is_file() else None
+        try:
+            return Path(hf_hub_download(self.source, name))
+        except LocalEntryNotFoundError as error:
+            if name != CONFIG:  # what else a cached model has not is not missed
+                return None
+            raise CheckpointError(
+                f"{self.name} is no folder here, and the Hugging Face hub cannot be reached to fetch it; pass demo, or a folder"
+            ) from error
+        except EntryNotFoundError:
+            return None
+        except GatedRepoError as error:
+            raise CheckpointError(
+                f"{self.name} is closed: accept its terms on https://huggingface.co/{self.source}, then run hf auth login"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"{self.name} is no folder here, and the Hugging Face hub has no such model, or it is private (hf auth login)"
+            ) from error
 
     def json(self, name: str) -> dict[str, Any] | None:
         """One of the files as an object of JSON; `None` if there is none.
 
         Raises:
-            CheckpointError: it is damaged.
-            OSError: see `file`.
+            CheckpointError: it is damaged; see `file`.
         """
         path = self.file(name)
         return None if path is None else read_json(path)
@@ -86,10 +102,9 @@ class Checkpoint:
 
         Raises:
             CheckpointError: it is missing or damaged, the checkpoint is an adapter, or it needs code of its own.
-            OSError: see `file`.
         """
-        self._refuse_adapter()
         config = self.json(CONFIG)
+        self._refuse_adapter()
         if config is None:
             raise CheckpointError(f"{self.name} has no {CONFIG}, so it holds no model of transformers{self._instead()}; {_WAY_OUT}")
         if not isinstance(config.get("model_type"), str):
@@ -117,7 +132,6 @@ class Checkpoint:
 
         Raises:
             CheckpointError: files are missing or damaged.
-            OSError: see `file`.
         """
         for whole, index in zip(_WHOLE, _INDEX, strict=True):
             single = self.file(whole)
@@ -182,7 +196,7 @@ def find_checkpoint(name: str, folder: Path | None = None) -> Checkpoint:
         CheckpointError: the name is that of no folder, and can be no id.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     if folder is not None:
         return Checkpoint(name, str(folder))

@@ -121,4 +121,4 @@ def _numbers(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[st
             yield from _numbers(value, f"{before}{name}.")
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, int) and not isinstance(entry, bool):
-                yield before + name, entry
+                yield f"{before}{name}", entry

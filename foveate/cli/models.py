@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,14 +114,14 @@ class Subject:
 
             return make_inputs(self.processor, [demo.prompt(question)], images=[shown.pictures[0]])
         asked = {"type": "text", "text": question}
-        takes_videos = shown.video is not None and getattr(self.processor, "video_processor", None) is not None
+        video = shown.video if getattr(self.processor, "video_processor", None) is not None else None
         if getattr(self.processor, "chat_template", None):
-            seen: list[dict[str, Any]] = [{"type": "video"}] if takes_videos else [{"type": "image"} for _ in shown.pictures]
+            seen: list[dict[str, Any]] = [{"type": "image"} for _ in shown.pictures] if video is None else [{"type": "video"}]
             texts = chat_texts(self.processor, [[{"role": "user", "content": [*seen, asked]}]])
-            if takes_videos:
-                return make_inputs(self.processor, texts, **_video_inputs(shown.video))
+            if video is not None:
+                return make_inputs(self.processor, texts, **_video_inputs(video))
             return make_inputs(self.processor, texts, images=[list(shown.pictures)])
-        if takes_videos or len(shown.pictures) > 1:
+        if video is not None or len(shown.pictures) > 1:
             raise InputError(
                 f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor"
             )
@@ -238,7 +239,7 @@ def _checkpoint(name: str) -> Checkpoint:
 
 def _is_demo(name: str) -> bool:
     """Whether a name stands for the demo model, in whatever shape."""
-    return name == DEMO or (name.startswith(f"{DEMO}-") and not Path(name).is_dir())
+    return name == DEMO or (name.startswith(f"{DEMO}-") and not os.path.isdir(name))
 
 
 def _demo_folder(name: str) -> Path:
@@ -256,7 +257,7 @@ def _demo_folder(name: str) -> Path:
 
 def is_local(name: str) -> bool:
     """Whether a model can be had without the network."""
-    return _is_demo(name) or Path(name).expanduser().is_dir()
+    return _is_demo(name) or os.path.isdir(os.path.expanduser(name))
 
 
 def find_device(name: str) -> Any:

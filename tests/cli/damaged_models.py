@@ -113,6 +113,12 @@ def pickled_with_more(folder: Path) -> None:
     torch.save({**torch.load(folder / "pytorch_model.bin"), "thing": Thing()}, folder / "pytorch_model.bin")
 
 
+def empty(folder: Path) -> None:
+    """Nothing at all."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def drop(count: int) -> Damage:
     """Without some of the weights."""
 
@@ -269,7 +275,7 @@ CASES: dict[str, Case] = {
     "template: nests for ever": Case(
         content("chat_template.jinja", "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}"), ("chat template", "recursion")
     ),
-    "template: without a picture": Case(content("chat_template.jinja", "USER: what ? ASSISTANT:"), ("LlavaProcessor fails on", "1 image")),
+    "template: without a picture": Case(content("chat_template.jinja", "USER: what ? ASSISTANT:"), ("LlavaProcessor",)),
     "adapter: alone": Case(
         every(
             content("config.json", None),
@@ -281,7 +287,7 @@ CASES: dict[str, Case] = {
     "adapter: beside a model": Case(
         content("adapter_config.json", json.dumps({"base_model_name_or_path": "llava-hf/llava-1.5-7b-hf"})), ("PEFT adapter",)
     ),
-    "folder: empty": Case(lambda folder: [shutil.rmtree(folder), folder.mkdir()] and None, ("has no config.json",)),
+    "folder: empty": Case(empty, ("has no config.json",)),
 }
 """Damaged folders. Each must be refused in one line."""
 
