@@ -30,15 +30,14 @@ class Weights:
 
     Attributes:
         tensors: how many there are; `None` where only reading everything would tell.
-        bytes: of all files together.
+        bytes: of all files together; `None` where an index does not say.
     """
 
     tensors: int | None
-    bytes: int
+    bytes: int | None
 
     def __add__(self, other: Weights) -> Weights:
-        known = None if self.tensors is None or other.tensors is None else self.tensors + other.tensors
-        return Weights(known, self.bytes + other.bytes)
+        return Weights(_sum(self.tensors, other.tensors), _sum(self.bytes, other.bytes))
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,9 @@ class Checkpoint:
         if astray:
             raise CheckpointError(f"{index} names {some(astray)}, which is not beside it; a shard lies in the folder of its index")
         if self.folder is None:  # what is not fetched yet is looked into by transformers
-            size = read_json(index).get("metadata", {}).get("total_size", 0)
-            return Weights(len(entries), size if isinstance(size, int) else 0)
+            facts = read_json(index).get("metadata")
+            size = facts.get("total_size") if isinstance(facts, dict) else None
+            return Weights(len(entries), size if isinstance(size, int) else None)
         missing = [name for name in names if not (index.parent / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -265,6 +265,10 @@ def look_into(file: Path) -> Weights:
     except (SafetensorError, zipfile.BadZipFile, OSError) as error:
         raise CheckpointError(f"{file} is damaged or cut off ({error}); {_WAY_OUT}") from error
     return Weights(tensors, size)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _check_old_format(file: Path) -> None:

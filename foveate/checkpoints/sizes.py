@@ -38,7 +38,8 @@ def check_counts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         CheckpointError: a count is above `MOST`, or negative.
     """
     for setting, value in _numbers(config):
-        if setting.rpartition(".")[2].endswith(_COUNTED) and not 0 <= value <= MOST:
+        last = setting.rpartition(".")[2]
+        if (last.endswith(_COUNTED) and value > MOST) or (last in _LAYERS and value < 0):
             raise CheckpointError(
                 f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MOST}); it is damaged"
             )
@@ -71,6 +72,8 @@ def check_weights(checkpoint: Checkpoint, skeleton: Any, weights: Weights, *, qu
     Raises:
         CheckpointError: it is.
     """
+    if weights.bytes is None:
+        return
     needed = sum(tensor.numel() for tensor in itertools.chain(skeleton.parameters(), skeleton.buffers()))
     most = weights.bytes * (8 if quantised else 1) + _SLACK
     if needed > most:
