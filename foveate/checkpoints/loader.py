@@ -68,8 +68,8 @@ def load_weights(checkpoint: Checkpoint, config: Any, dtype: Any = "auto", devic
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = pretrained(AutoModelForImageTextToText, checkpoint.source, dtype=dtype, **options)
         check_loading_info(checkpoint.name, model, info)
-        model = model.eval().to(device)
-        _check_finite(checkpoint.name, model)
+    model = model.eval().to(device)
+    _check_finite(checkpoint.name, model)
     return model
 
 

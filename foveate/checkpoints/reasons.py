@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from foveate.checkpoints.files import Checkpoint, read_json
 from foveate.errors import CheckpointError, FoveateError
@@ -72,12 +73,17 @@ def _reason(checkpoint: Checkpoint, what: str, error: Exception) -> str:
 
 def _damaged(checkpoint: Checkpoint) -> CheckpointError | None:
     """What is wrong with the first of a folder's files that is no JSON."""
-    for path in sorted(checkpoint.folder.glob("*.json")) if checkpoint.folder else ():
+    for path in _files(checkpoint.folder, "*.json") if checkpoint.folder else ():
         try:
             read_json(path)
         except CheckpointError as error:
             return error
     return None
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder, and of those in it, where some models have their parts."""
+    return sorted(path for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")) if path.is_file())
 
 
 def _missing(checkpoint: Checkpoint) -> str | None:
@@ -87,6 +93,6 @@ def _missing(checkpoint: Checkpoint) -> str | None:
         return None
     parts = {"tokenizer": _TOKENIZERS, "image processor": _IMAGE_PROCESSORS}
     for part, names in parts.items():
-        if not any((folder / name).is_file() for name in names):
+        if not any(_files(folder, name) for name in names):
             return f"{part} ({names[0]})"
     return None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_model", "load_processor"]
 
 DEMO = "demo"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEMO_NOTE = (
     "the demo model knows its own scenes (see foveate demo scene), not the world: "
     "about other pictures, or asked in other words, it only guesses"
@@ -168,6 +169,8 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
     from foveate.checkpoints import load_config, load_weights
 
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} is not known; it is {', '.join(DTYPES)}")
     where = find_device(device)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -26,7 +26,7 @@ from foveate.measure.quality import remembered_features
 from foveate.measure.spectrum import information
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
-from foveate.processors import make_inputs
+from foveate.processors import check_tokens, make_inputs
 
 __all__ = ["FULL", "Cell", "Cells", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
 
@@ -129,6 +129,7 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
 
     Raises:
         InputError: the model's tokenizer has no words for the question, so it is no model of the demo's kind.
+        ProcessorError: the processor fails, or belongs to another model.
     """
     inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
     ids = inputs["input_ids"][0]
@@ -138,8 +139,9 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
             f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the demo model's "
             "scenes, so take demo, or a folder that foveate demo train wrote"
         )
-    placeholders = torch.tensor(list(family_of(model).placeholders(model).values()))
-    return int(torch.isin(ids, placeholders).sum())
+    placeholders = list(family_of(model).placeholders(model).values())
+    check_tokens(model, processor, ids, placeholders)
+    return int(torch.isin(ids, torch.tensor(placeholders)).sum())
 
 
 def measure_cell(

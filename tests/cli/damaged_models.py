@@ -271,6 +271,7 @@ CASES: dict[str, Case] = {
         ("LlavaForConditionalGeneration refuses", "42"),
     ),
     "template: no such syntax": Case(content("chat_template.jinja", "{% for %}"), ("chat template", "fails on")),
+    "template: not text": Case(content("chat_template.jinja", b"\xff\xfe{{ messages }}"), ("processor", "UnicodeDecodeError")),
     "template: refuses": Case(content("chat_template.jinja", "{{ raise_exception('say please') }}"), ("chat template", "say please")),
     "template: nests for ever": Case(
         content("chat_template.jinja", "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}"), ("chat template", "recursion")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from damaged_models import CASES, GOOD, Case, Damage, tensors
+from damaged_models import CASES, GOOD, Case, Damage, content, cut, setting, tensors
 from small_model import Run
 
-from foveate.errors import CheckpointError
+from foveate.errors import CheckpointError, InputError
+from foveate.processors import Bounds
 
 QUESTION = "what colour is the circle ?"
 ASK = ("--keep", 9, "--max-new-tokens", 3)
@@ -148,6 +150,58 @@ def test_a_name_that_is_no_model_is_refused_with_one_line(run: Run, picture: Pat
     said = [line for line in result.err.splitlines() if not line.startswith("note: ")]
     assert len(said) == 1
     assert words in said[0]
+
+
+RELEASE = {
+    "weights of a part are missing": (content("vision_tower/model.safetensors", None), ("vision_tower has no weights",)),
+    "weights of a part are cut off": (cut("mm_projector/model.safetensors", 0.5), ("mm_projector/model.safetensors", "damaged")),
+    "settings of a part are no JSON": (content("llm/config.json", "{"), ("llm/config.json", "damaged")),
+    "no tokenizer": (content("llm/tokenizer.json", None), ("no tokenizer (tokenizer.json)",)),
+    "tokenizer is no JSON": (content("llm/tokenizer.json", "{"), ("llm/tokenizer.json", "damaged")),
+    "absurd layers": (setting("llm/config.json", "num_hidden_layers", 5_000), ("num_hidden_layers=5000", "tensors")),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), RELEASE.values(), ids=RELEASE.keys())
+def test_a_damaged_part_of_a_model_in_several_folders_is_named(
+    run: Run, picture: Path, frames_model: Path, tmp_path: Path, damage: Damage, words: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(frames_model, tmp_path / "release")
+    damage(folder)
+    result = run("ask", picture, QUESTION, "--model", folder, *ASK)
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.count("\n") == 1
+    for word in words:
+        assert word in result.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere templates are not bounded")
+def test_a_template_that_takes_too_long_is_stopped(run: Run, picture: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foveate.processors.calls._BOUNDS", Bounds(seconds=0.05))
+    loops = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}"
+    content("chat_template.jinja", loops)(folder)
+    result = run("ask", picture, QUESTION, "--model", folder, *ASK)
+    assert result.code == 1
+    assert result.err == (
+        "error: the chat template of this model's LlavaProcessor was stopped: it takes more than 0.05 seconds; correct it "
+        "(chat_template.jinja)\n"
+    )
+
+
+def test_the_processor_of_another_size_is_refused_by_bench_too(run: Run, folder: Path) -> None:
+    CASES["processor: another picture size"].damage(folder)
+    result = run("bench", *COMMANDS["bench"][1:], "--model", folder, "--device", "cpu")
+    assert result.code == 1
+    assert "LlavaForConditionalGeneration refuses" in result.err.splitlines()[-1]
+
+
+def test_the_plugin_of_lmms_eval_refuses_a_precision_that_is_none(folder: Path) -> None:
+    pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
+    from foveate.plugins.lmms_eval_model import FoveateModel
+
+    with pytest.raises(InputError, match="dtype='float99' is not known; it is auto, float32"):
+        FoveateModel(pretrained=str(folder), device="cpu", dtype="float99")
 
 
 def test_a_hub_snapshot_with_missing_weights_is_refused_like_a_folder(
