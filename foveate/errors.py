@@ -10,6 +10,7 @@ __all__ = [
     "BudgetError",
     "BusyError",
     "CacheError",
+    "CheckpointError",
     "CompressorError",
     "ConsistencyError",
     "FoveateError",
@@ -18,6 +19,7 @@ __all__ = [
     "LayerError",
     "MethodError",
     "OptionError",
+    "ProcessorError",
     "RecordError",
     "SignalError",
     "TrainingError",
@@ -71,6 +73,14 @@ class InputError(FoveateError, ValueError):
 
 class RecordError(InputError):
     """A file that foveate wrote (a report, results, labels, a recipe) and that cannot be read, is damaged, or contradicts itself."""
+
+
+class CheckpointError(InputError):
+    """A model's files that are missing, damaged, not what their configuration says, or need code of their own."""
+
+
+class ProcessorError(InputError):
+    """A processor, tokenizer or chat template that fails, or does not end, on an input."""
 
 
 class CacheError(FoveateError, RuntimeError):

@@ -191,3 +191,25 @@ def test_every_other_way_of_writing_is_found() -> None:
         "buffer = io.BytesIO()\n    image.save(buffer, 'PNG')",
     ):
         assert not list(written(ast.parse(f"def f():\n    {text}"))), text
+
+
+def loads(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls of `from_pretrained` and `from_config` on whatever stands before them, but for one's own base class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("from_pretrained", "from_config"):
+            owner = node.func.value
+            mine = isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == "super"
+            compressor = isinstance(owner, ast.Name) and owner.id == "ConvCompressor"  # reads tensors and JSON, and has no code to run
+            if not mine and not compressor:
+                yield node
+
+
+def test_whatever_is_loaded_may_not_bring_code() -> None:
+    found = {file: list(loads(ast.parse(file.read_text(encoding="utf-8")))) for file in sorted(ROOT.rglob("*.py"))}
+    for file, calls in found.items():
+        for call in calls:
+            trusts = [option.value for option in call.keywords if option.arg == "trust_remote_code"]
+            named = [value.value for value in trusts if isinstance(value, ast.Constant)]
+            assert named == [False], f"{file.relative_to(ROOT)}:{call.lineno} loads without trust_remote_code=False"
+    loaders = {file.relative_to(ROOT).as_posix() for file, calls in found.items() for call in calls if call.func.attr == "from_pretrained"}
+    assert loaders == {"checkpoints/loader.py"}, "load through foveate.checkpoints, which refuses incomplete weights"

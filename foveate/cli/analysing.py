@@ -134,6 +134,7 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
     from foveate.measure.facts import facts
     from foveate.measure.information_loss import Cells, measure_all
     from foveate.measure.information_results import analyse as conclude
+    from foveate.processors import refusals_of
 
     known = facts(subject.model)
     settings = {
@@ -144,7 +145,8 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
         "layers": list(layers),
     }
     done = Cells(request.out, settings)
-    with console.counting("questions", len(asked) * sum(cell not in done for cell in wanted)) as advance:
+    steps = len(asked) * sum(cell not in done for cell in wanted)
+    with refusals_of(subject.model), console.counting("questions", steps) as advance:
         options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
         results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
     document = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.cli.stopwatch import Stopwatch
 from foveate.greedy import greedy
+from foveate.processors import refusals_of
 
 if TYPE_CHECKING:
     from foveate.cli.models import Prompt, Subject
@@ -117,7 +118,7 @@ def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: in
     around: Any = counted(subject.model) if method is None else compress(subject.model, method)
     with around as running:
         for _ in range(repeat):
-            with Stopwatch(subject.model) as watch:
+            with refusals_of(subject.model), Stopwatch(subject.model) as watch:
                 output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
             watches.append(watch)
             report = running.report if method is not None else None

@@ -276,6 +276,7 @@ def _measure_batch(
     from foveate.measure.memory import out_of_memory
     from foveate.measure.prompts import visual_tokens
     from foveate.measure.speed import measure, runs_before
+    from foveate.processors import refusals_of
 
     known = next((group for group in run.groups if group.batch == batch), None)
 
@@ -290,7 +291,7 @@ def _measure_batch(
         tokens, length = visual_tokens(loaded.model, inputs["input_ids"]), inputs["input_ids"].shape[1]
         for method in methods:
             method.budget(tokens)
-        with console.counting(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
+        with refusals_of(loaded.model), console.counting(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
             going = known if known is not None and known.rows else None
             keep(
                 measure(

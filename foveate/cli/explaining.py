@@ -76,24 +76,28 @@ def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: li
     import torch
 
     from foveate import relevance
+    from foveate.processors import refusals_of
 
     try:
-        return relevance(
-            subject.model,
-            prompt.inputs,
-            None if given is None else [given],
-            target=request.target,
-            gradients=request.gradients,
-            max_new_tokens=request.max_new_tokens,
-        )
+        with refusals_of(subject.model):
+            return relevance(
+                subject.model,
+                prompt.inputs,
+                None if given is None else [given],
+                target=request.target,
+                gradients=request.gradients,
+                max_new_tokens=request.max_new_tokens,
+            )
     except torch.OutOfMemoryError as error:
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 
 
 def _tokens(subject: Subject, answer: str) -> list[int]:
     """The ids of an answer as it stands behind a prompt."""
+    from foveate.processors import encode
+
     tokenizer = subject.processor.tokenizer
-    ids: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    ids = encode(tokenizer, answer.strip())
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         raise InputError(f"the answer {answer!r} has a word that {subject.name} cannot say; use words of its vocabulary")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from PIL import Image
 from foveate.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from foveate.checkpoints import Checkpoint
     from foveate.families import Family
     from foveate.video import Frames
 
 __all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_model", "load_processor"]
 
 DEMO = "demo"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEMO_NOTE = (
     "the demo model knows its own scenes (see foveate demo scene), not the world: "
     "about other pictures, or asked in other words, it only guesses"
@@ -86,10 +89,13 @@ class Subject:
 
         Raises:
             InputError: if the question contains the model's image placeholder, or prompt and answer do not fit the model's context.
+            ProcessorError: the processor or its chat template fails, or belongs to another model.
         """
+        from foveate.processors import check_tokens, encode
+
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
         placeholders = _placeholder_ids(self.model)
-        words = tokenizer(question, add_special_tokens=False)["input_ids"]
+        words = encode(tokenizer, question)
         for placeholder in placeholders:
             if placeholder in words:
                 text = tokenizer.decode([placeholder])
@@ -97,47 +103,31 @@ class Subject:
         inputs = self._inputs(question, shown)
         length = int(inputs["input_ids"].shape[1])
         visual = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
+        check_tokens(self.model, self.processor, inputs["input_ids"], placeholders)
         self._check_context(length, visual, len(words), new_tokens, len(shown.pictures))
         return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual, _word_notes(question) if self.is_demo else ())
 
     def _inputs(self, question: str, shown: Shown) -> Any:
+        from foveate.processors import chat_texts, make_inputs
+
         if self.is_demo and len(shown.pictures) == 1:
             from foveate import demo
 
-            return self.processor(images=shown.pictures[0], text=demo.prompt(question), return_tensors="pt")
-        if shown.video is not None and getattr(self.processor, "video_processor", None) is not None:
-            return self._video_inputs(question, shown.video)
+            return make_inputs(self.processor, [demo.prompt(question)], images=[shown.pictures[0]])
+        asked = {"type": "text", "text": question}
+        video = shown.video if getattr(self.processor, "video_processor", None) is not None else None
         if getattr(self.processor, "chat_template", None):
-            content = [*({"type": "image", "image": image} for image in shown.pictures), {"type": "text", "text": question}]
-            return self.processor.apply_chat_template(
-                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            seen: list[dict[str, Any]] = [{"type": "image"} for _ in shown.pictures] if video is None else [{"type": "video"}]
+            texts = chat_texts(self.processor, [[{"role": "user", "content": [*seen, asked]}]])
+            if video is not None:
+                return make_inputs(self.processor, texts, **_video_inputs(video))
+            return make_inputs(self.processor, texts, images=[list(shown.pictures)])
+        if video is not None or len(shown.pictures) > 1:
+            raise InputError(
+                f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor"
             )
-        if len(shown.pictures) > 1:
-            raise self._no_template()
         # what LLaVA-1.5 was trained with
-        return self.processor(images=shown.pictures[0], text=f"USER: <image>\n{question} ASSISTANT:", return_tensors="pt")
-
-    def _no_template(self) -> InputError:
-        return InputError(f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor")
-
-    def _video_inputs(self, question: str, video: Frames) -> Any:
-        """The inputs of a model whose processor takes videos; it is told when each frame was shown, and chooses none itself."""
-        if not getattr(self.processor, "chat_template", None):
-            raise self._no_template()
-        from transformers.video_utils import VideoMetadata
-
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
-        rate = video.total / video.duration
-        metadata = VideoMetadata(
-            total_num_frames=video.total,
-            fps=rate,
-            duration=video.duration,
-            frames_indices=[min(round(time * rate), video.total - 1) for time in video.times],
-        )
-        return self.processor(
-            text=[text], videos=[list(video.images)], video_metadata=[metadata], do_sample_frames=False, return_tensors="pt"
-        )
+        return make_inputs(self.processor, [f"USER: <image>\n{question} ASSISTANT:"], images=[shown.pictures[0]])
 
     def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, pictures: int) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -149,6 +139,13 @@ class Subject:
             f"around it are {length}, and with up to {new_tokens} tokens of the answer {length + new_tokens}; its context is {limit}: "
             f"shorten the question by {length + new_tokens - limit} tokens, or {ways}"
         )
+
+
+def _video_inputs(video: Frames) -> dict[str, Any]:
+    """What a processor is given of a video; it is told when each frame was shown, and chooses none itself."""
+    from foveate.measure.chat import video_metadata
+
+    return {"videos": [list(video.images)], "video_metadata": [video_metadata(video)], "do_sample_frames": False}
 
 
 def load_model(name: str, dtype: str, device: str, *, compress: bool, video: bool = False) -> Subject:
@@ -167,25 +164,27 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     """
     import torch
     from huggingface_hub.utils import logging as hub_logging
-    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
 
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
+    from foveate.checkpoints import load_config, load_weights
 
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} is not known; it is {', '.join(DTYPES)}")
     where = find_device(device)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
-    config = _from_pretrained(AutoConfig, name)
+    checkpoint = _checkpoint(name)
+    config = load_config(checkpoint)
     if compress:
         _check_family(name, config)
     if video:
         _check_video(name, config)
     processor = load_processor(name)
     precision = "float32" if dtype == "auto" and _is_demo(name) else dtype
-    model = _from_pretrained(AutoModelForImageTextToText, name, dtype=precision)
     try:
-        return Subject(name, model.eval().to(where), processor)
+        return Subject(name, load_weights(checkpoint, config, precision, where), processor)
     except torch.OutOfMemoryError as error:
         raise InputError(f"{name} does not fit on {where}: try --dtype bfloat16 or --device cpu") from error
 
@@ -227,42 +226,23 @@ def load_processor(name: str) -> Any:
     Raises:
         InputError: if it cannot be had, or is none for pictures and text together.
     """
-    from transformers import AutoProcessor
-
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
+    from foveate import checkpoints
     from foveate.demo.shapes import own_processor
 
-    own = own_processor(_demo_folder(name) if _is_demo(name) else Path(name).expanduser())
-    if own is not None:
-        return own
-    processor = _from_pretrained(AutoProcessor, name)
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise InputError(f"{name!r} has no processor for pictures and text together; foveate needs a vision-language model")
-    return processor
+    checkpoint = _checkpoint(name)
+    return checkpoints.load_processor(checkpoint, None if checkpoint.folder is None else own_processor(checkpoint.folder))
 
 
-def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:
-    """`kind.from_pretrained`, with its errors as foveate's."""
-    if _is_demo(name):
-        name = str(_demo_folder(name))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        name = str(folder)
-    elif name.startswith((".", "/", "~")):
-        raise InputError(f"no such model folder: {name}")
-    try:
-        return kind.from_pretrained(name, **options)
-    except Exception as error:  # a folder that is missing, of another kind or damaged makes the loaders raise anything
-        if isinstance(error, ImportError) and "torchvision" in str(error).lower():
-            raise InputError(
-                f"the processor of {name!r} needs torchvision, which is not there: pip install torchvision, in the build for your torch"
-            ) from error
-        raise InputError(f"cannot load the model {name!r}: {_first_sentence(error)}; pass demo, a folder or a Hugging Face id") from error
+def _checkpoint(name: str) -> Checkpoint:
+    from foveate.checkpoints import find_checkpoint
+
+    return find_checkpoint(name, _demo_folder(name) if _is_demo(name) else None)
 
 
 def _is_demo(name: str) -> bool:
     """Whether a name stands for the demo model, in whatever shape."""
-    return name == DEMO or (name.startswith(f"{DEMO}-") and not Path(name).is_dir())
+    return name == DEMO or (name.startswith(f"{DEMO}-") and not os.path.isdir(name))
 
 
 def _demo_folder(name: str) -> Path:
@@ -280,12 +260,7 @@ def _demo_folder(name: str) -> Path:
 
 def is_local(name: str) -> bool:
     """Whether a model can be had without the network."""
-    return _is_demo(name) or Path(name).expanduser().is_dir()
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return _is_demo(name) or os.path.isdir(os.path.expanduser(name))
 
 
 def find_device(name: str) -> Any:

@@ -71,11 +71,10 @@ def load(dtype: torch.dtype = torch.float32, shape: str = "llava") -> tuple[Any,
     Raises:
         ValueError: there is no such shape.
         FileNotFoundError: the weights are missing.
+        CheckpointError: they are damaged.
     """
-    from transformers import AutoModelForImageTextToText
-
+    from foveate.checkpoints import load_folder
     from foveate.demo.shapes import SHAPES
 
     folder = path(shape)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return model.eval(), SHAPES[shape].processor(folder)
+    return load_folder(folder, dtype), SHAPES[shape].processor(folder)

@@ -20,6 +20,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from foveate.checkpoints import load_folder, pretrained
 from foveate.demo.labels import GRID, PATCH
 from foveate.demo.language import IMAGE, build_processor, vocabulary
 from foveate.demo.packed import stock_rotation
@@ -160,7 +161,7 @@ def known_words(state: dict[str, Tensor], names: tuple[str, ...], folder: Path, 
         words: the present vocabulary.
         own: present weights; words that were not known stay as they are there.
     """
-    earlier: dict[str, int] = AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    earlier: dict[str, int] = pretrained(AutoTokenizer, folder, local_files_only=True).get_vocab()
     pairs = [(earlier[token], index) for token, index in words.items() if token in earlier]
     before, after = (list(part) for part in zip(*pairs, strict=True))
     for name in names:
@@ -179,7 +180,7 @@ class Llava(Shape):
 
     def processor(self, folder: Path | None = None) -> LlavaProcessor:
         """See `Shape.processor`."""
-        return build_processor() if folder is None else AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return build_processor() if folder is None else pretrained(AutoProcessor, folder, local_files_only=True)
 
     def tower(self, model: LlavaForConditionalGeneration) -> CLIPVisionModel:
         """See `Shape.tower`."""
@@ -219,7 +220,7 @@ class Llava(Shape):
             raise ValueError(
                 f"{folder} holds a {kind!r} model, which has another shape and no way to this one; give the weights of a llava"
             )
-        state = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
+        state = load_folder(folder, torch.float32).state_dict()
         known_words(state, ("model.language_model.embed_tokens.weight", "lm_head.weight"), folder, vocabulary(), own)
         return state
 

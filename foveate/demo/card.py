@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
 
 from foveate import Random, compress
+from foveate.checkpoints import load_folder
 from foveate.demo.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
 from foveate.demo.drawing import LONGEST, SHORTEST, WORDS
 from foveate.demo.evaluate import BALANCED, Score, attention_recall, balanced, chance, digest, evaluate, named_things, summary
@@ -185,7 +185,7 @@ def measure(
         device: where to measure, in float32.
         progress: called with the number of questions just answered.
     """
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device).eval()
+    model = load_folder(folder, torch.float32, device)
     processor = shape_of(folder).processor(folder)
     asked, some = balanced(each), balanced(max(1, each // 4))
     with remembered_features(model):
@@ -277,7 +277,7 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
     figures = _FIGURES.read(folder / FIGURES).raw
     shape = shape_of(folder)
     tokens = (GRID // shape.merged) ** 2
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    model = load_folder(folder)
     recipe = _RECIPE.read(run / "recipe.json").raw
     training = [
         *_beginning(shape, recipe["start"]),

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from foveate.checkpoints import load_folder, pretrained
 from foveate.demo.architecture import cosine_patches, fan_in, known_words
 from foveate.demo.labels import PATCH
 from foveate.demo.language import IMAGE
@@ -95,7 +96,7 @@ class Dynamic(Shape):
         """See `Shape.processor`."""
         if folder is None:
             return build_dynamic_processor()
-        processor: DynamicProcessor = DynamicProcessor.from_pretrained(folder, local_files_only=True)
+        processor: DynamicProcessor = pretrained(DynamicProcessor, folder, local_files_only=True)
         return processor
 
     def tower(self, model: Qwen2VLForConditionalGeneration) -> Any:
@@ -154,9 +155,9 @@ class Dynamic(Shape):
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Shape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration` as far as they have a place here."""
         if kind_of(folder) == "qwen2_vl":
-            state = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True).state_dict()
+            state = load_folder(folder, torch.float32).state_dict()
         else:
-            earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            earlier = load_folder(folder, torch.float32)
             state = {**own, **_translated(earlier.state_dict(), own)}
         known_words(state, _EMBEDDINGS, folder, self.vocabulary(), own)
         return state

@@ -13,12 +13,12 @@ from foveate.demo.shape import Shape, kind_of
 SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
 
 
-def own_processor(folder: Path) -> Any:
-    """The processor of a folder, if it is one that transformers' `AutoProcessor` does not know, else `None`."""
+def own_processor(folder: Path) -> type[DynamicProcessor] | None:
+    """The class of a folder's processor, if it is one that transformers' `AutoProcessor` does not know, else `None`."""
     settings = folder / "processor_config.json"
     # Read as text: a damaged file is for the loaders to complain of.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
-    return SHAPES[Dynamic.name].processor(folder) if own else None
+    return DynamicProcessor if own else None
 
 
 def shape_of(model: Any) -> Shape:

@@ -10,7 +10,8 @@ import torch
 
 from foveate.clock import seconds
 from foveate.compression import compress
-from foveate.measure.counting import counted, placeholders
+from foveate.measure.counting import counted, placeholder_ids, placeholders
+from foveate.processors import check_tokens, refusals_of
 
 if TYPE_CHECKING:
     from foveate.measure.chat import Chat, Conversation
@@ -58,12 +59,17 @@ def ask(
         method: how to compress; `None` for the full model.
         options: of `generate`, such as `greedy(chat.padding)`.
         new_tokens: longest answer.
+
+    Raises:
+        ProcessorError: the processor or its chat template fails, or belongs to another model.
     """
     inputs = chat.inputs(conversations).to(model.device, dtype=model.dtype)
+    if any(conversations[0].kind):
+        check_tokens(model, chat.processor, inputs["input_ids"], placeholder_ids(model))
     start = seconds(model.device)
     report = None
     around: Any = counted(model) if method is None else compress(model, method)
-    with around as running:
+    with around as running, refusals_of(model):
         output = model.generate(**inputs, max_new_tokens=new_tokens, **options)
         spent = (seconds(model.device) - start) / len(conversations)
         if method is None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from foveate.errors import InputError, UnsupportedError
 from foveate.images import load_image, plain_image
+from foveate.processors import chat_texts, make_inputs
 
 if TYPE_CHECKING:
     from foveate.video import Frames
@@ -45,6 +46,9 @@ class Chat:
         frames: pictures taken from a video, evenly spread in time.
         blind: leave pictures and videos out of the prompt.
 
+    Attributes:
+        processor: as it was given.
+
     Raises:
         InputError: the processor has no chat template, so nobody knows how the model is asked.
     """
@@ -54,7 +58,7 @@ class Chat:
             raise InputError(
                 "the model's processor has no chat template, so nobody knows how it is asked; save one beside it (chat_template.jinja)"
             )
-        self._processor, self._frames, self._blind = processor, frames, blind
+        self.processor, self._frames, self._blind = processor, frames, blind
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._tokenizer.padding_side = "left"  # what generates needs its last token at the end
         if self._tokenizer.pad_token is None:
@@ -96,22 +100,19 @@ class Chat:
 
         Args:
             conversations: at least one, all of one `kind`.
+
+        Raises:
+            ProcessorError: the processor or its chat template fails.
         """
-        texts = [
-            self._processor.apply_chat_template(list(conversation.turns), add_generation_prompt=True, tokenize=False)
-            for conversation in conversations
-        ]
-        start = self._tokenizer.bos_token
-        # some templates write the first token themselves, and the tokenizer would add it again
-        own_start = start is not None and all(text.startswith(start) for text in texts)
-        given: dict[str, Any] = {"add_special_tokens": False} if own_start else {}
+        texts = chat_texts(self.processor, [conversation.turns for conversation in conversations])
+        given: dict[str, Any] = {}
         if conversations[0].images:
             given["images"] = [list(conversation.images) for conversation in conversations]
         if conversations[0].videos:
             shown = [video for conversation in conversations for video in conversation.videos]
             given["videos"] = [list(video.images) for video in shown]
             given |= {"video_metadata": [video_metadata(video) for video in shown], "do_sample_frames": False}
-        return self._processor(text=texts, padding=True, return_tensors="pt", **given)
+        return make_inputs(self.processor, texts, padding=True, **given)
 
     @property
     def padding(self) -> int:
@@ -120,7 +121,7 @@ class Chat:
 
     def decode(self, answer: Any) -> str:
         """The text of an answer's tokens (n,)."""
-        return str(self._processor.decode(answer, skip_special_tokens=True)).strip()
+        return str(self.processor.decode(answer, skip_special_tokens=True)).strip()
 
     def _video(self, part: Mapping[str, Any], images: list[Image.Image], videos: list[Frames]) -> list[dict[str, Any]]:
         """The marks of a video, which is shown as pictures to a model that knows no videos."""
@@ -129,7 +130,7 @@ class Chat:
         if part.get("start_time") is not None or part.get("end_time") is not None or not isinstance(part["url"], str):
             raise UnsupportedError(f"only the whole of a video file can be shown, not {part['url']!r} from or to a certain time")
         shown = read_frames(part["url"], self._frames)
-        if getattr(self._processor, "video_processor", None) is not None:
+        if getattr(self.processor, "video_processor", None) is not None:
             videos.append(shown)
             return [{"type": "video"}]
         images += shown.images

@@ -13,7 +13,7 @@ from foveate.encoders import Encoders
 from foveate.errors import FoveateError
 from foveate.families import ImageTokens, families, family_of
 
-__all__ = ["counted", "placeholders", "recorded"]
+__all__ = ["counted", "placeholder_ids", "placeholders", "recorded"]
 
 
 @contextmanager
@@ -62,10 +62,15 @@ def counted(model: nn.Module) -> Iterator[Callable[[Tensor], list[int]]]:
 
 def placeholders(model: nn.Module, input_ids: Tensor) -> list[int]:
     """How many tokens of each row of `input_ids` (b, s) stand for pictures and videos, newlines among them where they share the id."""
+    counts: list[int] = torch.isin(input_ids, torch.tensor(placeholder_ids(model), device=input_ids.device)).sum(1).tolist()
+    return counts
+
+
+def placeholder_ids(model: nn.Module) -> list[int]:
+    """The tokens that stand for pictures and videos, by the model's family or else by the usual names in its configuration."""
     config: Any = model.config
     family = next((family for family in reversed(families().values()) if config.model_type in family.model_types), None)
+    if family is not None:
+        return list(family.placeholders(model).values())
     names = ("image_token_id", "image_token_index", "video_token_id")
-    found = [getattr(config, name, None) for name in names] if family is None else list(family.placeholders(model).values())
-    ids = torch.tensor([token for token in found if isinstance(token, int)], device=input_ids.device)
-    counts: list[int] = torch.isin(input_ids, ids).sum(1).tolist()
-    return counts
+    return [value for name in names if isinstance(value := getattr(config, name, None), int)]

@@ -29,6 +29,7 @@ from foveate.measure.result_forms import ANALYSED_CELL, SETTINGS
 from foveate.measure.spectrum import information
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
+from foveate.processors import check_tokens, make_inputs
 
 __all__ = ["FULL", "Cell", "Cells", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
 
@@ -131,8 +132,9 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
 
     Raises:
         InputError: the model's tokenizer has no words for the question, so it is no model of the demo's kind.
+        ProcessorError: the processor fails, or belongs to another model.
     """
-    inputs = processor(images=sample.image, text=prompt(sample.question.text), return_tensors="pt")
+    inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
     ids = inputs["input_ids"][0]
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and bool((ids == unknown).any()):
@@ -140,8 +142,9 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
             f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the demo model's "
             "scenes, so take demo, or a folder that foveate demo train wrote"
         )
-    placeholders = torch.tensor(list(family_of(model).placeholders(model).values()))
-    return int(torch.isin(ids, placeholders).sum())
+    placeholders = list(family_of(model).placeholders(model).values())
+    check_tokens(model, processor, ids, placeholders)
+    return int(torch.isin(ids, torch.tensor(placeholders)).sum())
 
 
 def measure_cell(

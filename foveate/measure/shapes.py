@@ -187,7 +187,9 @@ def build(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int =
     torch.manual_seed(seed)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     with torch.device(device):
-        model: nn.Module = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**shape.config), dtype=dtype, **options)
+        model: nn.Module = AutoModelForImageTextToText.from_config(
+            AutoConfig.for_model(**shape.config), trust_remote_code=False, dtype=dtype, **options
+        )
     return model.eval()
 
 

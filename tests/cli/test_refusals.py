@@ -96,7 +96,7 @@ def test_a_missing_model_folder_is_refused(run: Run, picture: Path, tmp_path: Pa
 def test_a_folder_without_a_model_is_refused(run: Run, picture: Path, tmp_path: Path) -> None:
     result = run("ask", picture, QUESTION, "--model", tmp_path)
     assert result.code == 1
-    assert "cannot load the model" in result.err
+    assert "has no config.json" in result.err
 
 
 def test_a_model_of_no_known_family_is_refused_before_its_weights_are_read(run: Run, picture: Path, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ REFUSED = {
     "out is a file": (["{folder}/data.parquet", "--out", "{folder}/note.txt"], "is a file"),
     "out in no folder": (["{folder}/data.parquet", "--out", "{folder}/a/b"], "create it first"),
     "foreign parquet in out": (["{folder}/data.parquet", "--out", "{folder}"], "no labels.json"),
-    "unknown model": (["{folder}/data.parquet", "--model", "{folder}/empty"], "cannot load the model"),
+    "unknown model": (["{folder}/data.parquet", "--model", "{folder}/empty"], "has no config.json"),
 }
 
 

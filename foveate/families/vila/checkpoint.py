@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
+from foveate.checkpoints import check_loading_info, pretrained
 from foveate.errors import InputError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
@@ -43,15 +44,12 @@ def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: A
         InputError: weight files are missing, damaged, or do not fit the configuration.
     """
     folder = Path(folder)
-    config = config if isinstance(config, VilaConfig) else VilaConfig.from_pretrained(folder)
+    config = config if isinstance(config, VilaConfig) else pretrained(VilaConfig, folder)
     asked = options.pop("output_loading_info", False)
     weights = read_weights(folder, config)
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that what does not fit is named below
     model, info = from_pretrained(None, *args, config=config, state_dict=weights, **options)
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(what):
-            names = sorted(name if isinstance(name, str) else f"{name[0]} {_shape(name[1])} for {_shape(name[2])}" for name in info[what])
-            raise InputError(f"the weights in {folder} do not fit its configuration: {len(names)} {what.replace('_', ' ')}, as {names[0]}")
+    check_loading_info(str(folder), model, info)
     model.config._name_or_path = str(folder)
     _end_of_answer(model, folder / "llm")
     return (model, info) if asked else model
@@ -79,10 +77,6 @@ def read_weights(folder: Path, config: VilaConfig) -> dict[str, Tensor]:
     for name, tensor in _tensors(folder / "mm_projector"):
         weights[f"model.multi_modal_projector.{name}"] = tensor
     return weights
-
-
-def _shape(sizes: Iterable[int]) -> str:
-    return " x ".join(map(str, sizes))
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -132,7 +126,7 @@ def _end_of_answer(model: Any, folder: Path) -> None:
     """Generation settings: the language model's own, and the ends of turns of its prompt form."""
     settings = GenerationConfig.from_model_config(model.config)
     if (folder / "generation_config.json").is_file():
-        settings = GenerationConfig.from_pretrained(folder)
+        settings = pretrained(GenerationConfig, folder)
     text = model.config.text_config
     known = settings.eos_token_id if settings.eos_token_id is not None else text.eos_token_id
     ends = [] if known is None else list(known) if isinstance(known, list) else [known]

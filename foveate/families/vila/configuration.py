@@ -12,7 +12,7 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.vila import internvit
 from foveate.records import ANYTHING, Count, Form
 
-__all__ = ["FEATURES", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
+__all__ = ["FEATURES", "PARTS", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 
 PARTS = {"llm_cfg": "llm", "vision_tower_cfg": "vision_tower", "mm_projector_cfg": "mm_projector"}
 """Entries of a release's configuration, and the folders that hold the same and the weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 from transformers.models.llava.modeling_llava import LlavaModel
 
 from foveate.families.vila.checkpoint import load
-from foveate.families.vila.configuration import VilaConfig, is_release
+from foveate.families.vila.configuration import PARTS, VilaConfig, is_release
 
 __all__ = ["Join", "VilaForConditionalGeneration", "VilaModel", "VilaProjector"]
 
@@ -75,6 +76,11 @@ class VilaForConditionalGeneration(LlavaForConditionalGeneration):
     """VILA1.5 with its language-model head; `from_pretrained` reads the release's layout from a local folder."""
 
     config_class = VilaConfig
+
+    @staticmethod
+    def weight_folders(folder: Any) -> tuple[str, ...]:
+        """The folders whose weight files together are the model's: those of a release's parts, else the one folder itself."""
+        return tuple(str(Path(folder) / part) for part in PARTS.values()) if is_release(folder) else (str(folder),)
 
     def __init__(self, config: VilaConfig) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)  # its own would build a LLaVA first

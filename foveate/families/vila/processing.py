@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from foveate.checkpoints import pretrained
 from foveate.errors import InputError, UnsupportedError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, is_release
@@ -111,7 +112,7 @@ class VilaProcessor(ProcessorMixin):
         if not is_release(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         folder = Path(pretrained_model_name_or_path)
-        config = VilaConfig.from_pretrained(folder)
+        config = pretrained(VilaConfig, folder)
         images = _image_processor(folder / "vision_tower", config.vision_config)
         tokenizer = _tokenizer(folder / "llm")
         if len(tokenizer) == config.image_token_id:
@@ -184,7 +185,7 @@ class VilaProcessor(ProcessorMixin):
 def _image_processor(folder: Path, tower: Any) -> Any:
     """What makes pixels of pictures. Pillow resizes them, as in the release; torchvision's results differ in the last bits."""
     if tower.model_type != internvit.MODEL_TYPE:
-        return SiglipImageProcessorPil.from_pretrained(folder)
+        return pretrained(SiglipImageProcessorPil, folder)
     # The release's file for InternViT names a class of its own and nothing else.
     size = dict(zip(("height", "width"), tower.image_size, strict=True))
     return SiglipImageProcessorPil(size=size, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
@@ -201,7 +202,7 @@ def _tokenizer(folder: Path) -> Any:
         if missing:
             names = " ".join(missing)
             raise UnsupportedError(f"{folder / 'tokenizer.model'} is a SentencePiece file, which cannot be read here: pip install {names}")
-    return AutoTokenizer.from_pretrained(folder)
+    return pretrained(AutoTokenizer, folder)
 
 
 def _installed(module: str) -> bool:
