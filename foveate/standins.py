@@ -27,7 +27,8 @@ class StandIn:
 
     def __setstate__(self, state: tuple[Callable[..., Any], Callable[..., Any] | None]) -> None:
         self._original, self._around = state
-        functools.update_wrapper(self, self._original)
+        # Not the attributes: those of another stand-in would take the place of this one's.
+        functools.update_wrapper(self, self._original, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._original(*args, **kwargs) if self._around is None else self._around(self._original, *args, **kwargs)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import foveate
 from foveate.errors import CacheError, HandleError
+from foveate.standins import StandIns
 
 
 def saved_and_loaded(model: Any) -> Any:
@@ -157,3 +158,22 @@ def test_an_attribute_that_another_tool_took_away_is_no_fault() -> None:
     del model.model.get_image_features
     handle.remove()
     assert not handle.active
+
+
+def test_stand_ins_around_each_other_are_each_called() -> None:
+    model = tiny_llava()
+    calls: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        return lambda original, *args, **kwargs: (calls.append(name), original(*args, **kwargs))[1]
+
+    inner, outer = StandIns(model), StandIns(model)
+    inner.put("generate", noted("inner"))
+    with foveate.compress(model, METHOD) as handle:
+        outer.put("generate", noted("outer"))
+        generate(model, INPUTS)
+        assert [image.tokens_after for image in handle.report.images] == [5, 5]
+        outer.remove()
+    inner.remove()
+    assert calls == ["outer", "inner"]
+    assert "generate" not in vars(model)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from foveate.records import ANYTHING
+
 __all__ = ["Bounds", "OverBoundsError", "WorkError", "run_bounded"]
 
 _CHUNK = 2**16
@@ -83,7 +85,7 @@ def run_bounded(work: Callable[[], Any], bounds: Bounds) -> Any:
         raise OverBoundsError(f"{bounds.seconds:g} seconds")
     if code:
         raise OverBoundsError(f"{bounds.memory // 2**20} MiB of memory, or it ended its process (exit code {code})")
-    outcome = json.loads(written)
+    outcome = ANYTHING.parse(written, "what a chat template gave").raw
     if "error" in outcome:
         raise WorkError(outcome["error"])
     if "over" in outcome:

@@ -172,4 +172,5 @@ def test_no_other_module_reads_json_or_pickles() -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (node.value.id, node.attr) in readers
     ]
     assert found
-    assert {place.partition(":")[0] for place in found} == {"foveate/records.py"}
+    # Settings of a checkpoint are another library's files, which may hold Infinity.
+    assert {place.partition(":")[0] for place in found} == {"foveate/records.py", "foveate/checkpoints/files.py"}
