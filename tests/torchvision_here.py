@@ -6,8 +6,7 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-
-import torch
+from typing import Any
 
 __all__ = ["TORCHVISION", "make_importable"]
 
@@ -18,7 +17,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @cache
-def make_importable() -> torch.library.Library | None:
+def make_importable() -> Any:
     """Import torchvision, and declare the operators that a build for another torch has not, which processors do not need.
 
     They are declared only once the import has failed for want of them: a build that fits brings its own, and to declare one twice ends
@@ -33,7 +32,9 @@ def make_importable() -> torch.library.Library | None:
             raise
     else:
         return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    from torch.library import Library
+
+    library = Library("torchvision", "FRAGMENT")
     for name in _OPERATORS:
         library.define(f"{name}{_SIGNATURE}")
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:

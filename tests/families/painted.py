@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +32,8 @@ SPOTS = ((0.15, 0.15), (0.85, 0.2), (0.5, 0.5), (0.2, 0.85), (0.88, 0.9))
 SHARE = 0.26
 """Side of a patch, as a share of the picture's."""
 
-BACKENDS = ("pil", *(("torchvision",) if TORCHVISION else ()))
+BACKEND = "torchvision" if TORCHVISION else "pil"
+"""What image processors work with, where they can work with both."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def narrow(model: Any) -> Any:
     """The same model with vision towers whose patches do not see each other: attention adds nothing."""
     decoder = set(family_of(model).decoder(model).modules())
     for module in family_of(model).backbone(model).modules():
-        if module not in decoder and "Attention" in type(module).__name__ and not isinstance(module, nn.ModuleList):
+        if module not in decoder and type(module).__name__.endswith("Attention"):
             module.register_forward_hook(_nothing)
     return model
 
@@ -162,27 +165,82 @@ def _area(cell: Box) -> bool:
 
 
 def check(sight: Sight, backend: str) -> None:
-    """Every patch moves the tokens whose cells it lies in, and no others."""
+    """Every patch moves the tokens whose cells it lies in and no others; one that fills a cell moves that cell's token most."""
     model, processor = narrow(sight.build()), sight.processor(backend)
     for number, size in enumerate(sight.sizes):
-        pictures = [noise(size, 10 * number + index) for index in range(sight.pictures)]
-        before, images = features(model, sight.inputs(model, processor, pictures))
+        Case(sight, model, processor, size, number).check()
+
+
+@dataclass
+class Case:
+    """One size of pictures."""
+
+    sight: Sight
+    model: Any
+    processor: Any
+    size: tuple[int, int]
+    seed: int
+
+    def check(self) -> None:
+        self.pictures = [noise(self.size, 10 * self.seed + index) for index in range(self.sight.pictures)]
+        self.before, self.images = features(self.model, self.sight.inputs(self.model, self.processor, self.pictures))
         for spot in SPOTS:
-            box = patch(size, spot)
-            changed = [painted(one, box) for one in pictures] if sight.video else [*pictures[:-1], painted(pictures[-1], box)]
-            after, _ = features(model, sight.inputs(model, processor, changed))
-            for index, image in enumerate(images):
-                change = moved(before[index], after[index])
-                if not sight.video and index < len(images) - 1:
-                    assert not change.any(), (size, index)
+            self.check_patch(patch(self.size, spot))
+        self.check_cells()
+
+    def changes(self, box: Box) -> Iterator[tuple[ImageReport, tuple[Region, ...], Tensor]]:
+        """Of each image that shows a patch: what the report says, where its tokens should lie, and how far they moved."""
+        video = self.sight.video
+        changed = [painted(one, box) for one in self.pictures] if video else [*self.pictures[:-1], painted(self.pictures[-1], box)]
+        after, _ = features(self.model, self.sight.inputs(self.model, self.processor, changed))
+        for index, image in enumerate(self.images):
+            change = moved(self.before[index], after[index])
+            if not video and index < len(self.images) - 1:
+                assert not change.any(), (self.size, index)
+                continue
+            pictures = 1 if video else self.sight.pictures
+            kind = {"video": image.kind == "video", "pictures": pictures}
+            yield image, regions_of(self.model, self.processor, self.size, image.parts, **kind), change
+
+    def check_patch(self, box: Box) -> None:
+        for image, regions, change in self.changes(box):
+            problems = wrong(change, regions, image.parts, box, self.sight.spread)
+            assert not problems, (self.size, box, len(problems), problems[:4])
+            if any(overlap(cell, box) for region in regions for cell in _cells(region)):
+                assert change.any(), (self.size, box)
+
+    def check_cells(self) -> None:
+        """Paint single cells of the last image, as they are said to lie."""
+        kind = {"video": self.images[-1].kind == "video", "pictures": 1 if self.sight.video else self.sight.pictures}
+        regions = regions_of(self.model, self.processor, self.size, self.images[-1].parts, **kind)
+        generator = random.Random(self.seed)
+        for part in generator.sample(range(len(regions)), min(2, len(regions))):
+            own = list(_cells(regions[part]))
+            for token in generator.sample(range(len(own)), min(3, len(own))):
+                box = _pixels(own[token], self.size)
+                if box is None:
                     continue
-                regions = regions_of(
-                    model, processor, size, image.parts, video=image.kind == "video", pictures=1 if sight.video else sight.pictures
-                )
-                problems = wrong(change, regions, image.parts, box, sight.spread)
-                assert not problems, (str(sight), size, spot, len(problems), problems[:4])
-                seen = any(overlap(region.box, box) for region in regions)
-                assert seen == bool(change.any()) or not seen, (str(sight), size, spot)
+                image, _, change = list(self.changes(box))[-1]
+                first = sum(math.prod(other) for other in image.parts[:part])
+                per_frame = change[first : first + math.prod(image.parts[part])].view(-1, len(own))
+                # Where the model mixes neighbours, one of them may move more.
+                least = per_frame.amax(1) * (0.4 if self.sight.spread else 1.0)
+                assert bool((per_frame[:, token] >= least).all()), (self.size, part, token, box, per_frame.topk(2).indices)
+
+
+def _cells(region: Region) -> Iterator[Box]:
+    rows, columns = region.grid
+    for row in range(rows):
+        for column in range(columns):
+            yield region.cell(row, column)
+
+
+def _pixels(cell: Box, size: tuple[int, int]) -> Box | None:
+    """The pixels of a cell, or `None` if less than most of it lies in the picture, or it is too small to be painted."""
+    box = Box(max(0, round(cell.left)), max(0, round(cell.top)), min(size[0], round(cell.right)), min(size[1], round(cell.bottom)))
+    if box.width < 0.8 * cell.width or box.height < 0.8 * cell.height or min(box.width, box.height) < 6:
+        return None
+    return box
 
 
 def tokenizer(special: Mapping[int, str]) -> Any:
@@ -229,4 +287,3 @@ def _count(model: Any, made: Mapping[str, Tensor]) -> int:
 def _of_pictures(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the model is given of a processor's tensors; the rest is for the prompt."""
     return {name: value for name, value in made.items() if name not in ("num_patches", "grids", "num_crops")}
-

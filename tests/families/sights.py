@@ -167,8 +167,14 @@ def pixtral_processor(backend: str, patch: int = 4, merge: int = 2) -> Any:
 # The embedded models, whose weights see real scenes.
 
 
-def embedded(name: str) -> Any:
-    return demo.load(name)[0]
+def embedded(shape: str) -> Sight:
+    """A trained model; its patches see each other in the tower's first layer already, but through nothing else than attention."""
+
+    def inputs(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
+        return processor(images=list(pictures), text=demo.prompt("what is this?"), return_tensors="pt")
+
+    sizes = ((336, 336), (500, 180), (180, 500), (90, 60))
+    return Sight(f"embedded {shape}", lambda: demo.load(shape=shape)[0], lambda backend: demo.load(shape=shape)[1], inputs, sizes=sizes)
 
 
 def merged(module: str, name: str, **settings: Any) -> Callable[[str], Any]:
@@ -204,7 +210,9 @@ SIGHTS = (
         runs,
     ),
     Sight("pixtral", zoo.llava_pixtral, partial(pixtral_processor, patch=8, merge=1), asked("[IMG]"), only="torchvision"),
-    Sight("mistral3", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 96), (170, 60), (60, 170), (24, 18))),
+    Sight(
+        "mistral3", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 96), (170, 60), (60, 170), (24, 18))
+    ),
     Sight("mistral3, several", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 60),), pictures=2),
     Sight("llava_next", zoo.llava_next, next_processor, asked("<image>")),
     Sight("llava_next, several", zoo.llava_next, next_processor, asked("<image>"), pictures=2),
@@ -244,7 +252,10 @@ SIGHTS = (
     Sight(
         "internvl, video",
         lambda: zoo.internvl("internvl", "qwen2"),
-        lambda backend: alone(None, transformers.InternVLVideoProcessor(size={"height": 32, "width": 32})),
+        lambda backend: alone(
+            image_processor(backend, "got_ocr2", "GotOcr2ImageProcessor", **CROPS),
+            transformers.InternVLVideoProcessor(size={"height": 32, "width": 32}),
+        ),
         frames_as_crops,
         only="torchvision",
         pictures=2,
@@ -260,6 +271,15 @@ SIGHTS = (
         asked("<image>"),
         only="torchvision",
     ),
+    Sight(
+        "smolvlm, video",
+        lambda: zoo.idefics3("smolvlm"),
+        partial(idefics3_processor, module="smolvlm", name="SmolVLM", video=True),
+        shown("<video>"),
+        only="torchvision",
+        pictures=3,
+        video=True,
+    ),
     Sight("qwen2_vl", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision"),
     Sight("qwen2_vl, several", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision", pictures=2),
     Sight("qwen2_vl, video", zoo_qwen.qwen2, qwen_processor, shown(QWEN_VIDEO), only="torchvision", pictures=5, video=True),
@@ -274,6 +294,8 @@ SIGHTS = (
         pictures=4,
         video=True,
     ),
+    embedded("llava"),
+    embedded("qwen2-vl"),
     Sight("vila siglip", zoo_vila.with_siglip, lambda backend: alone(VILA), runs),
     Sight("vila internvit", zoo_vila.with_internvit, lambda backend: alone(VILA_EVEN), runs),
     generic("cosmos3_edge", merged("cosmos3_edge", "Cosmos3EdgeImageProcessor"), typed),
@@ -306,7 +328,9 @@ SIGHTS = (
     ),
     generic("ovis2", only_pictures("ovis2", "Ovis2ImageProcessor", size=SMALL, crop_to_patches=True, max_patches=6), ovis2_prompt),
     generic("paddleocr_vl", merged("paddleocr_vl", "PaddleOCRVLImageProcessor"), typed),
-    generic("pp_chart2table", only_pictures("pp_chart2table", "PPChart2TableImageProcessor", size={"height": 256, "width": 256}), spread=1.0),
+    generic(
+        "pp_chart2table", only_pictures("pp_chart2table", "PPChart2TableImageProcessor", size={"height": 256, "width": 256}), spread=1.0
+    ),
     generic("video_llama_3", merged("video_llama_3", "VideoLlama3ImageProcessor")),
     generic("video_llava", lambda backend: alone(transformers.VideoLlavaImageProcessor(**CLIP))),
     generic("vipllava", only_pictures("clip", "CLIPImageProcessor", **CLIP)),
