@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
+VISION := .venv-torchvision
 OUT ?= out
 # Without its 55 dependencies: what it needs for images is the extra `eval`.
 LMMS_EVAL := lmms-eval==0.7.3
+# The release made for the torch that constraints.txt names; --no-deps keeps that torch.
+TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest lint format bench clean
+.PHONY: demo test test-oldest test-torchvision lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -19,7 +22,7 @@ demo: $(READY)
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
-test test-oldest: export OMP_NUM_THREADS := 1
+test test-oldest test-torchvision: export OMP_NUM_THREADS := 1
 
 test: $(READY)
 	$(BIN)/python $(TESTS)
@@ -33,6 +36,15 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	$(OLDEST)/bin/python $(TESTS)
+
+# The tests that run transformers' own processors, with torchvision. Its build need not fit torch: see tests/torchvision_here.py.
+test-torchvision: $(READY)
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	$(VISION)/bin/python -m pip install --quiet --upgrade pip
+	$(VISION)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[video]' pytest pytest-xdist num2words
+	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
+	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/test_pillow.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -74,7 +86,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(VISION) $(OUT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'

@@ -64,9 +64,10 @@ def ask(request: Request) -> None:
         method = _method(request)
     subject = load(request.model, request.dtype, request.device, compress=method is not None, video=shown.video is not None)
     prompt = subject.prompt(question, shown, request.max_new_tokens)
-    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
+    seen = outcome.report.images if outcome.report is not None else ()
+    notes += [*prompt.notes, *unseen(subject, shown, seen, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     if outcome.report is not None:
         _save(request, outcome.report, shown, subject)
     if request.as_json:
@@ -112,7 +113,7 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> N
 
         with console.spinner("drawing"):
             pictures = shown.pictures[0] if shown.video is None else shown.pictures
-            drawn = draw.kept(report, pictures, lines=request.lines, crop=draw.processor_crop(subject.processor, shown.size))
+            drawn = draw.kept(report, pictures, lines=request.lines, model=subject.model, processor=subject.processor)
             write(request.picture, "picture", drawn.save)
 
 

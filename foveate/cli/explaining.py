@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,9 +58,9 @@ def explain(request: Explanation) -> None:
     subject = load(request.model, request.dtype, request.device, compress=True, video=shown.video is not None)
     given = None if request.answer is None else _tokens(subject, request.answer)
     prompt = subject.prompt(question, shown, request.max_new_tokens if given is None else len(given))
-    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("explaining"):
         found = _relevance(request, subject, prompt, given)
+    notes += [*prompt.notes, *unseen(subject, shown, found.images, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     words = _words(subject, found)
     answer = subject.processor.decode(found.answers[0], skip_special_tokens=True).strip()
     if request.picture:
@@ -123,23 +123,9 @@ def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance
     assert request.picture is not None
     with console.spinner("drawing"):
         pictures = shown.pictures[0] if shown.video is None else shown.pictures
-        crop = draw.processor_crop(subject.processor, shown.size)
-        drawn = draw.relevance(
-            _joined(found), pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop
-        )
+        where = {"model": subject.model, "processor": subject.processor}
+        drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, **where)
         write(request.picture, "picture", drawn.save)
-
-
-def _joined(found: Relevance) -> Relevance:
-    """Frames that a model was shown as images of their own, as one video."""
-    import torch
-
-    first, *others = found.images
-    if not others or len(first.parts) > 1 or any(other.parts != first.parts for other in others):
-        return found
-    tokens = torch.cat([image.tokens for image in found.images], dim=1)
-    video = replace(first, grid=(len(found.images), *first.grid[1:]), tokens=tokens, parts=(), kind="video")
-    return replace(found, images=(video,))
 
 
 def _top(image: ImageRelevance, count: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from foveate.families import Family
     from foveate.video import Frames
 
-__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_model", "load_processor"]
+__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_config", "load_model", "load_processor"]
 
 DEMO = "demo"
 DEMO_NOTE = (
@@ -239,6 +239,19 @@ def load_processor(name: str) -> Any:
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise InputError(f"{name!r} has no processor for pictures and text together; foveate needs a vision-language model")
     return processor
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model alone, which is quick.
+
+    Raises:
+        InputError: if it cannot be had.
+    """
+    from transformers import AutoConfig
+
+    import foveate.families  # noqa: F401 - some families bring models that transformers has not
+
+    return _from_pretrained(AutoConfig, name)
 
 
 def _from_pretrained(kind: Any, name: str, **options: Any) -> Any:

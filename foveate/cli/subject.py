@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 
@@ -62,12 +64,26 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
     return load_model(name, dtype, device, compress=compress, video=video)
 
 
-def unseen(subject: Subject, shown: Shown) -> list[str]:
-    """A note if the processor cuts off so much of the picture that it may matter."""
-    from foveate import draw
+def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
+    """A note if the processor cuts off so much of the picture that it may matter; none if it is not known.
 
-    box, (width, height) = draw.processor_crop(subject.processor, shown.size), shown.size
-    if box is None:
+    Args:
+        subject: the model.
+        shown: what it was asked about.
+        images: what a report, or a relevance, says of it; empty where no method ran.
+        visual: the visual tokens of the prompt.
+    """
+    from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
+    from foveate.families import regions_of
+
+    side = math.isqrt(visual)
+    parts, video = (images[0].parts, images[0].kind == "video") if images else (((1, side, side),), False)
+    try:
+        regions = regions_of(subject.model, subject.processor, shown.size, parts, video=video, pictures=max(1, len(images)))
+    except (InputError, UnsupportedError, UnsupportedModelError):  # what is drawn says so
         return []
-    seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
+    boxes, (width, height) = [region.box for region in regions], shown.size
+    left, top = max(0.0, min(box.left for box in boxes)), max(0.0, min(box.top for box in boxes))
+    right, bottom = min(width, max(box.right for box in boxes)), min(height, max(box.bottom for box in boxes))
+    seen = (right - left) * (bottom - top) / (width * height)
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from foveate.demo import FOLDERS
 from foveate.demo.architecture import Llava
 from foveate.demo.dynamic import Dynamic
 from foveate.demo.processing import DynamicProcessor
@@ -14,11 +15,13 @@ SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
 
 
 def own_processor(folder: Path) -> Any:
-    """The processor of a folder, if it is one that transformers' `AutoProcessor` does not know, else `None`."""
+    """The processor of a folder, if transformers' `AutoProcessor` does not know it or would load another for what ships, else `None`."""
     settings = folder / "processor_config.json"
     # Read as text: a damaged file is for the loaders to complain of.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
-    return SHAPES[Dynamic.name].processor(folder) if own else None
+    if own:
+        return SHAPES[Dynamic.name].processor(folder)
+    return SHAPES[Llava.name].processor(folder) if folder == Path(__file__).parent / FOLDERS[Llava.name] else None
 
 
 def shape_of(model: Any) -> Shape:

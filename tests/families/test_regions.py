@@ -7,7 +7,6 @@ from painted import BACKEND, Sight, check
 from sights import SIGHTS
 
 
-
 @pytest.mark.processors
 @pytest.mark.parametrize("sight", SIGHTS, ids=str)
 def test_a_bright_patch_moves_the_tokens_that_are_said_to_lie_there(sight: Sight) -> None:
