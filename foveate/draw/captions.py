@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from foveate.draw.cells import UNSEEN, Canvas
+from foveate.draw.cells import PADDING, UNSEEN, Canvas
 from foveate.draw.page import Mark, Tile
 from foveate.draw.places import Place
 
-__all__ = ["bare", "unseen_mark", "where_notes"]
+__all__ = ["bare", "place_marks", "where_notes"]
 
 
 def bare(picture: Image.Image, side: int) -> Tile:
@@ -20,12 +20,15 @@ def bare(picture: Image.Image, side: int) -> Tile:
     return Tile(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), "The picture")
 
 
-def unseen_mark(canvases: Sequence[Canvas]) -> list[Mark]:
-    """The legend's entry for what the model did not see, if any panel shows such a thing."""
-    if not any(canvas.unseen for canvas in canvases):
-        return []
-    partly = any(canvas.unseen and canvas.trimmed for canvas in canvases)
-    return [Mark("not seen by the model" + (" (partly shown)" if partly else ""), UNSEEN, hatched=True)]
+def place_marks(canvases: Sequence[Canvas]) -> list[Mark]:
+    """The legend's entries for what the model did not see and for borders that a processor added, if any panel shows such a thing."""
+    marks = []
+    if any(canvas.bordered for canvas in canvases):
+        marks.append(Mark("border that the processor added", PADDING, hatched=True))
+    if any(canvas.unseen for canvas in canvases):
+        partly = any(canvas.unseen and canvas.trimmed for canvas in canvases)
+        marks.append(Mark("not seen by the model" + (" (partly shown)" if partly else ""), UNSEEN, hatched=True))
+    return marks
 
 
 def where_notes(place: Place, canvases: Sequence[Canvas]) -> list[str]:

@@ -16,15 +16,15 @@ from foveate.families.regions import Span
 from foveate.plan import DROPPED
 
 __all__ = [
-    "GRAY", "PINK", "SHARP", "UNSEEN", "Canvas", "cell_box", "cell_image", "faded", "finished", "hatch", "outline", "paint", "shade_for",
-    "stretched", "window_box",
+    "GRAY", "PADDING", "PINK", "SHARP", "UNSEEN", "Canvas", "cell_box", "cell_image", "faded", "finished", "hatch", "outline", "paint",
+    "shade_for", "stretched", "window_box",
 ]  # fmt: skip
 
 PINK = (255, 64, 156)
 GRAY = (150, 150, 154)
 _LIGHT_GRAY = (226, 226, 230)
 UNSEEN = (58, 58, 66)
-_PADDING = (122, 116, 104)  # the mean colour that processors pad with
+PADDING = (122, 116, 104)  # the mean colour that processors pad with
 _DEEP_PINK = (206, 0, 96)
 _FADE = 0.74  # how far dropped tokens go towards gray
 SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
@@ -109,6 +109,12 @@ class Canvas:
     def unseen(self) -> bool:
         """Whether the panel shows something that the model did not see."""
         return self.panel != self.window
+
+    @property
+    def bordered(self) -> bool:
+        """Whether tokens lie beyond the picture, in borders that the processor added."""
+        box = self.region.box
+        return box.left < -0.5 or box.top < -0.5 or box.right > self.size[0] + 0.5 or box.bottom > self.size[1] + 0.5
 
     @property
     def gaps(self) -> bool:
@@ -206,8 +212,10 @@ def window_box(canvas: Canvas) -> tuple[int, int, int, int]:
 
 
 def stretched(picture: Image.Image, canvas: Canvas) -> Image.Image:
-    """What the panel shows of the picture, at painting size; where a processor pads, neutral gray."""
-    sheet = Image.new("RGB", (canvas.panel[0] * SHARP, canvas.panel[1] * SHARP), _PADDING)
+    """What the panel shows of the picture, at painting size; where a processor adds borders, hatched gray."""
+    sheet = Image.new("RGB", (canvas.panel[0] * SHARP, canvas.panel[1] * SHARP), PADDING)
+    if canvas.bordered:
+        sheet = ImageChops.add(sheet, hatch(sheet.size, SHARP))
     shown, origin, panel = canvas.shown, canvas.origin, canvas.panel
     across = _strips(_runs(canvas.region.columns, canvas.across), origin[0], panel[0], (shown.left, shown.right))
     down = _strips(_runs(canvas.region.rows, canvas.down), origin[1], panel[1], (shown.top, shown.bottom))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.draw.captions import bare, unseen_mark, where_notes
+from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import GRAY, Canvas, paint
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile, lay_out
@@ -157,7 +157,7 @@ def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[Mark]:
     legend = [Mark(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
     if top:
         legend.append(Mark(f"top {top} tokens", None))
-    return legend + unseen_mark(canvases)
+    return legend + place_marks(canvases)
 
 
 def _notes(found: Relevance, panes: tuple[int, int, int], words: int, drawn: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from foveate.draw.captions import bare, unseen_mark, where_notes
+from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import PINK, Canvas, faded, paint, shade_for
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
@@ -160,7 +160,7 @@ def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, in
         legend.append(Mark(f"merged: {plan.merged.numel()}{how}", PINK))
     if plan.dropped.numel():
         legend.append(Mark(f"dropped: {plan.dropped.numel()}", faded(shade)))
-    return legend + unseen_mark(canvases)
+    return legend + place_marks(canvases)
 
 
 def _notes(entry: ImageReport, panes: Sequence[Pane], frames: int, shown: int, lines: bool) -> list[str]:
@@ -172,5 +172,5 @@ def _notes(entry: ImageReport, panes: Sequence[Pane], frames: int, shown: int, l
         across = sum(home[token] != home[int(entry.plan.target[token])] for token in entry.plan.merged.tolist())
         if across:
             other = "frame" if frames > 1 else "rectangle"
-            notes.append(f"{across} tokens went into a token of another {other}; those have no line.")
+            notes.append(f"{across} token{'s' * (across > 1)} went into a token of another {other}, without a line here.")
     return notes
