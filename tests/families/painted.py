@@ -166,8 +166,13 @@ def _area(cell: Box) -> bool:
 
 def check(sight: Sight, backend: str) -> None:
     """Every patch moves the tokens whose cells it lies in and no others; one that fills a cell moves that cell's token most."""
+    check_sizes(sight, backend, sight.sizes)
+
+
+def check_sizes(sight: Sight, backend: str, sizes: Sequence[tuple[int, int]]) -> None:
+    """The same for pictures of these sizes."""
     model, processor = narrow(sight.build()), sight.processor(backend)
-    for number, size in enumerate(sight.sizes):
+    for number, size in enumerate(sizes):
         Case(sight, model, processor, size, number).check()
 
 

@@ -214,6 +214,7 @@ SIGHTS = (
         "mistral3", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 96), (170, 60), (60, 170), (24, 18))
     ),
     Sight("mistral3, several", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 60),), pictures=2),
+    Sight("lighton_ocr", zoo.lighton_ocr, only_pictures("pixtral", "PixtralImageProcessor", **PIXTRAL), runs, sizes=((96, 96), (170, 60))),
     Sight("llava_next", zoo.llava_next, next_processor, asked("<image>")),
     Sight("llava_next, several", zoo.llava_next, next_processor, asked("<image>"), pictures=2),
     Sight("llava_next_video", zoo.llava_next_video, next_video_processor, asked("<image>"), only="torchvision"),
@@ -285,6 +286,14 @@ SIGHTS = (
     Sight("qwen2_vl, video", zoo_qwen.qwen2, qwen_processor, shown(QWEN_VIDEO), only="torchvision", pictures=5, video=True),
     Sight("qwen2_5_vl", zoo_qwen.qwen25, partial(qwen_processor, name="Qwen2_5_VL"), asked(QWEN_IMAGE), only="torchvision"),
     Sight("qwen3_vl", zoo_qwen.qwen3, partial(qwen_processor, name="Qwen3VL"), asked(QWEN_IMAGE), only="torchvision"),
+    Sight(
+        "qwen3_vl_moe",
+        partial(zoo_qwen.qwen3, "qwen3_vl_moe", **zoo_qwen.MOE),
+        partial(qwen_processor, name="Qwen3VL"),
+        asked(QWEN_IMAGE),
+        only="torchvision",
+        sizes=((96, 96), (170, 60)),
+    ),
     Sight(
         "qwen3_vl, video",
         zoo_qwen.qwen3,
