@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, write
 from foveate.cli.models import DEMO_NOTE
-from foveate.cli.subject import load, read, unseen
+from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def ask(request: Request) -> None:
     seen = outcome.report.images if outcome.report is not None else ()
     notes += [*prompt.notes, *unseen(subject, shown, seen, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     if outcome.report is not None:
-        _save(request, outcome.report, shown, subject)
+        notes += _save(request, outcome.report, shown, subject)
     if request.as_json:
         console.put_json(_as_json(request, shown, subject, prompt, method, outcome, notes))
     else:
@@ -105,7 +105,9 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 
 
-def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> None:
+def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> list[str]:
+    """Write what is to be written; what the user may want to know of it."""
+    notes: list[str] = []
     if request.report:
         write(request.report, "report", report.save)
     if request.picture:
@@ -113,8 +115,9 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> N
 
         with console.spinner("drawing"):
             pictures = shown.pictures[0] if shown.video is None else shown.pictures
-            drawn = draw.kept(report, pictures, lines=request.lines, model=subject.model, processor=subject.processor)
-            write(request.picture, "picture", drawn.save)
+            where, notes = told(subject, shown, report.images)
+            write(request.picture, "picture", draw.kept(report, pictures, lines=request.lines, **where).save)
+    return notes
 
 
 def _print(request: Request, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:

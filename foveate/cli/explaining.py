@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, write
 from foveate.cli.models import DEMO_NOTE
-from foveate.cli.subject import load, read, unseen
+from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def explain(request: Explanation) -> None:
     words = _words(subject, found)
     answer = subject.processor.decode(found.answers[0], skip_special_tokens=True).strip()
     if request.picture:
-        _draw(request, shown, subject, found, words, answer)
+        notes += _draw(request, shown, subject, found, words, answer)
     if request.as_json:
         console.put_json(_as_json(request, subject, prompt, found, words, answer, notes))
     else:
@@ -117,15 +117,16 @@ def _words(subject: Subject, found: Relevance) -> list[Word]:
     return words
 
 
-def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> None:
+def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
     from foveate import draw
 
     assert request.picture is not None
     with console.spinner("drawing"):
         pictures = shown.pictures[0] if shown.video is None else shown.pictures
-        where = {"model": subject.model, "processor": subject.processor}
+        where, notes = told(subject, shown, found.images)
         drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, **where)
         write(request.picture, "picture", drawn.save)
+    return notes
 
 
 def _top(image: ImageRelevance, count: int) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from foveate.cli import console
 if TYPE_CHECKING:
     from foveate.cli.models import Shown, Subject
 
-__all__ = ["load", "read", "unseen"]
+__all__ = ["load", "read", "told", "unseen"]
 
 DEFAULT_FRAMES = 8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -74,12 +74,11 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
         visual: the visual tokens of the prompt.
     """
     from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
-    from foveate.families import regions_of
 
     side = math.isqrt(visual)
     parts, video = (images[0].parts, images[0].kind == "video") if images else (((1, side, side),), False)
     try:
-        regions = regions_of(subject.model, subject.processor, shown.size, parts, video=video, pictures=max(1, len(images)))
+        regions = _regions(subject, shown, parts, video, len(images))
     except (InputError, UnsupportedError, UnsupportedModelError):  # what is drawn says so
         return []
     boxes, (width, height) = [region.box for region in regions], shown.size
@@ -87,3 +86,33 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
     right, bottom = min(width, max(box.right for box in boxes)), min(height, max(box.bottom for box in boxes))
     seen = (right - left) * (bottom - top) / (width * height)
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
+
+
+def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+    """Who says where tokens lie, as options of what draws them, and a note.
+
+    The picture and the processor are those that the model was given. So if its family expects other parts of them it is the family that is
+    mistaken, and no answer is to be lost for that: the tokens are drawn beside the picture.
+
+    Args:
+        subject: the model.
+        shown: what it was asked about.
+        images: what a report, or a relevance, says of it.
+    """
+    from foveate.errors import InputError, UnsupportedError
+
+    if not images:
+        return {}, []
+    try:
+        _regions(subject, shown, images[0].parts, images[0].kind == "video", len(images))
+    except UnsupportedError:  # which the picture says itself
+        pass
+    except InputError as error:
+        return {}, [f"the tokens are drawn beside the picture: {error}"]
+    return {"model": subject.model, "processor": subject.processor}, []
+
+
+def _regions(subject: Subject, shown: Shown, parts: Sequence[Any], video: bool, pictures: int) -> Sequence[Any]:
+    from foveate.families import regions_of
+
+    return regions_of(subject.model, subject.processor, shown.size, parts, video=video, pictures=max(1, pictures))

@@ -9,6 +9,7 @@ from small_model import CONTEXT, TOKENS, Run
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Report, TokenCarve, compress
+from foveate.errors import InputError
 from foveate.families import regions_of
 from foveate.images import load_image
 
@@ -94,6 +95,22 @@ def test_picture_and_report_are_written_and_the_picture_can_be_drawn_again(run: 
     twice = run("draw", saved, picture, again, "--model", model, "--crop", "whole")
     assert twice.code == 1
     assert "leave one of them out" in twice.err
+
+
+def test_an_answer_is_not_lost_when_its_place_in_the_picture_cannot_be_told(
+    run: Run, picture: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise InputError("the processor makes other parts")
+
+    monkeypatch.setattr("foveate.families.regions_of", mistaken)
+    drawn = tmp_path / "kept.png"
+    for command in (["ask", picture, QUESTION, "--keep", 9], ["explain", picture, QUESTION, "--answer", "red"]):
+        data = run(*command, "--model", model, "--picture", drawn, "--max-new-tokens", 1, "--json").data
+        assert data["answer"] is not None
+        assert "the tokens are drawn beside the picture: the processor makes other parts" in data["notes"]
+        assert Image.open(drawn).width > 100
+        drawn.unlink()
 
 
 def test_lines_can_be_left_out_of_the_picture(run: Run, picture: Path, model: Path, tmp_path: Path) -> None:
