@@ -50,6 +50,7 @@ class Sight:
         pictures: how many the prompt holds; the patch is painted into the last one.
         video: whether they are a video's frames.
         only: the one library that it needs; `None` for any.
+        model_type: of a model that older versions of transformers may not have.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Sight:
     pictures: int = 1
     video: bool = False
     only: str | None = None
+    model_type: str = ""
 
     def __str__(self) -> str:
         return self.name

@@ -184,7 +184,7 @@ def merged(module: str, name: str, **settings: Any) -> Callable[[str], Any]:
 
 def generic(model_type: str, processor: Callable[[str], Any], inputs: Any = runs, **more: Any) -> Sight:
     case = next(case for case in zoo_generic.CASES if case.model_type == model_type)
-    return Sight(model_type, case.build, processor, inputs, **more)
+    return Sight(model_type, case.build, processor, inputs, model_type=model_type, **more)
 
 
 def typed(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
@@ -214,7 +214,13 @@ SIGHTS = (
         "mistral3", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 96), (170, 60), (60, 170), (24, 18))
     ),
     Sight("mistral3, several", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 60),), pictures=2),
-    Sight("lighton_ocr", zoo.lighton_ocr, only_pictures("pixtral", "PixtralImageProcessor", **PIXTRAL), runs, sizes=((96, 96), (170, 60))),
+    Sight(
+        "lighton_ocr",
+        zoo.lighton_ocr,
+        only_pictures("pixtral", "PixtralImageProcessor", **{**PIXTRAL, "size": {"longest_edge": 32}}),
+        runs,
+        sizes=((96, 96), (170, 90)),
+    ),
     Sight("llava_next", zoo.llava_next, next_processor, asked("<image>")),
     Sight("llava_next, several", zoo.llava_next, next_processor, asked("<image>"), pictures=2),
     Sight("llava_next_video", zoo.llava_next_video, next_video_processor, asked("<image>"), only="torchvision"),
