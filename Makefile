@@ -5,13 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+VISION := .venv-torchvision
 OUT ?= out
 # Without its 55 dependencies: what it needs for images is the extra `eval`.
 LMMS_EVAL := lmms-eval==0.7.3
+# The release made for the torch that constraints.txt names; --no-deps keeps that torch.
+TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest test-newest test-versions lint format bench clean
+.PHONY: demo test test-oldest test-newest test-torchvision test-versions lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -20,7 +23,7 @@ demo: $(READY)
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
-test test-oldest test-newest test-versions: export OMP_NUM_THREADS := 1
+test test-oldest test-newest test-torchvision test-versions: export OMP_NUM_THREADS := 1
 
 test: $(READY)
 	$(BIN)/python $(TESTS)
@@ -48,6 +51,15 @@ test-newest: $(READY)
 # The core tests on every minor release of transformers that is supported; rewrites docs/versions.md.
 test-versions: $(READY)
 	$(BIN)/python benchmarks/versions.py
+
+# The tests that run transformers' own processors, with torchvision. Its build need not fit torch: see tests/torchvision_here.py.
+test-torchvision: $(READY)
+	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
+	$(VISION)/bin/python -m pip install --quiet --upgrade pip
+	$(VISION)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
+	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[video]' pytest pytest-xdist num2words
+	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
+	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/test_pillow.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -89,7 +101,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-versions $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions $(OUT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'

@@ -19,7 +19,7 @@ def main() -> None:
     print(f"the 20 largest of {len(image.mean)} tokens hold {image.mean[largest].sum() / image.mean.sum():.0%} of the relevance")
     print("rows and columns:", sorted((token // image.grid[2], token % image.grid[2]) for token in largest))
 
-    picture = draw.relevance(found, scene.image, question=question, answer=answer)
+    picture = draw.relevance(found, scene.image, question=question, answer=answer, model=model, processor=processor)
     print("a picture of", picture.size, "pixels; picture.save('relevance.png') writes it")
 
 

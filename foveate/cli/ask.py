@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
-from foveate.cli.subject import load, read, unseen
+from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
 from foveate.files import write_picture
 
@@ -65,11 +65,12 @@ def ask(request: Request) -> None:
         method = _method(request)
     subject = load(request.model, request.dtype, request.device, compress=method is not None, video=shown.video is not None)
     prompt = subject.prompt(question, shown, request.max_new_tokens)
-    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
+    seen = outcome.report.images if outcome.report is not None else ()
+    notes += [*prompt.notes, *unseen(subject, shown, seen, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     if outcome.report is not None:
-        _save(request, outcome.report, shown, subject)
+        notes += _save(request, outcome.report, shown, subject)
     if request.as_json:
         console.put_json(_as_json(request, shown, subject, prompt, method, outcome, notes))
     else:
@@ -105,7 +106,9 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 
 
-def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> None:
+def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> list[str]:
+    """Write what is to be written; what the user may want to know of it."""
+    notes: list[str] = []
     if request.report:
         write(request.report, "report", report.save)
     if request.picture:
@@ -113,8 +116,10 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> N
 
         with console.spinner("drawing"):
             pictures = shown.pictures[0] if shown.video is None else shown.pictures
-            drawn = draw.kept(report, pictures, lines=request.lines, crop=draw.processor_crop(subject.processor, shown.size))
+            where, notes = told(subject, shown, report.images)
+            drawn = draw.kept(report, pictures, lines=request.lines, **where)
             write(request.picture, "picture", lambda path: write_picture(path, drawn))
+    return notes
 
 
 def _print(request: Request, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, model_files, write
 from foveate.cli.subject import sized
 from foveate.errors import InputError
 from foveate.files import write_picture
-
-if TYPE_CHECKING:
-    from foveate.draw import Crop
 
 __all__ = ["Drawing", "draw"]
 
@@ -46,25 +43,24 @@ def draw(report: Path, image: Path, out: Path, look: Drawing, max_pixels: int) -
         raise InputError(f"image {look.index} of {report} is a video; draw it from Python, with foveate.draw.kept and its frames")
     with sized():
         loaded = load_image(image, max_pixels=max_pixels)
-    chosen, notes = _crop(look, loaded.image.size)
+    where, notes = _where(look)
     with console.spinner("drawing"):
-        picture = drawing.kept(saved, loaded.image, index=look.index, lines=look.lines, panels=look.panels, grid=look.grid, crop=chosen)
+        picture = drawing.kept(saved, loaded.image, index=look.index, lines=look.lines, panels=look.panels, grid=look.grid, **where)
         write(out, "picture", lambda path: write_picture(path, picture))
     console.put(f"written: {out}")
     for text in (*loaded.notes, *notes):
         console.note(text)
 
 
-def _crop(look: Drawing, size: tuple[int, int]) -> tuple[Crop, list[str]]:
-    """Which part of a picture of `size` (width, height) the model saw, and what to say about it."""
+def _where(look: Drawing) -> tuple[dict[str, Any], list[str]]:
+    """How it is told where the tokens lie, as options of `kept`, and what to say about it."""
     if look.model is not None:
-        from foveate.cli.models import load_processor
-        from foveate.draw import processor_crop
+        from foveate.cli.models import load_config, load_processor
 
+        if look.crop != "auto":
+            raise InputError(f"--crop {look.crop} beside --model, which says it already; leave one of them out")
         with console.spinner(f"loading the processor of {look.model}"):
-            processor = load_processor(look.model)
-        return processor_crop(processor, size), []
-    if look.crop == "auto" and size[0] != size[1]:
-        return "auto", ["a square grid was taken to lie over the centred square, as CLIP has it; if not so, pass --model or --crop"]
-    chosen: dict[str, Crop] = {"auto": "auto", "center-square": "center-square", "pad-square": "pad-square", "whole": None}
-    return chosen[look.crop], []
+            return {"model": load_config(look.model), "processor": load_processor(look.model)}, []
+    if look.crop == "auto":
+        return {}, ["where these tokens lie in the picture is not known, so they are drawn beside it; pass --model or, if you know, --crop"]
+    return {"crop": look.crop}, []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.models import DEMO_NOTE
-from foveate.cli.subject import load, read, unseen
+from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
 from foveate.files import write_picture
 
@@ -59,13 +59,13 @@ def explain(request: Explanation) -> None:
     subject = load(request.model, request.dtype, request.device, compress=True, video=shown.video is not None)
     given = None if request.answer is None else _tokens(subject, request.answer)
     prompt = subject.prompt(question, shown, request.max_new_tokens if given is None else len(given))
-    notes += [*prompt.notes, *unseen(subject, shown), *([DEMO_NOTE] if subject.is_demo else [])]
     with console.spinner("explaining"):
         found = _relevance(request, subject, prompt, given)
+    notes += [*prompt.notes, *unseen(subject, shown, found.images, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     words = _words(subject, found)
     answer = subject.processor.decode(found.answers[0], skip_special_tokens=True).strip()
     if request.picture:
-        _draw(request, shown, subject, found, words, answer)
+        notes += _draw(request, shown, subject, found, words, answer)
     if request.as_json:
         console.put_json(_as_json(request, subject, prompt, found, words, answer, notes))
     else:
@@ -122,29 +122,16 @@ def _words(subject: Subject, found: Relevance) -> list[Word]:
     return words
 
 
-def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> None:
+def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
     from foveate import draw
 
     assert request.picture is not None
     with console.spinner("drawing"):
         pictures = shown.pictures[0] if shown.video is None else shown.pictures
-        crop = draw.processor_crop(subject.processor, shown.size)
-        drawn = draw.relevance(
-            _joined(found), pictures, words, question=request.question.strip(), answer=answer, top=request.top, crop=crop
-        )
+        where, notes = told(subject, shown, found.images)
+        drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, **where)
         write(request.picture, "picture", lambda path: write_picture(path, drawn))
-
-
-def _joined(found: Relevance) -> Relevance:
-    """Frames that a model was shown as images of their own, as one video."""
-    import torch
-
-    first, *others = found.images
-    if not others or len(first.parts) > 1 or any(other.parts != first.parts for other in others):
-        return found
-    tokens = torch.cat([image.tokens for image in found.images], dim=1)
-    video = replace(first, grid=(len(found.images), *first.grid[1:]), tokens=tokens, parts=(), kind="video")
-    return replace(found, images=(video,))
+    return notes
 
 
 def _top(image: ImageRelevance, count: int) -> list[dict[str, Any]]:

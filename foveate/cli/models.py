@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foveate.families import Family
     from foveate.video import Frames
 
-__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_model", "load_processor"]
+__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_config", "load_model", "load_processor"]
 
 DEMO = "demo"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -228,10 +228,24 @@ def load_processor(name: str) -> Any:
     """
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
     from foveate import checkpoints
-    from foveate.demo.shapes import own_processor
+    from foveate.demo.shapes import on_its_library, own_processor
 
     checkpoint = _checkpoint(name)
-    return checkpoints.load_processor(checkpoint, None if checkpoint.folder is None else own_processor(checkpoint.folder))
+    folder = checkpoint.folder
+    processor = checkpoints.load_processor(checkpoint, None if folder is None else own_processor(folder))
+    return processor if folder is None else on_its_library(processor, folder)
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model alone, which is quick.
+
+    Raises:
+        CheckpointError: see `foveate.checkpoints.load_config`.
+    """
+    import foveate.families  # noqa: F401 - some families bring models that transformers has not
+    from foveate import checkpoints
+
+    return checkpoints.load_config(_checkpoint(name))
 
 
 def _checkpoint(name: str) -> Checkpoint:

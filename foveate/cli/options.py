@@ -72,9 +72,9 @@ MaxMegapixels = Annotated[float, typer.Option(min=1e-6, callback=finite, help="R
 Index = Annotated[int, typer.Option(min=0, help="Which image of the report.", metavar="N")]
 CropName = Annotated[
     Literal["auto", "center-square", "pad-square", "whole"],
-    typer.Option("--crop", help="What the model saw of the picture: auto, center-square, pad-square or whole.", metavar="NAME"),
+    typer.Option("--crop", help="What the model saw, if you know: center-square, pad-square or whole; auto: ask --model.", metavar="NAME"),
 ]
-CropModel = Annotated[str | None, typer.Option("--model", help="Go by this model's processor instead of --crop.", metavar="NAME")]
+CropModel = Annotated[str | None, typer.Option("--model", help="The model that was asked; it says where tokens lie.", metavar="NAME")]
 Panels = Annotated[bool, typer.Option("--panels/--last-panel", help="Every step, or only the last.")]
 Grid = Annotated[bool, typer.Option("--grid/--no-grid", help="Draw the token grid.")]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 from foveate.errors import InputError
@@ -13,7 +14,7 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from foveate.cli.models import Shown, Subject
 
-__all__ = ["load", "read", "sized", "unseen"]
+__all__ = ["load", "read", "sized", "told", "unseen"]
 
 DEFAULT_FRAMES = 8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -81,12 +82,55 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
     return load_model(name, dtype, device, compress=compress, video=video)
 
 
-def unseen(subject: Subject, shown: Shown) -> list[str]:
-    """A note if the processor cuts off so much of the picture that it may matter."""
-    from foveate import draw
+def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
+    """A note if the processor cuts off so much of the picture that it may matter; none if it is not known.
 
-    box, (width, height) = draw.processor_crop(subject.processor, shown.size), shown.size
-    if box is None:
+    Args:
+        subject: the model.
+        shown: what it was asked about.
+        images: what a report, or a relevance, says of it; empty where no method ran.
+        visual: the visual tokens of the prompt.
+    """
+    from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
+
+    side = math.isqrt(visual)
+    parts, video = (images[0].parts, images[0].kind == "video") if images else (((1, side, side),), False)
+    try:
+        regions = _regions(subject, shown, parts, video, len(images))
+    except (InputError, UnsupportedError, UnsupportedModelError):  # what is drawn says so
         return []
-    seen = (min(box[2], width) - max(box[0], 0)) * (min(box[3], height) - max(box[1], 0)) / (width * height)
+    boxes, (width, height) = [region.box for region in regions], shown.size
+    left, top = max(0.0, min(box.left for box in boxes)), max(0.0, min(box.top for box in boxes))
+    right, bottom = min(width, max(box.right for box in boxes)), min(height, max(box.bottom for box in boxes))
+    seen = (right - left) * (bottom - top) / (width * height)
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
+
+
+def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+    """Who says where tokens lie, as options of what draws them, and a note.
+
+    The picture and the processor are those that the model was given. So if its family expects other parts of them it is the family that is
+    mistaken, and no answer is to be lost for that: the tokens are drawn beside the picture.
+
+    Args:
+        subject: the model.
+        shown: what it was asked about.
+        images: what a report, or a relevance, says of it.
+    """
+    from foveate.errors import InputError, UnsupportedError
+
+    if not images:
+        return {}, []
+    try:
+        _regions(subject, shown, images[0].parts, images[0].kind == "video", len(images))
+    except UnsupportedError:  # which the picture says itself
+        pass
+    except InputError as error:
+        return {}, [f"the tokens are drawn beside the picture: {error}"]
+    return {"model": subject.model, "processor": subject.processor}, []
+
+
+def _regions(subject: Subject, shown: Shown, parts: Sequence[Any], video: bool, pictures: int) -> Sequence[Any]:
+    from foveate.families import regions_of
+
+    return regions_of(subject.model, subject.processor, shown.size, parts, video=video, pictures=max(1, pictures))

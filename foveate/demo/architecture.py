@@ -19,12 +19,14 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from foveate.checkpoints import load_folder, pretrained
 from foveate.demo.labels import GRID, PATCH
 from foveate.demo.language import IMAGE, build_processor, vocabulary
 from foveate.demo.packed import stock_rotation
 from foveate.demo.shape import Shape, kind_of
+from foveate.pillow import on_pillow
 
 
 def configuration(vocabulary: int, image_token: int, *, hidden: int = 192, tower_layers: int = 6, layers: int = 8) -> LlavaConfig:
@@ -180,7 +182,9 @@ class Llava(Shape):
 
     def processor(self, folder: Path | None = None) -> LlavaProcessor:
         """See `Shape.processor`."""
-        return build_processor() if folder is None else pretrained(AutoProcessor, folder, local_files_only=True)
+        if folder is None:
+            return build_processor()
+        return on_pillow(pretrained(AutoProcessor, folder, local_files_only=True), CLIPImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: LlavaForConditionalGeneration) -> CLIPVisionModel:
         """See `Shape.tower`."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveate.checkpoints import load_folder, pretrained
 from foveate.demo.architecture import cosine_patches, fan_in, known_words
@@ -15,6 +16,7 @@ from foveate.demo.labels import PATCH
 from foveate.demo.language import IMAGE
 from foveate.demo.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor, build_dynamic_processor
 from foveate.demo.shape import Shape, columns_of, kind_of
+from foveate.pillow import on_pillow
 
 MERGED = 2  # patches a side of a visual token
 FRAMES = 2  # that a patch spans; a picture is shown twice
@@ -97,7 +99,7 @@ class Dynamic(Shape):
         if folder is None:
             return build_dynamic_processor()
         processor: DynamicProcessor = pretrained(DynamicProcessor, folder, local_files_only=True)
-        return processor
+        return on_pillow(processor, Qwen2VLImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: Qwen2VLForConditionalGeneration) -> Any:
         """See `Shape.tower`; the merger is part of it and learns in both phases."""

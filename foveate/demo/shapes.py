@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from foveate.demo import FOLDERS
 from foveate.demo.architecture import Llava
 from foveate.demo.dynamic import Dynamic
 from foveate.demo.processing import DynamicProcessor
 from foveate.demo.shape import Shape, kind_of
+from foveate.pillow import on_pillow
 
 SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
 
@@ -19,6 +24,13 @@ def own_processor(folder: Path) -> type[DynamicProcessor] | None:
     # Read as text: a damaged file is for the loaders to complain of.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
     return DynamicProcessor if own else None
+
+
+def on_its_library(processor: Any, folder: Path) -> Any:
+    """A loaded processor of a folder with the library that the embedded model was trained on, if it belongs to one; any other as it is."""
+    if isinstance(processor, DynamicProcessor):
+        return on_pillow(processor, Qwen2VLImageProcessorPil)
+    return on_pillow(processor, CLIPImageProcessorPil) if folder == Path(__file__).parent / FOLDERS[Llava.name] else processor
 
 
 def shape_of(model: Any) -> Shape:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageOps
 
-from foveate.draw.geometry import Box
 from foveate.errors import InputError
+from foveate.families import Box, Region
+from foveate.families.regions import Span
 from foveate.plan import DROPPED
 
 __all__ = [
-    "GRAY", "PINK", "SHARP", "UNSEEN", "Canvas", "check_size", "faded", "finished", "hatch", "outline", "paint", "shade_for", "stretched",
-    "window_box",
+    "GRAY", "PADDING", "PINK", "SHARP", "UNSEEN", "Canvas", "cell_box", "cell_image", "check_size", "faded", "finished", "hatch", "outline",
+    "paint", "shade_for", "stretched", "window_box",
 ]  # fmt: skip
 
 PINK = (255, 64, 156)
 GRAY = (150, 150, 154)
 _LIGHT_GRAY = (226, 226, 230)
 UNSEEN = (58, 58, 66)
+PADDING = (122, 116, 104)  # the mean colour that processors pad with
 _DEEP_PINK = (206, 0, 96)
 _FADE = 0.74  # how far dropped tokens go towards gray
 SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
@@ -31,57 +35,70 @@ _MARGIN = 0.5  # of what the model did not see, at most this share of the seen b
 
 @dataclass(frozen=True)
 class Canvas:
-    """How a picture, the box that the model saw of it, and the grid map to pixels of the panel.
+    """How a picture and the tokens that lie in it map to pixels of the panel.
 
     Attributes:
-        box: what the model saw, in pixels of the picture.
+        region: where the tokens lie, in pixels of the picture.
         size: (width, height) of the picture.
-        grid: (rows, columns).
-        cell: (width, height) of a grid cell in pixels of the panel.
+        across: where columns of tokens begin and the last one ends, in pixels of the window.
+        down: likewise rows.
     """
 
-    box: Box
+    region: Region
     size: tuple[int, int]
-    grid: tuple[int, int]
-    cell: tuple[int, int]
+    across: tuple[int, ...]
+    down: tuple[int, ...]
 
     @classmethod
-    def fit(cls, box: Box, size: tuple[int, int], grid: tuple[int, int], side: int) -> Canvas:
-        """A canvas whose seen box is about `side` pixels on its longer side; never less than 6 pixels to a cell."""
-        rows, columns = grid
-        scale = side / max(box.width, box.height)
-        cell = (max(6, round(box.width * scale / columns)), max(6, round(box.height * scale / rows)))
-        return cls(box, size, grid, cell)
+    def fit(cls, region: Region, size: tuple[int, int], side: int) -> Canvas:
+        """A canvas whose window of tokens is about `side` pixels on its longer side; never less than 6 pixels to a cell."""
+        scale = side / max(_length(region.columns), _length(region.rows))
+        return cls(region, size, _edges(region.columns, scale), _edges(region.rows, scale))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.region.grid
+
+    @cached_property
+    def cell(self) -> tuple[int, int]:
+        """(width, height) of the smallest cell."""
+        across, down = (min(end - start for start, end in itertools.pairwise(edges)) for edges in (self.across, self.down))
+        return across, down
 
     @cached_property
     def window(self) -> tuple[int, int]:
-        """(width, height) of the seen box on the panel."""
-        return self.cell[0] * self.grid[1], self.cell[1] * self.grid[0]
+        """(width, height) of all tokens on the panel."""
+        return self.across[-1], self.down[-1]
+
+    @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the panel to a pixel of the picture, across and down."""
+        return self.window[0] / _length(self.region.columns), self.window[1] / _length(self.region.rows)
 
     @cached_property
     def shown(self) -> Box:
-        """What the panel shows, in pixels of the picture: the seen box and some of what lies around it."""
-        room = _MARGIN * max(self.box.width, self.box.height)
+        """What the panel shows, in pixels of the picture: what the model saw and some of what lies around it."""
+        box = self.region.box
+        room = _MARGIN * max(box.width, box.height)
         return Box(
-            min(self.box.left, max(0.0, self.box.left - room)),
-            min(self.box.top, max(0.0, self.box.top - room)),
-            max(self.box.right, min(float(self.size[0]), self.box.right + room)),
-            max(self.box.bottom, min(float(self.size[1]), self.box.bottom + room)),
+            min(box.left, max(0.0, box.left - room)),
+            min(box.top, max(0.0, box.top - room)),
+            max(box.right, min(float(self.size[0]), box.right + room)),
+            max(box.bottom, min(float(self.size[1]), box.bottom + room)),
         )
 
     @cached_property
     def origin(self) -> tuple[int, int]:
-        """Where the seen box begins on the panel."""
-        return (
-            round((self.box.left - self.shown.left) * self.window[0] / self.box.width),
-            round((self.box.top - self.shown.top) * self.window[1] / self.box.height),
-        )
+        """Where the window of tokens begins on the panel."""
+        box = self.region.box
+        return round((box.left - self.shown.left) * self.scale[0]), round((box.top - self.shown.top) * self.scale[1])
 
     @cached_property
     def panel(self) -> tuple[int, int]:
         """(width, height) of the whole panel."""
-        right = (self.shown.right - self.box.right) * self.window[0] / self.box.width
-        bottom = (self.shown.bottom - self.box.bottom) * self.window[1] / self.box.height
+        box = self.region.box
+        right, bottom = (self.shown.right - box.right) * self.scale[0], (self.shown.bottom - box.bottom) * self.scale[1]
         return self.origin[0] + self.window[0] + round(right), self.origin[1] + self.window[1] + round(bottom)
 
     @property
@@ -94,6 +111,36 @@ class Canvas:
     def unseen(self) -> bool:
         """Whether the panel shows something that the model did not see."""
         return self.panel != self.window
+
+    @property
+    def bordered(self) -> bool:
+        """Whether tokens lie beyond the picture, in borders that the processor added."""
+        box = self.region.box
+        return box.left < -0.5 or box.top < -0.5 or box.right > self.size[0] + 0.5 or box.bottom > self.size[1] + 0.5
+
+    @property
+    def gaps(self) -> bool:
+        """Whether there are strips between the tokens that no token covers; the panel leaves them out."""
+        return any(len(_runs(spans, edges)) > 1 for spans, edges in ((self.region.columns, self.across), (self.region.rows, self.down)))
+
+
+def _length(spans: Sequence[Span]) -> float:
+    return sum(end - start for start, end in spans)
+
+
+def _edges(spans: Sequence[Span], scale: float) -> tuple[int, ...]:
+    return tuple(itertools.accumulate((max(6, round(round((end - start) * scale, 6))) for start, end in spans), initial=0))
+
+
+def _runs(spans: Sequence[Span], edges: Sequence[int]) -> list[tuple[Span, tuple[int, int]]]:
+    """Cells that touch each other as one, in the picture and in the window."""
+    found: list[tuple[Span, tuple[int, int]]] = []
+    for (start, end), (first, last) in zip(spans, itertools.pairwise(edges), strict=True):
+        if found and abs(start - found[-1][0][1]) < 1e-3 * (end - start):
+            found[-1] = ((found[-1][0][0], end), (found[-1][1][0], last))
+        else:
+            found.append(((start, end), (first, last)))
+    return found
 
 
 def check_size(canvases: Sequence[Canvas], panels: int) -> None:
@@ -153,14 +200,13 @@ def paint(
     dropped = [goal == DROPPED for goal in target]
     sheet = stretched(picture, canvas)
     window = _tokens(sheet.crop(window_box(canvas)), canvas, merged, dropped, shade)
-    large = canvas.cell[0] * SHARP, canvas.cell[1] * SHARP
     pen = ImageDraw.Draw(window, "RGBA")
     if grid:
-        _grid(pen, canvas.grid, large)
+        _grid(pen, canvas)
     if any(dropped) or any(merged):
-        outline(pen, canvas.grid, large, stays)
+        outline(pen, canvas, stays)
     if lines and any(merged):
-        _merge_lines(pen, canvas.grid, large, target, merged)
+        _merge_lines(pen, canvas, target, merged)
     return finished(sheet, window, canvas)
 
 
@@ -187,19 +233,39 @@ def window_box(canvas: Canvas) -> tuple[int, int, int, int]:
 
 
 def stretched(picture: Image.Image, canvas: Canvas) -> Image.Image:
-    """What the panel shows of the picture, at painting size; where a processor pads, neutral gray."""
-    size = canvas.panel[0] * SHARP, canvas.panel[1] * SHARP
-    shown = canvas.shown
-    right, bottom = (float(edge) for edge in picture.size)
-    inside = Box(max(0.0, shown.left), max(0.0, shown.top), min(right, shown.right), min(bottom, shown.bottom))
-    if inside == shown:
-        return picture.resize(size, Image.Resampling.BICUBIC, box=inside)
-    across, down = size[0] / shown.width, size[1] / shown.height
-    left, top = round((inside.left - shown.left) * across), round((inside.top - shown.top) * down)
-    part = picture.resize((round(inside.width * across), round(inside.height * down)), Image.Resampling.BICUBIC, box=inside)
-    sheet = Image.new("RGB", size, (122, 116, 104))  # the mean colour that processors pad with
-    sheet.paste(part, (left, top))
+    """What the panel shows of the picture, at painting size; where a processor adds borders, hatched gray."""
+    sheet = Image.new("RGB", (canvas.panel[0] * SHARP, canvas.panel[1] * SHARP), PADDING)
+    if canvas.bordered:
+        sheet = ImageChops.add(sheet, hatch(sheet.size, SHARP))
+    shown, origin, panel = canvas.shown, canvas.origin, canvas.panel
+    across = _strips(_runs(canvas.region.columns, canvas.across), origin[0], panel[0], (shown.left, shown.right))
+    down = _strips(_runs(canvas.region.rows, canvas.down), origin[1], panel[1], (shown.top, shown.bottom))
+    for (left, right), (first, last) in across:
+        for (top, bottom), (upper, lower) in down:
+            _put(picture, Box(left, top, right, bottom), sheet, Box(first * SHARP, upper * SHARP, last * SHARP, lower * SHARP))
     return sheet
+
+
+def _strips(runs: Sequence[tuple[Span, tuple[int, int]]], origin: int, panel: int, shown: Span) -> list[tuple[Span, tuple[int, int]]]:
+    """The runs of tokens and what lies before and after them: spans of the picture and of the panel. One strip if nothing is left out."""
+    own = [(span, (first + origin, last + origin)) for span, (first, last) in runs]
+    if len(own) == 1:
+        return [(shown, (0, panel))]
+    before = ((shown[0], own[0][0][0]), (0, own[0][1][0]))
+    after = ((own[-1][0][1], shown[1]), (own[-1][1][1], panel))
+    return [(span, place) for span, place in (before, *own, after) if place[1] > place[0] and span[1] > span[0]]
+
+
+def _put(picture: Image.Image, part: Box, sheet: Image.Image, place: Box) -> None:
+    """Stretch a part of the picture to a place on the sheet; what lies beyond the picture stays as it is."""
+    right, bottom = (float(edge) for edge in picture.size)
+    inside = Box(max(0.0, part.left), max(0.0, part.top), min(right, part.right), min(bottom, part.bottom))
+    if inside.width <= 0 or inside.height <= 0:
+        return
+    across, down = place.width / part.width, place.height / part.height
+    left, top = round((inside.left - part.left) * across), round((inside.top - part.top) * down)
+    size = max(1, round((inside.right - part.left) * across) - left), max(1, round((inside.bottom - part.top) * down) - top)
+    sheet.paste(picture.resize(size, Image.Resampling.BICUBIC, box=inside), (int(place.left) + left, int(place.top) + top))
 
 
 def _tokens(
@@ -208,41 +274,46 @@ def _tokens(
     if any(dropped):
         gray = ImageOps.grayscale(window).convert("RGB")
         pale = Image.blend(gray, Image.new("RGB", window.size, shade), _FADE)
-        window = Image.composite(pale, window, _mask(dropped, canvas, window.size))
+        window = Image.composite(pale, window, _mask(dropped, canvas))
     if any(merged):
         tinted = ImageOps.colorize(ImageOps.grayscale(window), (178, 20, 104), (255, 200, 226), mid=PINK)
-        window = Image.composite(tinted, window, _mask(merged, canvas, window.size))
+        window = Image.composite(tinted, window, _mask(merged, canvas))
     return window
 
 
-def _mask(chosen: Sequence[bool], canvas: Canvas, size: tuple[int, int]) -> Image.Image:
+def _mask(chosen: Sequence[bool], canvas: Canvas) -> Image.Image:
+    return cell_image([255 if yes else 0 for yes in chosen], canvas)
+
+
+def cell_image(values: Sequence[int] | Sequence[Sequence[int]], canvas: Canvas) -> Image.Image:
+    """One value, or one colour, for each cell, row by row, as an image of the window at painting size."""
     rows, columns = canvas.grid
-    mask = Image.new("L", (columns, rows))
-    mask.putdata([255 if yes else 0 for yes in chosen])
-    return mask.resize(size, Image.Resampling.NEAREST)
+    pixels = np.asarray(values, dtype=np.uint8).reshape(rows, columns, -1)
+    high, wide = (SHARP * np.diff(edges) for edges in (canvas.down, canvas.across))
+    large = pixels.repeat(high, 0).repeat(wide, 1)
+    return Image.fromarray(large if large.shape[2] > 1 else large[..., 0])
 
 
-def _grid(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int]) -> None:
-    rows, columns = grid
-    width, height = columns * cell[0], rows * cell[1]
-    faint = 70 if min(cell) >= 12 * SHARP else 40
-    for x in range(cell[0], width, cell[0]):
+def _grid(pen: ImageDraw.ImageDraw, canvas: Canvas) -> None:
+    width, height = (SHARP * edge for edge in canvas.window)
+    faint = 70 if min(canvas.cell) >= 12 else 40
+    for x in (SHARP * edge for edge in canvas.across[1:-1]):
         pen.line((x, 0, x, height), fill=(255, 255, 255, faint), width=SHARP)
         pen.line((x + SHARP, 0, x + SHARP, height), fill=(0, 0, 0, faint), width=SHARP)
-    for y in range(cell[1], height, cell[1]):
+    for y in (SHARP * edge for edge in canvas.down[1:-1]):
         pen.line((0, y, width, y), fill=(255, 255, 255, faint), width=SHARP)
         pen.line((0, y + SHARP, width, y + SHARP), fill=(0, 0, 0, faint), width=SHARP)
 
 
-def outline(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int], stays: Sequence[bool]) -> None:
+def outline(pen: ImageDraw.ImageDraw, canvas: Canvas, stays: Sequence[bool]) -> None:
     """A white line with a dark edge around every region of cells that stay: visible on any picture."""
-    rows, columns = grid
+    rows, columns = canvas.grid
     edges = []
     for row in range(rows):
         for column in range(columns):
             if not stays[row * columns + column]:
                 continue
-            left, top, right, bottom = column * cell[0], row * cell[1], (column + 1) * cell[0], (row + 1) * cell[1]
+            left, top, right, bottom = cell_box(canvas, row, column)
             for step_row, step_column, edge in (
                 (-1, 0, (left, top, right, top)),
                 (1, 0, (left, bottom, right, bottom)),
@@ -253,23 +324,27 @@ def outline(pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, in
                 inside = 0 <= beyond[0] < rows and 0 <= beyond[1] < columns
                 if not inside or not stays[beyond[0] * columns + beyond[1]]:
                     edges.append(edge)
-    thick = min(3.0, min(cell) / SHARP / 13)
+    thick = min(3.0, min(canvas.cell) / 13)
     for colour, width in (((30, 30, 36), 2 * thick), ((255, 255, 255), thick)):
         for edge in edges:
             half = max(1, round(width * SHARP / 2))
             pen.rectangle((edge[0] - half, edge[1] - half, edge[2] + half, edge[3] + half), fill=colour)
 
 
-def _merge_lines(
-    pen: ImageDraw.ImageDraw, grid: tuple[int, int], cell: tuple[int, int], target: Sequence[int], merged: Sequence[bool]
-) -> None:
-    columns = grid[1]
+def cell_box(canvas: Canvas, row: int, column: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a cell in the window, at painting size."""
+    left, right = (SHARP * edge for edge in canvas.across[column : column + 2])
+    top, bottom = (SHARP * edge for edge in canvas.down[row : row + 2])
+    return left, top, right, bottom
 
+
+def _merge_lines(pen: ImageDraw.ImageDraw, canvas: Canvas, target: Sequence[int], merged: Sequence[bool]) -> None:
     def centre(index: int) -> tuple[float, float]:
-        return (index % columns + 0.5) * cell[0], (index // columns + 0.5) * cell[1]
+        left, top, right, bottom = cell_box(canvas, *divmod(index, canvas.grid[1]))
+        return (left + right) / 2, (top + bottom) / 2
 
     pairs = [(index, target[index]) for index, yes in enumerate(merged) if yes and 0 <= target[index] < len(target)]
-    thick = min(4.0, max(1.0, min(cell) / SHARP / 12)) * SHARP
+    thick = min(4.0, max(1.0, min(canvas.cell) / 12)) * SHARP
     for colour, width in (((255, 255, 255, 220), 2.0 * thick), (_DEEP_PINK, thick)):
         for start, end in pairs:
             pen.line((*centre(start), *centre(end)), fill=colour, width=round(width))

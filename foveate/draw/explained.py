@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.draw.cells import GRAY, UNSEEN, Canvas, check_size, paint
-from foveate.draw.geometry import Crop, seen_box
+from foveate.draw.captions import bare, place_marks, where_notes
+from foveate.draw.cells import GRAY, Canvas, check_size, paint
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile, lay_out
-from foveate.draw.panes import Pane, panes_of
+from foveate.draw.panes import Pane, frames_of, panes_of, spread
+from foveate.draw.places import Crop, place_of
 from foveate.errors import InputError
 from foveate.explain.result import ImageRelevance, Relevance
-from foveate.plan import Plan
-from foveate.report import ImageReport
 
 __all__ = ["MAX_WORDS", "Word", "relevance"]
 
@@ -55,7 +54,9 @@ def relevance(
     answer: str = "",
     index: int = 0,
     top: int = 20,
-    crop: Crop = "auto",
+    model: Any = None,
+    processor: Any = None,
+    crop: Crop | None = None,
 ) -> Image.Image:
     """Draw how much each visual token mattered to an answer: a heat map over the image, for the whole answer and for each word.
 
@@ -64,43 +65,68 @@ def relevance(
 
     Args:
         found: what `foveate.relevance` gave.
-        image: the image as it was given to the processor, or the frames of a video.
+        image: the image as it was given to the processor, or the frames of a video, also of one whose frames the model was shown as
+            images.
         words: words of the answer that get a panel of their own, at most the first seven; nobody but a tokenizer knows them.
         question: for the caption.
         answer: for the caption.
         index: which image of the relevance, when it has several.
         top: cells to outline; 0 for none.
-        crop: which part of the image the grid lies over; see `foveate.draw.Crop`.
+        model: the model, or its configuration; with it `processor`. Without, and where the family cannot know where tokens lie, they are
+            drawn beside the image.
+        processor: the processor that made the inputs, set as it was then.
+        crop: instead of both, for an image with one part, your own word for what the model saw; see `foveate.draw.Crop`.
 
     Returns:
         An RGB picture with captions and a legend.
 
     Raises:
-        InputError: there is no such image, or it does not fit.
+        InputError: there is no such image, or it does not fit the picture, the model or the processor.
     """
-    entry = _entry(found, index)
-    panes = panes_of(image, ImageReport(entry.row, entry.position, entry.grid, Plan.identity(math.prod(entry.grid)), parts=entry.parts))
-    shown = _spread_over(len(panes), _MAX_PANES)
-    crop = None if crop == "auto" and len(entry.parts) > 1 else crop
+    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    images = frames_of(found.images, _checked(found, index), len(pictures))
+    entry = _joined(images)
+    size = pictures[0].size if pictures else (0, 0)
+    others = sum(other.row == entry.row for other in found.images)
+    place = place_of(model, processor, crop, size, images[0].parts, video=images[0].kind == "video", pictures=others)
+    panes = panes_of(pictures, [own.parts for own in images], place)
+    frames = len(images) if len(images) > 1 else entry.grid[0]
+    shown = spread(len(panes), frames, _MAX_PANES)
     steps = [("Whole answer", answer, entry.mean)]
     drawn = list(words)[:MAX_WORDS] if len(words) > 1 else []
     steps += [(f'"{word.text}"', "", entry.tokens[list(word.tokens)].mean(0)) for word in drawn]
     side = _SIDE.get(len(shown) if len(panes) > 1 else 1 + len(steps), _SMALL_SIDE)
-    canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    canvases = [Canvas.fit(pane.region, pane.picture.size, side) for pane in panes]
     check_size([canvases[number] for number in shown], 1 + len(steps))
-    rows = [[_bare(panes[number], canvases[number], question) for number in shown]]
+    if place.regions is None:
+        rows = [[replace(bare(picture, _SMALL_SIDE), title=question or "The picture") for picture in pictures[:_PER_ROW]]]
+    else:
+        rows = [[_bare(panes[number], canvases[number], question) for number in shown]]
     rows += [[_tile(panes[number], canvases[number], *step, top) for number in shown] for step in steps]
     if len(panes) == 1:
         tiles = [tile for row in rows for tile in row]
         across = _per_row(len(tiles))
         rows = [tiles[at : at + across] for at in range(0, len(tiles), across)]
-    return lay_out(rows, _legend(canvases[0], top, len(panes)), _notes(found, entry, len(panes), len(shown), len(words), len(drawn)))
+    seen = [canvases[number] for number in shown]
+    notes = _notes(found, (len(panes), frames, len(shown)), len(words), len(drawn))
+    return lay_out(rows, _legend(seen, top, len(panes)), [*notes, *where_notes(place, seen)])
 
 
-def _entry(found: Relevance, index: int) -> ImageRelevance:
+def _checked(found: Relevance, index: int) -> int:
     if not 0 <= index < len(found.images):
         raise InputError(f"index={index}, but the relevance is of {len(found.images)} image(s): 0..{len(found.images) - 1}")
-    return found.images[index]
+    return index
+
+
+def _joined(images: Sequence[ImageRelevance]) -> ImageRelevance:
+    """One image as it is; several, which are the frames of a video, as one."""
+    first, *others = images
+    if not others:
+        return first
+    tokens = torch.cat([image.tokens for image in images], dim=1)
+    if len(first.parts) > 1:
+        return replace(first, grid=(1, 1, tokens.shape[1]), tokens=tokens, parts=tuple(part for image in images for part in image.parts))
+    return replace(first, grid=(len(images), *first.grid[1:]), tokens=tokens, parts=())
 
 
 def _bare(pane: Pane, canvas: Canvas, question: str) -> Tile:
@@ -127,30 +153,23 @@ def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top
     return Tile(paint_heat(pane.picture, canvas, levels, outlined), f"{heading}, {pane.name}" if pane.name else heading, counts)
 
 
-def _legend(canvas: Canvas, top: int, panes: int) -> list[Mark]:
+def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[Mark]:
     ends = ("nothing", "largest of the panel" if panes == 1 else "largest of the row")
     legend = [Mark(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
     if top:
         legend.append(Mark(f"top {top} tokens", None))
-    if canvas.unseen:
-        legend.append(Mark("not seen by the model" + (" (partly shown)" if canvas.trimmed else ""), UNSEEN, hatched=True))
-    return legend
+    return legend + place_marks(canvases)
 
 
-def _notes(found: Relevance, entry: ImageRelevance, panes: int, shown: int, words: int, drawn: int) -> list[str]:
+def _notes(found: Relevance, panes: tuple[int, int, int], words: int, drawn: int) -> list[str]:
+    total, frames, shown = panes
     how = "attention weighted by its gradient" if found.gradients else "attention alone"
     notes = [f"Relevance by {how}, of each answer token's {found.target.replace('_', ' ')}; the whole answer is the average of its tokens."]
     if drawn and drawn < words:
         notes.append(f"The first {drawn} of {words} words have a panel; the average is over all of them.")
-    if panes > shown:
-        notes.append(f"{shown} of {panes} frames are shown; colours and top tokens are those of all frames.")
-    if len(entry.parts) > 2:
-        notes.append("How the crops lie is told by the picture's shape, to which the model's processor fits them.")
+    if total > shown:
+        notes.append(f"{shown * frames // total} of {frames} frames are shown; colours and top tokens are those of all frames.")
     return notes
-
-
-def _spread_over(total: int, most: int) -> list[int]:
-    return list(range(total)) if total <= most else torch.linspace(0, total - 1, most).round().int().tolist()
 
 
 def _per_row(panels: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from PIL import Image, ImageDraw, ImageOps
 
-from foveate.draw.cells import SHARP, Canvas, finished, outline, stretched, window_box
+from foveate.draw.cells import Canvas, cell_image, finished, outline, stretched, window_box
 
 __all__ = ["colour", "paint_heat"]
 
@@ -39,15 +39,9 @@ def paint_heat(picture: Image.Image, canvas: Canvas, levels: Sequence[float], to
     sheet = stretched(picture, canvas)
     window = sheet.crop(window_box(canvas))
     pale = Image.blend(ImageOps.grayscale(window).convert("RGB"), Image.new("RGB", window.size, (190, 190, 190)), 0.3)
-    heat, share = _cells([colour(level) for level in levels], canvas, "RGB"), [_FAINTEST + (_STRONGEST - _FAINTEST) * x for x in levels]
-    mask = _cells([round(255 * part) for part in share], canvas, "L")
+    heat = cell_image([colour(level) for level in levels], canvas)
+    mask = cell_image([round(255 * (_FAINTEST + (_STRONGEST - _FAINTEST) * level)) for level in levels], canvas)
     window = Image.composite(heat, pale, mask)
     stays = [cell in top for cell in range(len(levels))]
-    outline(ImageDraw.Draw(window, "RGBA"), canvas.grid, (canvas.cell[0] * SHARP, canvas.cell[1] * SHARP), stays)
+    outline(ImageDraw.Draw(window, "RGBA"), canvas, stays)
     return finished(sheet, window, canvas)
-
-
-def _cells(values: Sequence[float] | Sequence[Sequence[int]], canvas: Canvas, mode: str) -> Image.Image:
-    image = Image.new(mode, (canvas.grid[1], canvas.grid[0]))
-    image.putdata(values)
-    return image.resize((canvas.window[0] * SHARP, canvas.window[1] * SHARP), Image.Resampling.NEAREST)

@@ -18,6 +18,10 @@ _PAPER = (255, 255, 255)
 _GAP = 28
 _TITLE, _TEXT = 25, 20
 _SWATCH = 20
+_CAPTION = 230
+"""Pixels that a caption has at least, beside how narrow a panel ever."""
+_NARROWEST = 620
+"""Pixels that the legend has at least."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ def lay_out(rows: Sequence[Sequence[Tile]], legend: Sequence[Mark], notes: Seque
         legend: what the colours mean.
         notes: sentences below the legend.
     """
-    blocks = [[_block(tile) for tile in row] for row in rows]
-    inner = max(sum(block.width for block in row) + _GAP * (len(row) - 1) for row in blocks)
+    blocks = [_blocks(row) for row in rows]
+    inner = max(_NARROWEST, *(sum(block.width for block in row) + _GAP * (len(row) - 1) for row in blocks))
     below = [_legend(legend, inner)] + [_paragraph(note, inner) for note in notes]
     blocks += [[block] for block in below]
     heights = [max(block.height for block in row) for row in blocks]
@@ -68,12 +72,18 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _block(tile: Tile) -> Image.Image:
-    width = tile.image.width
-    title = _wrap(tile.title, width, _TITLE)
-    counts = _wrap(tile.counts, width, _TEXT) if tile.counts else []
-    head = len(title) * (_TITLE + 8) + len(counts) * (_TEXT + 7) + 8
-    block = Image.new("RGB", (width, head + tile.image.height), _PAPER)
+def _blocks(row: Sequence[Tile]) -> list[Image.Image]:
+    """The tiles of a row with their captions, whose pictures begin at one height."""
+    captions = []
+    for tile in row:
+        width = max(tile.image.width, _CAPTION)
+        captions.append((width, _wrap(tile.title, width, _TITLE), _wrap(tile.counts, width, _TEXT)))
+    head = max(len(title) * (_TITLE + 8) + len(counts) * (_TEXT + 7) + 8 for _, title, counts in captions)
+    return [_block(tile.image, head, *caption) for tile, caption in zip(row, captions, strict=True)]
+
+
+def _block(image: Image.Image, head: int, width: int, title: Sequence[str], counts: Sequence[str]) -> Image.Image:
+    block = Image.new("RGB", (width, head + image.height), _PAPER)
     pen = ImageDraw.Draw(block)
     y = 0
     for line in title:
@@ -83,7 +93,7 @@ def _block(tile: Tile) -> Image.Image:
     for line in counts:
         pen.text((0, y), line, font=_font(_TEXT), fill=_SOFT)
         y += _TEXT + 7
-    block.paste(tile.image, (0, head))
+    block.paste(image, (0, head))
     return block
 
 

@@ -75,5 +75,7 @@ def _cuts(stages: tuple[Stage, ...], total: int) -> list[Panel]:
 
 def _grid_text(image: ImageReport) -> str:
     frames, rows, columns = image.grid
+    if len(image.parts) > 1:
+        return f"{len(image.plan)} tokens in {len(image.parts)} parts"
     size = f"{rows} x {columns}" if frames == 1 else f"{frames} frames of {rows} x {columns}"
     return f"{len(image.plan)} tokens ({size})"

@@ -1,19 +1,28 @@
-"""The rectangles of tokens that an image is drawn as: one, or the frames of a video, or the parts of an image shown as several crops."""
+"""The rectangles of tokens that an image is drawn as: one, or several for frames of a video and parts of an image shown as crops."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
 
+from foveate.draw.places import Place
 from foveate.errors import InputError
+from foveate.families import Region
+from foveate.families.regions import cells
 from foveate.plan import Plan
-from foveate.report import ImageReport
+from foveate.view import Grid
 
-__all__ = ["Pane", "panes_of"]
+__all__ = ["Pane", "frames_of", "panes_of", "spread"]
+
+_APART = 24
+"""Pixels of a cell that is drawn apart from the picture."""
+_NEUTRAL = (186, 188, 194)
 
 
 @dataclass(frozen=True)
@@ -22,15 +31,24 @@ class Pane:
 
     Attributes:
         picture: RGB.
-        grid: (rows, columns).
+        region: where the tokens lie in it.
         tokens: which of the image's tokens they are, row by row.
         name: what it is, for captions; empty if there is only one.
     """
 
     picture: Image.Image
-    grid: tuple[int, int]
+    region: Region
     tokens: tuple[int, ...]
     name: str = ""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.region.grid
+
+    def within(self, first: int, name: str) -> Pane:
+        """The same as part of more, whose tokens begin at `first`."""
+        return replace(self, tokens=tuple(first + token for token in self.tokens), name=", ".join(filter(None, (name, self.name))))
 
     def targets(self, plan: Plan) -> list[int]:
         """Where each token goes, as an index within the pane; one that is in another pane comes out beyond it."""
@@ -44,60 +62,101 @@ class Pane:
         return f"{len(self.tokens)} tokens" if plan.is_identity else f"{stay} of {len(self.tokens)} tokens stay"
 
 
-def panes_of(image: Image.Image | Sequence[Image.Image], entry: ImageReport) -> list[Pane]:
-    """The panes of one image or video.
-
-    Crops of one size that stand side by side are joined again: as many rows and columns of them as fit the picture's shape best. The
-    whole picture, which models add as a crop of its own, is a second pane.
+def frames_of(images: Sequence[Any], index: int, pictures: int) -> list[Any]:
+    """The image asked for; or all of its row, where a model was shown a video's frames as images of their own.
 
     Args:
-        image: the picture, or the frames of a video.
-        entry: its report.
+        images: those of a report or of a relevance.
+        index: which one.
+        pictures: how many pictures are at hand.
+    """
+    row = [image for image in images if image.row == images[index].row]
+    alike = all(image.parts == row[0].parts and image.kind == "image" and image.grid[0] == 1 for image in row)
+    return row if pictures > 1 and len(row) == pictures and alike else [images[index]]
+
+
+def spread(panes: int, frames: int, most: int) -> list[int]:
+    """Which panes to show: all, or those of frames at even distances, so that at most `most` are shown, but one frame in any case."""
+    each = panes // frames
+    room = max(1, most // each)
+    if frames <= room:
+        return list(range(panes))
+    chosen = [round(number * (frames - 1) / max(1, room - 1)) for number in range(room)]
+    return [frame * each + pane for frame in chosen for pane in range(each)]
+
+
+def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Place) -> list[Pane]:
+    """The panes of one image, one video, or of a video's frames that a model was shown as images of their own.
+
+    Crops that stand side by side are joined again, as they lie in the picture.
+
+    Args:
+        pictures: the picture, or the frames of a video.
+        images: the parts of the image or video; of several images, one for each frame, those of each.
+        place: where the parts lie, alike for all frames.
 
     Raises:
-        InputError: the number of pictures or their sizes do not fit the report.
+        InputError: the number of pictures or their sizes do not fit.
     """
-    given = [image] if isinstance(image, Image.Image) else list(image)
-    frames, rows, columns = entry.grid
-    if len(given) < frames or (frames == 1 and len(given) > 1):
-        raise InputError(f"the report is of {frames} frame(s), but {len(given)} picture(s) were given; pass the frames as a list")
-    if any(frame.size != given[0].size for frame in given):
-        raise InputError(f"the frames differ in size: {sorted({frame.size for frame in given})}")
-    if len(entry.parts) > 1:
-        return _parts(given[0].convert("RGB"), entry)
-    cells = rows * columns
+    if not pictures:
+        raise InputError("there is no picture; pass the one that the model was given, or a video's frames as a list")
+    frames = len(images) if len(images) > 1 else images[0][0][0]
+    if len(pictures) < frames or (frames == 1 and len(pictures) > 1):
+        raise InputError(f"the report is of {frames} frame(s), but {len(pictures)} picture(s) were given; pass the frames as a list")
+    if any(frame.size != pictures[0].size for frame in pictures):
+        raise InputError(f"the frames differ in size: {sorted({frame.size for frame in pictures})}")
     # A processor may have merged several frames of the video into each.
-    shown = [given[(2 * frame + 1) * len(given) // (2 * frames)].convert("RGB") for frame in range(frames)]
-    return [
-        Pane(picture, (rows, columns), tuple(range(frame * cells, (frame + 1) * cells)), f"frame {frame + 1}" if frames > 1 else "")
-        for frame, picture in enumerate(shown)
-    ]
+    shown = [pictures[(2 * frame + 1) * len(pictures) // (2 * frames)].convert("RGB") for frame in range(frames)]
+    one_frame = [(1, *part[1:]) for part in images[0]]
+    panes, first = [], 0
+    for number, picture in enumerate(shown, start=1):
+        own = _of_frame(picture, one_frame, place)
+        name = f"frame {number}" if frames > 1 else ""
+        panes += [pane.within(first, name) for pane in own]
+        first += sum(math.prod(part) for part in one_frame)
+    return panes
 
 
-def _parts(picture: Image.Image, entry: ImageReport) -> list[Pane]:
-    if any(part[0] != 1 for part in entry.parts):
-        raise InputError(f"the report's {len(entry.parts)} parts should have one frame each; a video is drawn from its grid alone")
-    ends = [math.prod(part) for part in entry.parts]
-    tokens = torch.arange(sum(ends)).split(ends)
-    grids = [part[1:] for part in entry.parts]
-    if len(grids) == 2:  # the whole picture, and all crops joined; or two crops
-        joined = grids[0] != grids[1]
-        names = ("whole picture", "crops, joined") if joined else ("crop", "whole picture")
-        return [Pane(picture, grid, tuple(own.tolist()), name) for grid, own, name in zip(grids, tokens, names, strict=True)]
-    if any(own != entry.parts[0] for own in entry.parts[:-1]):
-        raise InputError(
-            f"the report's {len(entry.parts)} parts are no crops of one shape before the whole picture, so they cannot be drawn"
-        )
-    (high, wide), crops = grids[0], len(grids) - 1
-    down, across = _arrangement(crops, picture.width / picture.height)
-    rectangle = torch.stack(tokens[:-1]).view(down, across, high, wide).transpose(1, 2).flatten()
-    return [
-        Pane(picture, (down * high, across * wide), tuple(rectangle.tolist()), f"{down} x {across} crops"),
-        Pane(picture, grids[-1], tuple(tokens[-1].tolist()), "whole picture"),
-    ]
+def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Place) -> list[Pane]:
+    ends = list(itertools.accumulate((math.prod(part) for part in parts), initial=0))
+    numbers = [tuple(range(start, end)) for start, end in itertools.pairwise(ends)]
+    if place.regions is None:
+        return [
+            _apart(part[1:], own, f"part {number}" if len(parts) > 1 else "")
+            for number, (part, own) in enumerate(zip(parts, numbers, strict=True), start=1)
+        ]
+    crops = [(region, own) for region, own in zip(place.regions, numbers, strict=True) if region.shows == "crop"]
+    joined = _joined(picture, crops)
+    panes: list[Pane] = []
+    for region, own in zip(place.regions, numbers, strict=True):
+        if region.shows != "crop":
+            panes.append(Pane(picture, region, own, "whole picture" if region.shows == "whole" else ""))
+        elif joined:
+            panes += joined
+            joined = []
+    return panes
 
 
-def _arrangement(crops: int, aspect: float) -> tuple[int, int]:
-    """Rows and columns of crops whose shape comes closest to the picture's."""
-    ways = [(rows, crops // rows) for rows in range(1, crops + 1) if crops % rows == 0]
-    return min(ways, key=lambda way: abs(math.log(way[1] / way[0] / aspect)))
+def _apart(grid: tuple[int, int], tokens: tuple[int, ...], name: str) -> Pane:
+    """Tokens over nothing, because nobody knows what they lie over."""
+    rows, columns = grid
+    region = Region(tuple(cells(rows, _APART)), tuple(cells(columns, _APART)))
+    return Pane(Image.new("RGB", (columns * _APART, rows * _APART), _NEUTRAL), region, tokens, name)
+
+
+def _joined(picture: Image.Image, crops: Sequence[tuple[Region, tuple[int, ...]]]) -> list[Pane]:
+    """The crops as one pane if they lie in rows and columns, else one by one."""
+    across = sorted({region.columns for region, _ in crops})
+    down = sorted({region.rows for region, _ in crops})
+    by_place = {(region.rows, region.columns): own for region, own in crops}
+    if len(by_place) != len(across) * len(down) or len(by_place) != len(crops):
+        return [Pane(picture, region, own, f"crop {number}") for number, (region, own) in enumerate(crops, start=1)]
+    region = Region(tuple(itertools.chain(*down)), tuple(itertools.chain(*across)), "crop")
+    tokens: list[int] = []
+    for rows in down:
+        for row in range(len(rows)):
+            for columns in across:
+                own, width = by_place[rows, columns], len(columns)
+                tokens += own[row * width : (row + 1) * width]
+    name = f"{len(down)} x {len(across)} crops" if len(crops) > 1 else "crops, joined"
+    return [Pane(picture, region, tuple(tokens), name)]

@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from foveate.draw.cells import PINK, UNSEEN, Canvas, check_size, faded, paint, shade_for
-from foveate.draw.geometry import Crop, seen_box
+from foveate.draw.captions import bare, place_marks, where_notes
+from foveate.draw.cells import PINK, Canvas, check_size, faded, paint, shade_for
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
-from foveate.draw.panes import Pane, panes_of
+from foveate.draw.panes import Pane, frames_of, panes_of, spread
+from foveate.draw.places import Crop, place_of
 from foveate.errors import InputError
 from foveate.plan import Plan
 from foveate.report import ImageReport, Report
@@ -37,12 +39,14 @@ def kept(
     lines: bool = True,
     panels: bool = True,
     grid: bool = True,
-    crop: Crop = "auto",
+    model: Any = None,
+    processor: Any = None,
+    crop: Crop | None = None,
 ) -> Image.Image:
     """Draw which visual tokens of an image stayed, were merged, and left.
 
     Tokens that stay are clear, dropped ones gray, merged ones pink with a line to the token that they went to. What the model did not see
-    of the image is dark and hatched.
+    of the image is dark and hatched. Where tokens lie is asked of the model's family; if it is not known, they are drawn beside the image.
 
     Args:
         report: a report, or the path of one that `Report.save` wrote.
@@ -53,28 +57,32 @@ def kept(
         lines: draw the lines of merged tokens.
         panels: draw every step, from the original on; otherwise only the last.
         grid: draw the token grid.
-        crop: which part of the image the grid lies over; see `foveate.draw.Crop`. `processor_crop(processor, image.size)` gives it exactly.
+        model: the model, or its configuration; with it `processor`.
+        processor: the processor that made the inputs, set as it was then.
+        crop: instead of both, for an image with one part, your own word for what the model saw; see `foveate.draw.Crop`.
 
     Returns:
         An RGB picture with captions and a legend, to be saved or shown.
 
     Raises:
-        InputError: if the report is none, has no such image, or does not fit the image.
+        InputError: if the report is none, has no such image, or does not fit the image, the model or the processor.
     """
     report = report if isinstance(report, Report) else read_report(report)
-    entry = _entry(report, index)
-    if not isinstance(image, Image.Image):
-        entry = _joined(report, entry, len(image))
+    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    images = frames_of(report.images, _checked(report, index), len(pictures))
+    entry = _joined(images)
     steps = panels_of(entry) if panels else panels_of(entry)[-1:]
-    panes = panes_of(image, entry)
-    shown = _shown(len(panes))
+    size = pictures[0].size if pictures else (0, 0)
+    others = sum(other.row == entry.row for other in report.images)
+    place = place_of(model, processor, crop, size, images[0].parts, video=images[0].kind == "video", pictures=others)
+    panes = panes_of(pictures, [own.parts for own in images], place)
+    frames = len(images) if len(images) > 1 else entry.grid[0]
+    shown = spread(len(panes), frames, MAX_FRAMES)
     several = len(panes) > 1
-    side = (_FRAME_SIDE if entry.grid[0] > 1 else _SMALL_SIDE) if several else _SIDE.get(len(steps), _SMALL_SIDE)
-    # Models that show a picture as several crops squeeze it into their shape.
-    crop = None if crop == "auto" and len(entry.parts) > 1 else crop
-    canvases = [Canvas.fit(seen_box(pane.picture.size, crop, pane.grid), pane.picture.size, pane.grid, side) for pane in panes]
+    side = (_FRAME_SIDE if frames > 1 else _SMALL_SIDE) if several else _SIDE.get(len(steps), _SMALL_SIDE)
+    canvases = [Canvas.fit(pane.region, pane.picture.size, side) for pane in panes]
     check_size([canvases[number] for number in shown], len(steps))
-    shade = shade_for(panes[0].picture, canvases[0].box)
+    shade = shade_for(panes[0].picture, canvases[0].region.box)
 
     def tile(step: Panel, number: int) -> Tile:
         pane, canvas = panes[number], canvases[number]
@@ -86,7 +94,11 @@ def kept(
     else:
         tiles = [tile(step, 0) for step in steps]
         page = [tiles[at : at + _per_row(len(tiles))] for at in range(0, len(tiles), _per_row(len(tiles)))]
-    return lay_out(page, _legend(entry, canvases[0], shade, lines), _notes(entry, panes, len(shown), lines))
+    if place.regions is None:
+        page.insert(0, [bare(picture, _FRAME_SIDE) for picture in pictures[:_PER_ROW]])
+    drawn = [canvases[number] for number in shown]
+    notes = [*_notes(entry, panes, frames, len(shown), lines), *where_notes(place, drawn)]
+    return lay_out(page, _legend(entry, drawn, shade, lines), notes)
 
 
 def read_report(path: str | Path) -> Report:
@@ -98,25 +110,25 @@ def read_report(path: str | Path) -> Report:
     return Report.load(path)
 
 
-def _entry(report: Report, index: int) -> ImageReport:
+def _checked(report: Report, index: int) -> int:
     if not report.images:
         raise InputError("this report has no image: the last prefill had no visual tokens")
     if not 0 <= index < len(report.images):
         raise InputError(f"index={index}, but the report has {len(report.images)} image(s): 0..{len(report.images) - 1}")
-    return report.images[index]
+    return index
 
 
-def _joined(report: Report, entry: ImageReport, frames: int) -> ImageReport:
-    """All images of the entry's row as one video of `frames` frames, if that is what they are."""
-    row = [image for image in report.images if image.row == entry.row]
-    if frames < 2 or len(row) != frames or any(image.grid != entry.grid or image.grid[0] != 1 for image in row):
-        return entry
-    if any(len(image.stages) != len(entry.stages) for image in row):
-        return entry
-    grid = (frames, *entry.grid[1:])
-    steps = zip(*(image.stages for image in row), strict=True)
+def _joined(images: Sequence[ImageReport]) -> ImageReport:
+    """One image as it is; several, which are the frames of a video, as one."""
+    first, *others = images
+    if not others:
+        return first
+    steps = zip(*(image.stages for image in images), strict=True)
     stages = tuple(replace(same[0], plan=_beside([stage.plan for stage in same])) for same in steps)
-    return ImageReport(entry.row, 0, grid, _beside([image.plan for image in row]), stages)
+    plan = _beside([image.plan for image in images])
+    if len(first.parts) > 1:
+        return ImageReport(first.row, 0, (1, 1, len(plan)), plan, stages, tuple(part for image in images for part in image.parts))
+    return ImageReport(first.row, 0, (len(images), *first.grid[1:]), plan, stages)
 
 
 def _beside(plans: Sequence[Plan]) -> Plan:
@@ -126,18 +138,12 @@ def _beside(plans: Sequence[Plan]) -> Plan:
     return Plan.from_list(itertools.chain.from_iterable(targets))
 
 
-def _shown(panes: int) -> list[int]:
-    if panes <= MAX_FRAMES:
-        return list(range(panes))
-    return [round(number * (panes - 1) / (MAX_FRAMES - 1)) for number in range(MAX_FRAMES)]
-
-
 def _per_row(panels: int) -> int:
     """Three beside each other; four as two pairs."""
     return 2 if panels == 4 else _PER_ROW
 
 
-def _legend(entry: ImageReport, canvas: Canvas, shade: tuple[int, int, int], lines: bool) -> list[Mark]:
+def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, int, int], lines: bool) -> list[Mark]:
     plan = entry.plan
     legend = [Mark(f"kept: {plan.tokens_after}", None)]
     if plan.merged.numel():
@@ -145,21 +151,17 @@ def _legend(entry: ImageReport, canvas: Canvas, shade: tuple[int, int, int], lin
         legend.append(Mark(f"merged: {plan.merged.numel()}{how}", PINK))
     if plan.dropped.numel():
         legend.append(Mark(f"dropped: {plan.dropped.numel()}", faded(shade)))
-    if canvas.unseen:
-        legend.append(Mark("not seen by the model" + (" (partly shown)" if canvas.trimmed else ""), UNSEEN, hatched=True))
-    return legend
+    return legend + place_marks(canvases)
 
 
-def _notes(entry: ImageReport, panes: Sequence[Pane], shown: int, lines: bool) -> list[str]:
+def _notes(entry: ImageReport, panes: Sequence[Pane], frames: int, shown: int, lines: bool) -> list[str]:
     notes = [f"{stage.method}, before decoder layer {stage.layer}" for stage in entry.stages]
     if len(panes) > shown:
-        notes.append(f"{shown} of {len(panes)} frames are shown; the counts in the legend are those of all frames.")
-    if len(entry.parts) > 2:
-        notes.append("How the crops lie is told by the picture's shape, to which the model's processor fits them.")
+        notes.append(f"{shown * frames // len(panes)} of {frames} frames are shown; the counts in the legend are those of all frames.")
     if len(panes) > 1 and lines:
         home = {token: number for number, pane in enumerate(panes) for token in pane.tokens}
         across = sum(home[token] != home[int(entry.plan.target[token])] for token in entry.plan.merged.tolist())
         if across:
-            other = "frame" if entry.grid[0] > 1 else "rectangle"
-            notes.append(f"{across} tokens went into a token of another {other}; those have no line.")
+            other = "frame" if frames > 1 else "rectangle"
+            notes.append(f"{across} token{'s' * (across > 1)} went into a token of another {other}, without a line here.")
     return notes

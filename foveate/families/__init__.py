@@ -12,21 +12,26 @@ from foveate.families import mistral3 as _mistral3  # noqa: F401
 from foveate.families import qwen2_vl as _qwen2_vl  # noqa: F401
 from foveate.families import qwen3_vl as _qwen3_vl  # noqa: F401
 from foveate.families import vila as _vila  # noqa: F401
-from foveate.families.base import Family, families, family_of, register
+from foveate.families.base import Family, families, family_of, regions_of, register
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.refused import REFUSED
+from foveate.families.regions import Box, Region, Request
 from foveate.families.support import Support, support
 
 __all__ = [
     "REFUSED",
+    "Box",
     "Encoding",
     "Family",
     "ImageTokens",
     "Layout",
+    "Region",
+    "Request",
     "Support",
     "families",
     "family_of",
     "place",
+    "regions_of",
     "register",
     "support",
 ]

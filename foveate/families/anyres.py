@@ -5,9 +5,10 @@ The rectangle has a newline embedding behind each row. Newlines share the image'
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.image_processing_utils import select_best_resolution
 
-from foveate.errors import InputError, UnsupportedModelError
+from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
 from foveate.families.layout import Encoding, Layout
+from foveate.families.processors import check_resizing, entries, known_processor, squeezed
+from foveate.families.regions import Region, Regions, Request, Span, placed
 from foveate.families.towers import CLASS_TOKENS
 from foveate.view import Grid
 
-__all__ = ["Picture", "check_class_token", "layouts", "side", "spatial_size"]
+__all__ = ["Picture", "check_class_token", "layouts", "regions", "side", "spatial_size"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,14 @@ class Picture:
     size: tuple[int, int] = (0, 0)
 
     def layout(self) -> Layout:
-        """Whole and rectangle as parts, newlines left out."""
+        """Whole and rectangle as parts, newlines left out; the whole alone if nothing is left of the rectangle."""
         whole: Grid = (1, self.side, self.side)
         first = self.side**2
         if self.tiles is None:
             return Layout((whole,), torch.arange(first), first + 1)
         rows, columns = self.size
+        if not rows * columns:  # so far from square that not one row, or column, of patches is without padding: newlines alone
+            return Layout((whole,), torch.arange(first), first + rows * (columns + 1))
         rectangle = torch.arange(rows * (columns + 1)).view(rows, columns + 1)[:, :columns].flatten()
         content = torch.cat([torch.arange(first), rectangle + first])
         return Layout((whole, (1, rows, columns)), content, first + rows * (columns + 1))
@@ -58,7 +63,7 @@ class Picture:
     def fold(self, values: Tensor) -> Tensor:
         """Values (patches, c) of the tower in the order of content (n, c)."""
         whole, rest = values.split([self.side**2, values.shape[0] - self.side**2])
-        if self.tiles is None:
+        if self.tiles is None or not math.prod(self.size):
             return whole
         joined = rest.view(*self.tiles, self.side, self.side, -1).permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(1, 2)
         top, left, rows, columns = self.crop
@@ -132,3 +137,69 @@ def check_class_token(config: Any) -> None:
         raise UnsupportedModelError(
             f"vision_feature_select_strategy={strategy!r} does not leave the patches of {tower} as a square; it takes {wanted!r}"
         )
+
+
+def regions(request: Request, picture: Picture, *processors: str) -> Regions:
+    """Where the whole and the rectangle of a picture lie in it.
+
+    Args:
+        request: what is asked for.
+        picture: what becomes of it in the model.
+        processors: classes of image processors that are known.
+
+    Raises:
+        UnsupportedError: the processor cuts its tiles in a way that is not known.
+    """
+    settings, patch = request.settings, request.config.vision_config.patch_size
+    known_processor(settings, *processors)
+    pixels = _tile(settings)
+    grid = (picture.side, picture.side)
+    whole = squeezed(request.size, (pixels, pixels)).region(request, grid, patch)
+    if picture.tiles is None or not math.prod(picture.size):
+        return (whole,)
+    if [list(point) for point in settings.image_grid_pinpoints] != [list(point) for point in request.config.image_grid_pinpoints]:
+        raise UnsupportedError(
+            "the processor and the model's configuration differ in image_grid_pinpoints, so tiles do not lie as the model thinks"
+        )
+    return (replace(whole, shows="whole"), replace(_rectangle(request, picture, pixels, patch), shows="crop"))
+
+
+def _tile(settings: Any) -> int:
+    """Pixels of a tile's side, and of the whole's."""
+    check_resizing(settings)
+    size = entries(settings.size)
+    crop = entries(settings.crop_size) if settings.crop_size and settings.do_center_crop else size
+    sides = {*size.values(), *crop.values()}
+    if len(sides) != 1:
+        raise UnsupportedError(f"{type(settings).__name__} makes tiles of {size} and cuts {crop} out of them; known are equal sides")
+    return int(sides.pop())
+
+
+def _rectangle(request: Request, picture: Picture, pixels: int, patch: int) -> Region:
+    """The joined tiles without their padding, in which the picture lies in its own shape."""
+    assert picture.tiles is not None
+    width, height = request.size
+    down, across = (count * pixels for count in picture.tiles)
+    # As transformers resizes: the side that fits last is rounded up.
+    if across / width < down / height:
+        made = (across, min(math.ceil(height * across / width), down))
+    else:
+        made = (min(math.ceil(width * down / height), across), down)
+    left, top = (across - made[0]) // 2, (down - made[1]) // 2
+    first_row, first_column, rows, columns = picture.crop
+    vertical = _patches(first_row, rows, picture.size[0], picture.side, pixels, patch)
+    horizontal = _patches(first_column, columns, picture.size[1], picture.side, pixels, patch)
+    return Region(placed(vertical, -top * height / made[1], height / made[1]), placed(horizontal, -left * width / made[0], width / made[0]))
+
+
+def _patches(first: int, patches: int, count: int, side: int, pixels: int, patch: int) -> list[Span]:
+    """`count` tokens over the patches from `first` on as pixels of the joined tiles, of which a tower may not see the last ones."""
+
+    def edge(place: float, tile: int) -> float:
+        return tile * pixels + (place - tile * side) * patch
+
+    places = [first + patches * number / count for number in range(count + 1)]
+    return [
+        (edge(low, math.floor(low / side + 1e-9)), edge(high, math.ceil(high / side - 1e-9) - 1))
+        for low, high in itertools.pairwise(places)
+    ]

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from foveate.errors import UnsupportedModelError
+from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
 from foveate.families.layout import Encoding, ImageTokens, Kind
 from foveate.families.refused import REFUSED
+from foveate.families.regions import Regions, Request
 from foveate.families.towers import single_layer
+from foveate.view import Grid
 
-__all__ = ["Family", "families", "family_of", "register"]
+__all__ = ["Family", "families", "family_of", "regions_of", "register"]
 
 DECODER_SIGNALS = frozenset(
     {"last_attention", "text_attention", "head_attention", "attention_output", "question_states", "projected_states"}
@@ -64,6 +66,18 @@ class Family(ABC):
         Raises:
             InputError: placeholders that do not make whole images, or for which nothing was encoded.
         """
+
+    def regions(self, request: Request) -> Regions:
+        """Where each part's tokens lie in the picture, from what this model's processors do to it.
+
+        Args:
+            request: the picture's size, the processor with its settings, and the image's parts.
+
+        Raises:
+            UnsupportedError: that cannot be known: the tokens have no place, or nobody knows what this processor does.
+            InputError: this processor does not make these parts of this picture.
+        """
+        raise UnsupportedError(f"family {self.name!r} does not say where its tokens lie in a picture")
 
     def placeholders(self, model: nn.Module) -> dict[Kind, int]:
         """The token id of each kind's placeholders, newlines and the like included where they share it."""
@@ -170,3 +184,41 @@ def family_of(model: nn.Module) -> Family:
         f"{type(model).__name__} with model_type {kind!r} belongs to no known family. Known model types: {known}. "
         f"To add one, subclass foveate.families.Family and register it (docs/adding_a_family.md)."
     )
+
+
+def regions_of(
+    model: Any, processor: Any, size: tuple[int, int], parts: Sequence[Grid], *, video: bool = False, pictures: int = 1
+) -> Regions:
+    """Where the tokens of an image lie in the picture that the model's processor was given.
+
+    Args:
+        model: a loaded model, or its configuration.
+        processor: its processor, with the settings that it had for the picture.
+        size: (width, height) of the picture in pixels, upright and not yet resized; of a video, that of its frames.
+        parts: (t, h, w) of each part of the image, such as `ImageReport.parts`.
+        video: whether these are a video's tokens: `kind == "video"` in a report.
+        pictures: how many images the prompt has.
+
+    Returns:
+        one `Region` per part; that of a video is the same in each of its frames.
+
+    Raises:
+        UnsupportedModelError: no family covers the model.
+        UnsupportedError: the family cannot know it: the tokens have no place, or the processor is of an unknown kind.
+        InputError: this processor does not make these parts of a picture of that size.
+    """
+    config = getattr(model, "config", model)
+    kind = getattr(config, "model_type", None)
+    family = next((family for family in reversed(_FAMILIES.values()) if kind in family.model_types), None)
+    if family is None:
+        raise UnsupportedModelError(f"no family covers model_type {kind!r}, so it is not known where its tokens lie in a picture")
+    width, height = size
+    if width < 1 or height < 1 or not parts:
+        raise InputError(f"a picture of {width} x {height} pixels in {len(parts)} part(s) shows nothing; pass the picture's own size")
+    found = family.regions(Request(config, processor, (int(width), int(height)), tuple(parts), video, pictures))
+    if tuple(region.grid for region in found) != tuple(part[1:] for part in parts):
+        raise InputError(
+            f"{family.name} has parts of {[region.grid for region in found]} (rows, columns) for this picture, not {list(parts)}; "
+            f"pass the picture and the processor that the model was given"
+        )
+    return found

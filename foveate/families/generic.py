@@ -17,6 +17,18 @@ from foveate.errors import InputError, UnsupportedError
 from foveate.families.base import Family, register
 from foveate.families.features import argument, check_encoded
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.processors import (
+    SQUARE,
+    centred,
+    check_resizing,
+    entries,
+    from_its_module,
+    known_processor,
+    tiled_canvas,
+    tiles,
+    whole_picture,
+)
+from foveate.families.regions import Box, Regions, Request, View
 from foveate.families.runs import crops_per_run, whole_runs
 from foveate.view import Grid
 
@@ -79,19 +91,111 @@ def merged_each(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
     return [Layout(((1, high // block, wide // block),)) for block, (_, high, wide) in zip(blocks, grids, strict=True)]
 
 
+Sight = Callable[[Request], Regions]
+"""What a model's own processors do to a picture; see `Family.regions`."""
+
+
+def nowhere(request: Request) -> Regions:
+    """Learned queries."""
+    raise UnsupportedError("its visual tokens are learned queries, each of which looks at the whole picture")
+
+
+def whole(*processors: str) -> Sight:
+    """From edge to edge, by one of these classes."""
+    return lambda request: whole_picture(request, *processors)
+
+
+def cut_square(*processors: str) -> Sight:
+    """One picture of fixed size, as the settings say, by one of these classes."""
+
+    def sight(request: Request) -> Regions:
+        known_processor(request.settings, *processors)
+        return (centred(request).region(request, request.only, request.config.vision_config.patch_size),)
+
+    return sight
+
+
+def bordered(*processors: str) -> Sight:
+    """The longer side is resized, the shorter one with it but not below a least size; then borders make a square of it."""
+
+    def sight(request: Request) -> Regions:
+        settings = request.settings
+        known_processor(settings, *processors)
+        check_resizing(settings)
+        if not settings.do_pad:
+            raise UnsupportedError(f"{type(settings).__name__} has do_pad=False; where tokens lie is known for pictures with borders only")
+        # With two towers the picture is first made for the larger one, and for the other one from that.
+        first = entries(getattr(settings, "high_res_size", None) or settings.size)["height"]
+        width, height = request.size
+        made = [max(round(side * first / max(request.size)), settings.min_size) for side in request.size]
+        left, top = ((max(made) - side) // 2 for side in made)
+        across, down = width / made[0], height / made[1]
+        box = Box(-left * across, -top * down, (max(made) - left) * across, (max(made) - top) * down)
+        last = entries(settings.size)["height"]
+        return (View(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
+
+    return sight
+
+
+def filled(*processors: str) -> Sight:
+    """Never enlarged, and filled with black at the right and below to whole tokens, by one of these classes."""
+
+    def sight(request: Request) -> Regions:
+        settings, (width, height) = request.settings, request.size
+        known_processor(settings, *processors)
+        check_resizing(settings)
+        limit = entries(settings.size)["max_height"]
+        resize = from_its_module(settings, "navit_resize")
+        made, canvas = resize(height, width, settings.patch_size, settings.merge_size, settings.max_patches, limit)
+        box = Box(0, 0, canvas[1] * width / made[1], canvas[0] * height / made[0])
+        return (View(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
+
+    return sight
+
+
+def thumbnail_last(*processors: str) -> Sight:
+    """Crops row by row and then the whole, by one of these classes."""
+
+    def sight(request: Request) -> Regions:
+        known_processor(request.settings, *processors)
+        return tiled_canvas(request)
+
+    return sight
+
+
+def thumbnail_first(request: Request) -> Regions:
+    """Ovis 2's: the whole, then crops row by row, of which the processor makes rows where one would expect columns."""
+    settings = request.settings
+    known_processor(settings, "Ovis2ImageProcessor")
+    check_resizing(settings)
+    size, (width, height) = entries(settings.size), request.size
+    arrangement = (1, 1)
+    if len(request.parts) > 1 and settings.use_covering_area_grid:
+        across, down = from_its_module(settings, "get_min_tile_covering_grid")((height, width), size["height"], settings.max_patches)
+        arrangement = (down, across)
+    elif len(request.parts) > 1:
+        arrange = from_its_module(settings, "get_optimal_tiled_canvas")
+        across, down = arrange((height, width), (size["height"], size["width"]), settings.min_patches, settings.max_patches)
+        arrangement = (down, across)
+    vision = request.config.vision_config
+    return tiles(request, arrangement, "first", (size["width"], size["height"]), vision.patch_size * vision.hidden_stride)
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model type of the generic path.
 
     Args:
         model_type: as in the model's configuration.
-        shape: how an image's tokens lie.
+        shape: how an image's tokens lie in the prompt.
+        sight: where they lie in the picture.
         summary: one line for lists.
         checkpoints: published checkpoints of this class, as hub ids.
     """
 
     model_type: str
     shape: Shape
+    sight: Sight
     summary: str
     checkpoints: tuple[str, ...] = ()
 
@@ -122,32 +226,64 @@ class Generic(Family):
         found = [layout for call in seen for layout in self.entry.shape(model.config, input_ids, call)]
         return place(input_ids, self.placeholders(model), {"image": found})
 
+    def regions(self, request: Request) -> Regions:
+        """See `Family.regions`."""
+        return self.entry.sight(request)
+
 
 def _square(tokens: int) -> Grid:
     side = math.isqrt(tokens)
     return (1, side, side) if side**2 == tokens else (1, 1, tokens)
 
 
+_GLM = whole("Glm4vImageProcessor", "Glm46VImageProcessor")
+
 ENTRIES = (
-    Entry("aria", queries, "Aria: learned queries, a mixture-of-experts decoder", ("rhymes-ai/Aria",)),
-    Entry("cosmos3_edge", merged, "Cosmos 3 Edge, images only", ("nvidia/Cosmos3-Edge",)),
-    Entry("deepseek_vl", squares, "DeepSeek-VL", ("deepseek-community/deepseek-vl-1.3b-chat",)),
-    Entry("deepseek_vl_hybrid", squares, "DeepSeek-VL with a second, high-resolution tower", ("deepseek-community/deepseek-vl-7b-chat",)),
-    Entry("glm46v", merged, "GLM-4.6V, images only"),
-    Entry("glm4v", merged, "GLM-4.1V, images only", ("zai-org/GLM-4.1V-9B-Thinking",)),
-    Entry("glm4v_moe", merged, "GLM-4.5V, a mixture of experts, images only", ("zai-org/GLM-4.5V",)),
-    Entry("glm_ocr", merged, "GLM-OCR, images only", ("zai-org/GLM-OCR",)),
-    Entry("glmga", merged, "GLM-4.6V's class under the name glmga, images only"),
-    Entry("got_ocr2", crops, "GOT-OCR 2.0", ("stepfun-ai/GOT-OCR-2.0-hf",)),
-    Entry("hyperclovax_vision_v2", merged, "HyperCLOVA X SEED, images only", ("naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",)),
-    Entry("janus", squares, "Janus and Janus-Pro, understanding only", ("deepseek-community/Janus-Pro-1B",)),
-    Entry("kimi_k25", merged, "Kimi K2.5 and K2.6, latent attention and a mixture of experts, images only", ("moonshotai/Kimi-K2.6",)),
-    Entry("ovis2", bracketed, "Ovis 2: crops between indicator tokens", ("thisisiron/Ovis2-1B-hf",)),
-    Entry("paddleocr_vl", merged, "PaddleOCR-VL", ("PaddlePaddle/PaddleOCR-VL",)),
-    Entry("pp_chart2table", crops, "PP-Chart2Table", ("PaddlePaddle/PP-Chart2Table_safetensors",)),
-    Entry("video_llama_3", merged_each, "VideoLLaMA 3, images only", ("lkhl/VideoLLaMA3-2B-Image-HF",)),
-    Entry("video_llava", squares, "Video-LLaVA, images only", ("LanguageBind/Video-LLaVA-7B-hf",)),
-    Entry("vipllava", squares, "ViP-LLaVA", ("llava-hf/vip-llava-7b-hf",)),
+    Entry("aria", queries, nowhere, "Aria: learned queries, a mixture-of-experts decoder", ("rhymes-ai/Aria",)),
+    Entry("cosmos3_edge", merged, whole("Cosmos3EdgeImageProcessor"), "Cosmos 3 Edge, images only", ("nvidia/Cosmos3-Edge",)),
+    Entry("deepseek_vl", squares, bordered("DeepseekVLImageProcessor"), "DeepSeek-VL", ("deepseek-community/deepseek-vl-1.3b-chat",)),
+    Entry(
+        "deepseek_vl_hybrid",
+        squares,
+        bordered("DeepseekVLHybridImageProcessor"),
+        "DeepSeek-VL with a second, high-resolution tower",
+        ("deepseek-community/deepseek-vl-7b-chat",),
+    ),
+    Entry("glm46v", merged, whole("Glm46VImageProcessor"), "GLM-4.6V, images only"),
+    Entry("glm4v", merged, _GLM, "GLM-4.1V, images only", ("zai-org/GLM-4.1V-9B-Thinking",)),
+    Entry("glm4v_moe", merged, _GLM, "GLM-4.5V, a mixture of experts, images only", ("zai-org/GLM-4.5V",)),
+    Entry("glm_ocr", merged, _GLM, "GLM-OCR, images only", ("zai-org/GLM-OCR",)),
+    Entry("glmga", merged, whole("GlmgaImageProcessor"), "GLM-4.6V's class under the name glmga, images only"),
+    Entry("got_ocr2", crops, thumbnail_last("GotOcr2ImageProcessor"), "GOT-OCR 2.0", ("stepfun-ai/GOT-OCR-2.0-hf",)),
+    Entry(
+        "hyperclovax_vision_v2",
+        merged,
+        whole("Qwen2VLImageProcessor"),
+        "HyperCLOVA X SEED, images only",
+        ("naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",),
+    ),
+    Entry(
+        "janus", squares, bordered("JanusImageProcessor"), "Janus and Janus-Pro, understanding only", ("deepseek-community/Janus-Pro-1B",)
+    ),
+    Entry(
+        "kimi_k25",
+        merged,
+        filled("Kimi_K25ImageProcessor"),
+        "Kimi K2.5 and K2.6, latent attention and a mixture of experts, images only",
+        ("moonshotai/Kimi-K2.6",),
+    ),
+    Entry("ovis2", bracketed, thumbnail_first, "Ovis 2: crops between indicator tokens", ("thisisiron/Ovis2-1B-hf",)),
+    Entry("paddleocr_vl", merged, whole("PaddleOCRVLImageProcessor"), "PaddleOCR-VL", ("PaddlePaddle/PaddleOCR-VL",)),
+    Entry(
+        "pp_chart2table",
+        crops,
+        thumbnail_last("PPChart2TableImageProcessor"),
+        "PP-Chart2Table",
+        ("PaddlePaddle/PP-Chart2Table_safetensors",),
+    ),
+    Entry("video_llama_3", merged_each, whole("VideoLlama3ImageProcessor"), "VideoLLaMA 3, images only", ("lkhl/VideoLLaMA3-2B-Image-HF",)),
+    Entry("video_llava", squares, cut_square("VideoLlavaImageProcessor"), "Video-LLaVA, images only", ("LanguageBind/Video-LLaVA-7B-hf",)),
+    Entry("vipllava", squares, cut_square(*SQUARE), "ViP-LLaVA", ("llava-hf/vip-llava-7b-hf",)),
 )
 
 for _entry in ENTRIES:

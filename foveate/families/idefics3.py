@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import blocks, check_encoded
 from foveate.families.layout import Encoding, ImageTokens
+from foveate.families.processors import check_resizing, entries, known_processor, tiles
+from foveate.families.regions import Regions, Request
 from foveate.families.runs import whole_runs
 
 __all__ = ["Idefics3"]
@@ -52,6 +55,16 @@ class Idefics3(Family):
         joined = blocks(values, side, side, config.scale_factor)
         return list(joined.mean(2) if signal == "tower_attention" else joined.flatten(2))
 
+    def regions(self, request: Request) -> Regions:
+        """Crops row by row and the whole picture last; a picture that is not split, and a frame, squeezed to one crop."""
+        settings = request.settings
+        known_processor(settings, "Idefics3ImageProcessor", "SmolVLMImageProcessor", "SmolVLMVideoProcessor")
+        check_resizing(settings)
+        side = entries(settings.max_image_size)["longest_edge"]
+        cell = request.config.vision_config.patch_size * request.config.scale_factor
+        arrangement = (1, 1) if len(request.parts) == 1 else _split(settings, request.size)
+        return tiles(request, arrangement, "last", (side, side), cell)
+
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
         """See `Family.images`; the crops of a picture and the whole of it share one budget, markers stay."""
         token, side = self.placeholders(model)["image"], crop_side(model.config)
@@ -65,6 +78,12 @@ def crop_side(config: Any) -> int:
     vision = config.vision_config
     side: int = vision.image_size // vision.patch_size // config.scale_factor
     return side
+
+
+def _split(settings: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of crops, of which the processor itself is asked: it rounds more than once on the way."""
+    made = settings(images=[[Image.new("RGB", size)]], do_image_splitting=True, return_row_col_info=True)
+    return int(made["rows"][0][0]), int(made["cols"][0][0])
 
 
 def _tokens(crops: list[int], side: int) -> ImageTokens:

@@ -11,6 +11,8 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import blocks, check_encoded
 from foveate.families.layout import Encoding, ImageTokens, place
+from foveate.families.processors import known_processor, tiled_canvas
+from foveate.families.regions import Regions, Request
 from foveate.families.runs import crops_per_run
 from foveate.families.towers import feature_block
 
@@ -44,6 +46,11 @@ class InternVL(Family):
             check_encoded(sum(layout.placeholders for layout in found), seen)
         return place(input_ids, {"image": token}, {"image": found if seen else ()})
 
+    def regions(self, request: Request) -> Regions:
+        """Crops row by row and the whole picture last; a frame, and a picture of one crop, squeezed to that."""
+        known_processor(request.settings, "GotOcr2ImageProcessor", "InternVLVideoProcessor")
+        return tiled_canvas(request, token_side(request.config))
+
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""
         tower: Any = self.tower(model)
@@ -68,6 +75,11 @@ def patch_grid(config: Any) -> tuple[int, int]:
     vision = config.vision_config
     high, wide = (side // patch for side, patch in zip(vision.image_size, vision.patch_size, strict=True))
     return high, wide
+
+
+def token_side(config: Any) -> float:
+    """Pixels of a crop that become one token, across and down."""
+    return float(config.vision_config.patch_size[0] / config.downsample_ratio)
 
 
 def crop_grid(config: Any) -> tuple[int, int]:

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveate.errors import UnsupportedModelError
+from foveate.errors import UnsupportedError, UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.processors import SQUARE, centred, known_processor, whole_picture
+from foveate.families.regions import Regions, Request
 from foveate.families.towers import CLASS_TOKENS, feature_attention
 
 __all__ = ["Llava"]
@@ -46,6 +48,17 @@ class Llava(Family):
             return place(input_ids, self.placeholders(model), {"image": rows})
         same = itertools.repeat(Layout((image_grid(config),)))
         return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
+
+    def regions(self, request: Request) -> Regions:
+        """CLIP's centred square, the squeezed or the padded picture, as the processor is set; with Pixtral the whole of it."""
+        vision = request.config.vision_config
+        if vision.model_type == _ROWS:
+            return whole_picture(request, "PixtralImageProcessor")
+        known_processor(request.settings, *SQUARE)
+        _, rows, columns = image_grid(request.config)
+        if rows != columns:
+            raise UnsupportedError("class tokens are among this model's visual tokens, so they form no grid over the picture")
+        return (centred(request).region(request, request.only, vision.patch_size),)
 
     def gives(self, model: nn.Module) -> frozenset[str]:
         """No tower signals where class tokens are visual tokens or several layers are joined: neither is a patch's own."""

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveate.families.anyres import Picture, check_class_token, layouts, spatial_size
+from foveate.families.anyres import Picture, check_class_token, layouts, regions, spatial_size
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import argument
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.regions import Regions, Request
 from foveate.families.towers import feature_attention
 
 __all__ = ["LlavaNext"]
@@ -39,6 +40,11 @@ class LlavaNext(Family):
     def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
         """What becomes of every picture of one call, which follows from its size in pixels."""
         return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
+
+    def regions(self, request: Request) -> Regions:
+        """The squeezed whole, then the tiles, in which the picture keeps its shape."""
+        width, height = request.size
+        return regions(request, spatial_size(request.config, height, width), "LlavaNextImageProcessor")
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""

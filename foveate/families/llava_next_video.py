@@ -12,6 +12,8 @@ from foveate.families.base import register
 from foveate.families.features import clips
 from foveate.families.layout import Encoding, Layout
 from foveate.families.llava_next import LlavaNext
+from foveate.families.processors import centred, known_processor
+from foveate.families.regions import Regions, Request
 
 __all__ = ["LlavaNextVideo"]
 
@@ -31,6 +33,14 @@ class LlavaNextVideo(LlavaNext):
         videos, frames = clips(seen)
         pooled = side(config) // config.spatial_pool_stride
         return [Layout(((frames, pooled, pooled),))] * videos
+
+    def regions(self, request: Request) -> Regions:
+        """Pictures as in LLaVA-NeXT; of frames the centred square, or whatever their own processor is set to."""
+        if not request.video:
+            return super().regions(request)
+        known_processor(request.settings, "LlavaNextVideoVideoProcessor")
+        token = request.config.vision_config.patch_size * request.config.spatial_pool_stride
+        return (centred(request).region(request, request.only, token),)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """Pictures as in LLaVA-NeXT; the states of a video are pooled before they are projected, its attention is here."""

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.families.anyres import Picture, side, spatial_size
+from foveate.errors import UnsupportedError
+from foveate.families.anyres import Picture, regions, side, spatial_size
 from foveate.families.base import register
 from foveate.families.features import argument, clips
 from foveate.families.layout import Encoding, Layout
 from foveate.families.llava_next import LlavaNext
+from foveate.families.processors import centred, known_processor, square
+from foveate.families.regions import Regions, Request
 
 __all__ = ["LlavaOnevision"]
 
@@ -39,7 +42,7 @@ class LlavaOnevision(LlavaNext):
         """In tiles where a sample has one picture; whole where it has several."""
         sizes = argument(seen, "image_sizes").tolist()
         aspect = seen.arguments.get("vision_aspect_ratio") or config.vision_aspect_ratio
-        most = int(aspect.removeprefix("anyres_max_"))
+        most = _most(aspect)
         per_sample = seen.arguments.get("batch_num_images")
         # Without the counts transformers treats every picture as the only one of its sample.
         alone = [True] * len(sizes) if per_sample is None else [int(n) == 1 for n in per_sample for _ in range(int(n))]
@@ -47,6 +50,26 @@ class LlavaOnevision(LlavaNext):
             spatial_size(config, int(height), int(width), most=most) if single else Picture(side(config))
             for (height, width), single in zip(sizes, alone, strict=True)
         ]
+
+    def regions(self, request: Request) -> Regions:
+        """A squeezed whole and tiles of a picture that is alone; one that is not, with borders to a square; frames squeezed.
+
+        Raises:
+            UnsupportedError: the picture is so long that it has no tiles either way, and there are several.
+        """
+        config, (width, height) = request.config, request.size
+        patches, patch = side(config), config.vision_config.patch_size
+        if request.video:
+            known_processor(request.settings, "LlavaOnevisionVideoProcessor")
+            # Patches are scaled to half as many a side, rounded up.
+            return (centred(request).region(request, request.only, patches * patch / _pooled(config), patches * patch),)
+        picture = spatial_size(config, height, width, most=_most(config.vision_aspect_ratio))
+        if len(request.parts) == 1 and request.pictures > 1:
+            if not math.prod(picture.size):
+                raise UnsupportedError(f"a picture of {width} x {height} pixels has no tiles, so it is not known whether it got borders")
+            known_processor(request.settings, "LlavaOnevisionImageProcessor")
+            return (square(request).region(request, request.only, patch),)
+        return regions(request, picture, "LlavaOnevisionImageProcessor")
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
         """As the model folds its features: joined, unpadded and scaled pictures; frames scaled to half their sides."""
@@ -58,6 +81,11 @@ class LlavaOnevision(LlavaNext):
         small = F.interpolate(frames, (pooled, pooled), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
         _, frames_each = clips(seen)
         return [part.flatten(0, 1) for part in small.split(frames_each)]
+
+
+def _most(aspect: str) -> int:
+    """How many times the whole's patches the tiles may have."""
+    return int(aspect.removeprefix("anyres_max_"))
 
 
 def _pooled(config: Any) -> int:

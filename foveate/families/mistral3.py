@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.layout import Encoding, ImageTokens, place
+from foveate.families.processors import whole_picture
+from foveate.families.regions import Regions, Request
 from foveate.families.towers import feature_attention
 
 __all__ = ["Mistral3"]
@@ -31,6 +33,10 @@ class Mistral3(Family):
         config: Any = model.config
         found = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size * config.spatial_merge_size)]
         return place(input_ids, {"image": self.placeholders(model)["image"]}, {"image": found})
+
+    def regions(self, request: Request) -> Regions:
+        """The whole picture: it is resized to whole tokens, and padded only behind them."""
+        return whole_picture(request, "PixtralImageProcessor")
 
     def tower(self, model: nn.Module) -> nn.Module:
         """See `Family.tower`."""

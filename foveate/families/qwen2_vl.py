@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.features import argument
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.processors import whole_picture
+from foveate.families.regions import Regions, Request
 
 __all__ = ["Qwen2VL"]
+
+_PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor")
 
 
 class Qwen2VL(Family):
@@ -35,6 +39,10 @@ class Qwen2VL(Family):
         """See `Family.images`; grids come with the pixels, in patches."""
         layouts = {encoding.kind: [Layout((grid,)) for grid in self.grids(model, encoding)] for encoding in seen}
         return place(input_ids, self.placeholders(model), layouts)
+
+    def regions(self, request: Request) -> Regions:
+        """The whole picture, or frame: it is resized to whole tokens."""
+        return whole_picture(request, *_PROCESSORS)
 
     def tower(self, model: nn.Module) -> nn.Module:
         """See `Family.tower`."""

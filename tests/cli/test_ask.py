@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 from small_model import CONTEXT, TOKENS, Run
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from foveate import Report, TokenCarve, compress, draw
+from foveate import Report, TokenCarve, compress
+from foveate.errors import InputError
+from foveate.families import regions_of
 from foveate.images import load_image
 
 QUESTION = "what colour is the circle ?"
@@ -82,9 +84,33 @@ def test_picture_and_report_are_written_and_the_picture_can_be_drawn_again(run: 
     assert f"written: {first}" in asked.out
     assert run("draw", saved, picture, again, "--model", model).code == 0
     assert Image.open(first).tobytes() == Image.open(again).tobytes()
-    guessed = run("draw", saved, picture, again)
-    assert guessed.code == 0
-    assert "centred square" in guessed.err
+    said = run("draw", saved, picture, again, "--crop", "center-square")
+    assert said.code == 0
+    assert said.err == ""
+    assert Image.open(again).width > 100
+    apart = run("draw", saved, picture, again)
+    assert apart.code == 0
+    assert "is not known" in apart.err
+    assert Image.open(first).tobytes() != Image.open(again).tobytes()
+    twice = run("draw", saved, picture, again, "--model", model, "--crop", "whole")
+    assert twice.code == 1
+    assert "leave one of them out" in twice.err
+
+
+def test_an_answer_is_not_lost_when_its_place_in_the_picture_cannot_be_told(
+    run: Run, picture: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise InputError("the processor makes other parts")
+
+    monkeypatch.setattr("foveate.families.regions_of", mistaken)
+    drawn = tmp_path / "kept.png"
+    for command in (["ask", picture, QUESTION, "--keep", 9], ["explain", picture, QUESTION, "--answer", "red"]):
+        data = run(*command, "--model", model, "--picture", drawn, "--max-new-tokens", 1, "--json").data
+        assert data["answer"] is not None
+        assert "the tokens are drawn beside the picture: the processor makes other parts" in data["notes"]
+        assert Image.open(drawn).width > 100
+        drawn.unlink()
 
 
 def test_lines_can_be_left_out_of_the_picture(run: Run, picture: Path, model: Path, tmp_path: Path) -> None:
@@ -131,7 +157,9 @@ def test_what_was_done_to_the_picture_is_said(run: Run, model: Path, tmp_path: P
 
 def test_the_grid_lies_over_what_this_processor_shows(model: Path, picture: Path) -> None:
     processor = AutoProcessor.from_pretrained(model)
-    assert draw.processor_crop(processor, Image.open(picture).size) == pytest.approx((30, 0, 130, 100), abs=1)
+    config = AutoConfig.from_pretrained(model)
+    (region,) = regions_of(config, processor, Image.open(picture).size, ((1, 6, 6),))
+    assert region.box == pytest.approx((30, 0, 130, 100), abs=1)
 
 
 def test_a_question_beyond_the_context_is_refused_with_numbers(run: Run, picture: Path, model: Path) -> None:
@@ -172,3 +200,5 @@ def test_a_picture_that_the_processor_crops_gets_a_note(run: Run, model: Path, t
         Image.new("RGB", size, "red").save(tmp_path / "picture.png")
         data = run("ask", tmp_path / "picture.png", QUESTION, "--model", model, "--keep", 4, "--max-new-tokens", 1, "--json").data
         assert any("sees the middle 33%" in note for note in data["notes"]) == noted
+        full = run("ask", tmp_path / "picture.png", QUESTION, "--model", model, "--method", "none", "--max-new-tokens", 1, "--json").data
+        assert any("sees the middle 33%" in note for note in full["notes"]) == noted

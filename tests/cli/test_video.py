@@ -11,7 +11,7 @@ import torch
 from clips import write_clip, write_sound
 from PIL import Image
 from small_model import Run
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from vila_release import CONTEXT, TOKENS
 
 import foveate
@@ -69,9 +69,10 @@ def test_the_frames_that_were_kept_are_drawn_together(run: Run, clip: Path, fram
     asked = ["ask", clip, QUESTION, "--model", frames_model, "--frames", 4, "--keep", 3, "--max-new-tokens", 1]
     assert run(*asked, "--picture", drawn, "--report", saved).code == 0
     assert len(Report.load(saved).images) == 4
-    whole = draw.kept(saved, read_frames(clip, 4).images, crop=None)
+    where = {"model": AutoConfig.from_pretrained(frames_model), "processor": AutoProcessor.from_pretrained(frames_model)}
+    whole = draw.kept(saved, read_frames(clip, 4).images, **where)
     assert Image.open(drawn).tobytes() == whole.tobytes()
-    single = draw.kept(saved, read_frames(clip, 4).images[0], crop=None)
+    single = draw.kept(saved, read_frames(clip, 4).images[0], **where)
     assert whole.height > single.height  # a row per step, a column per frame
 
 

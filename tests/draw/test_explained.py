@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from canvases import canvas_of
 from PIL import Image
 
 from foveate import Relevance, draw
 from foveate.draw import Word, explained
-from foveate.draw.cells import Canvas
-from foveate.draw.geometry import Box
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile
 from foveate.errors import InputError
@@ -50,7 +49,7 @@ def middles(panel: Image.Image, rows: int, columns: int) -> np.ndarray:
 
 
 def test_a_cells_colour_is_that_of_its_level_the_stronger_the_higher() -> None:
-    canvas = Canvas.fit(Box(0, 0, 160, 160), (160, 160), (2, 2), 160)
+    canvas = canvas_of((0, 0, 160, 160), (160, 160), (2, 2), 160)
     levels = [0.0, 0.25, 0.6, 1.0]
     cells = middles(paint_heat(GRAY, canvas, levels, ()), 2, 2).reshape(4, 3)
     ground = 0.7 * 128 + 0.3 * 190
@@ -61,7 +60,7 @@ def test_a_cells_colour_is_that_of_its_level_the_stronger_the_higher() -> None:
 
 
 def test_the_top_cells_are_outlined_and_no_others() -> None:
-    canvas = Canvas.fit(Box(0, 0, 160, 160), (160, 160), (4, 4), 160)
+    canvas = canvas_of((0, 0, 160, 160), (160, 160), (4, 4), 160)
     bare, marked = (np.asarray(paint_heat(GRAY, canvas, [0.5] * 16, top), dtype=float) for top in ((), (5,)))
     changed = np.abs(bare - marked).max(2) > 8
     assert changed[38:42, 44:76].any()
@@ -71,7 +70,7 @@ def test_the_top_cells_are_outlined_and_no_others() -> None:
 
 def test_the_whole_answer_is_the_mean_and_each_word_the_mean_of_its_tokens(pages: list[Any]) -> None:
     found = relevance([[1, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0]], (1, 2, 2))
-    draw.relevance(found, GRAY, [Word("one", (0,)), Word("two", (1, 2))], question="what?", answer="one two", top=0)
+    draw.relevance(found, GRAY, [Word("one", (0,)), Word("two", (1, 2))], question="what?", answer="one two", top=0, crop="whole")
     tiles = [tile for row in pages[0][0] for tile in row]
     assert [tile.title for tile in tiles] == ["what?", "Whole answer: one two", '"one"', '"two"']
     light = {tile.title: middles(tile.image, 2, 2).reshape(4, 3)[:, 1].round().tolist() for tile in tiles[1:]}
@@ -85,7 +84,7 @@ def test_frames_share_their_scale_and_their_top_tokens(pages: list[Any]) -> None
     tokens = torch.zeros(6, 2, 2)
     tokens[0, 0, 0], tokens[5, 1, 1] = 1.0, 4.0
     found = relevance([tokens.flatten().tolist()], (6, 2, 2), kind="video")
-    draw.relevance(found, [GRAY] * 6, answer="yes", top=1)
+    draw.relevance(found, [GRAY] * 6, answer="yes", top=1, crop="whole")
     (bare, heat), legend, notes = pages[0]
     assert [len(bare), len(heat)] == [4, 4]
     assert "4 of 6 frames are shown" in " ".join(notes)
@@ -95,6 +94,25 @@ def test_frames_share_their_scale_and_their_top_tokens(pages: list[Any]) -> None
     assert np.abs(first[0, 0] - (share * np.array(colour(0.5)) + (1 - share) * (0.7 * 128 + 0.3 * 190))).max() < 3
     assert last[1, 1, 0] > first[0, 0, 0]  # only the largest of all frames is yellow
     assert legend[-1].text == "top 1 tokens"
+
+
+def test_frames_that_a_model_was_shown_as_images_are_drawn_as_a_video(pages: list[Any]) -> None:
+    images = tuple(ImageRelevance(0, number, (1, 2, 2), torch.eye(4)[number : number + 1]) for number in range(3))
+    found = Relevance(images, (torch.arange(1),))
+    draw.relevance(found, [GRAY] * 3, answer="yes", top=1, crop="whole")
+    bare, heat = pages[0][0]
+    assert [tile.title for tile in heat] == [f"Whole answer: yes, frame {number}" for number in (1, 2, 3)]
+    assert [int(middles(tile.image, 2, 2)[..., 1].argmax()) for tile in heat] == [0, 1, 2]
+    assert len(bare) == 3
+
+
+def test_tokens_without_a_place_are_drawn_beside_the_picture(pages: list[Any]) -> None:
+    draw.relevance(relevance([[1, 0, 0, 0]], (1, 2, 2)), Image.new("RGB", (90, 30), "red"), question="what?", answer="yes")
+    ((bare, heat),), _, notes = pages[0]
+    assert bare.title == "what?"
+    assert np.asarray(bare.image).reshape(-1, 3).min(0).tolist() == [255, 0, 0]
+    assert np.asarray(heat.image)[..., 1].max() > 80  # and none of it lies under the tokens
+    assert any("not known" in note for note in notes)
 
 
 def test_each_crop_of_an_image_has_its_panel(pages: list[Any]) -> None:
@@ -110,7 +128,7 @@ def test_each_crop_of_an_image_has_its_panel(pages: list[Any]) -> None:
 
 
 def test_relevance_that_is_nothing_is_drawn_as_such(pages: list[Any]) -> None:
-    draw.relevance(relevance([[0, 0, 0, 0]], (1, 2, 2)), GRAY, answer="no")
+    draw.relevance(relevance([[0, 0, 0, 0]], (1, 2, 2)), GRAY, answer="no", crop="whole")
     assert pages[0][0][0][1].counts == "no token matters"
 
 

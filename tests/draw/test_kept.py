@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from canvases import canvas_of, region
 from PIL import Image
 
 from foveate import Plan, Report, draw
-from foveate.draw.cells import Canvas, paint, shade_for
-from foveate.draw.geometry import Box
+from foveate.draw.cells import Canvas, paint, shade_for, stretched
 from foveate.draw.panels import panels_of
-from foveate.draw.panes import panes_of
+from foveate.draw.panes import Pane, panes_of
+from foveate.draw.places import Place
 from foveate.errors import InputError
+from foveate.families import Region
+from foveate.families.regions import cells as spans
 from foveate.report import ImageReport, Stage
 
 GREEN = (20, 160, 60)
@@ -43,8 +46,8 @@ def carve(tokens: int, keep: int) -> Plan:
 def cells(plan: Plan, *, lines: bool = False) -> np.ndarray:
     """Mean colour (4, 4, 3) of the middle of each cell of a painted 4 x 4 panel over green."""
     picture = Image.new("RGB", (160, 160), GREEN)
-    canvas = Canvas.fit(Box(0, 0, 160, 160), (160, 160), (4, 4), 160)
-    panel = np.asarray(paint(picture, canvas, plan.to_list(), shade_for(picture, canvas.box), lines=lines, grid=True), dtype=float)
+    canvas = canvas_of((0, 0, 160, 160), (160, 160), (4, 4), 160)
+    panel = np.asarray(paint(picture, canvas, plan.to_list(), shade_for(picture, canvas.region.box), lines=lines, grid=True), dtype=float)
     return panel.reshape(4, 40, 4, 40, 3)[:, 12:28, :, 12:28].mean((1, 3))
 
 
@@ -115,7 +118,7 @@ def test_budgets_of_the_usual_grid_can_be_drawn(keep: int) -> None:
 
 def test_what_the_model_did_not_see_is_dark() -> None:
     plan = Plan.identity(16)
-    canvas = Canvas.fit(Box(100, 0, 200, 100), (300, 100), (4, 4), 200)
+    canvas = canvas_of((100, 0, 200, 100), (300, 100), (4, 4), 200)
     panel = np.asarray(paint(Image.new("RGB", (300, 100), "white"), canvas, plan.to_list(), (150, 150, 150), lines=True, grid=False))
     left = canvas.origin[0]
     assert panel[:, : left - 4].mean() < 140
@@ -123,7 +126,7 @@ def test_what_the_model_did_not_see_is_dark() -> None:
 
 
 def test_dropped_tokens_take_a_gray_that_the_picture_does_not_have() -> None:
-    box = Box(0, 0, 40, 40)
+    box = region(0, 0, 40, 40, (4, 4)).box
     assert shade_for(Image.new("RGB", (40, 40), (150, 150, 150)), box)[0] > 200
     assert shade_for(Image.new("RGB", (40, 40), "white"), box)[0] < 200
     assert shade_for(Image.new("RGB", (40, 40), "black"), box)[0] < 200
@@ -142,33 +145,101 @@ def parted(parts: tuple[tuple[int, int, int], ...], plan: Plan) -> Report:
     return Report((ImageReport(0, 0, (1, 1, len(plan)), plan, (Stage("Method(keep=1)", 2, plan),), parts),))
 
 
-def test_crops_are_joined_as_the_picture_lies_and_the_whole_picture_stands_beside_them() -> None:
+def lattice(size: tuple[int, int], down: int, across: int, side: int) -> list[Region]:
+    """Crops of a picture row by row, `side` x `side` tokens each."""
+    rows, columns = spans(down * side, size[1] / (down * side)), spans(across * side, size[0] / (across * side))
+    return [
+        Region(tuple(rows[row * side : (row + 1) * side]), tuple(columns[column * side : (column + 1) * side]), "crop")
+        for row in range(down)
+        for column in range(across)
+    ]
+
+
+def whole(size: tuple[int, int], grid: tuple[int, int]) -> Region:
+    return Region(tuple(spans(grid[0], size[1] / grid[0])), tuple(spans(grid[1], size[0] / grid[1])), "whole")
+
+
+def parts_of(regions: list[Region]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((1, *each.grid) for each in regions)
+
+
+def panes(picture: Image.Image, regions: list[Region]) -> list[Pane]:
+    return panes_of([picture], [parts_of(regions)], Place(tuple(regions)))
+
+
+def test_crops_are_joined_as_they_lie_and_the_whole_picture_stands_beside_them() -> None:
     wide = Image.new("RGB", (300, 100), GREEN)
     # Of three crops side by side the second one's upper right token stays, of the whole picture the last.
     plan = Plan.from_list([index if index in (5, 15) else -1 for index in range(16)])
-    entry = parted(((1, 2, 2),) * 4, plan).images[0]
-    joined, whole = panes_of(wide, entry)
-    assert (joined.grid, whole.grid) == ((2, 6), (2, 2))
+    joined, alone = panes(wide, [*lattice((300, 100), 1, 3, 2), whole((300, 100), (2, 2))])
+    assert (joined.grid, alone.grid) == ((2, 6), (2, 2))
+    assert (joined.name, alone.name) == ("1 x 3 crops", "whole picture")
     assert [place for place, goal in enumerate(joined.targets(plan)) if goal >= 0] == [3]
-    assert [place for place, goal in enumerate(whole.targets(plan)) if goal >= 0] == [3]
-    assert panes_of(wide.rotate(90, expand=True), entry)[0].grid == (6, 2)
-    assert (joined.counts(plan), whole.counts(plan)) == ("1 of 12 tokens stay", "1 of 4 tokens stay")
-    page = np.asarray(draw.kept(parted(((1, 2, 2),) * 4, plan), wide, grid=False, panels=False))
-    green = (page == GREEN).all(-1)
-    assert green[:, : page.shape[1] // 2].any()
-    assert green[:, page.shape[1] // 2 :].any()
+    assert [place for place, goal in enumerate(alone.targets(plan)) if goal >= 0] == [3]
+    assert (joined.counts(plan), alone.counts(plan)) == ("1 of 12 tokens stay", "1 of 4 tokens stay")
+
+
+def test_crops_that_are_rows_are_drawn_as_rows_however_wide_the_picture_is_and_stand_where_the_model_has_them() -> None:
+    wide = Image.new("RGB", (300, 100), GREEN)
+    alone, joined = panes(wide, [whole((300, 100), (2, 2)), *lattice((300, 100), 3, 1, 2)])
+    assert (alone.name, joined.name) == ("whole picture", "3 x 1 crops")
+    assert joined.grid == (6, 2)
+    assert joined.tokens == tuple(range(4, 16))
+
+
+def test_a_picture_of_one_tile_has_captions_in_the_order_of_its_parts() -> None:
+    first, second = panes(Image.new("RGB", (90, 90), GREEN), [whole((90, 90), (3, 3)), *lattice((90, 90), 1, 1, 3)])
+    assert (first.name, second.name) == ("whole picture", "crops, joined")
+    assert (first.tokens, second.tokens) == (tuple(range(9)), tuple(range(9, 18)))
 
 
 def test_the_whole_picture_and_one_rectangle_of_crops_keep_their_own_grids() -> None:
     plan = Plan.from_list([0, -1, -1, 0, *range(4, 10)])
-    whole, rectangle = panes_of(Image.new("RGB", (90, 60)), parted(((1, 2, 2), (1, 2, 3)), plan).images[0])
-    assert (whole.grid, rectangle.grid) == ((2, 2), (2, 3))
-    assert whole.targets(plan) == [0, -1, -1, 0]
+    regions = [whole((90, 60), (2, 2)), Region(whole((90, 60), (2, 3)).rows, whole((90, 60), (2, 3)).columns, "crop")]
+    alone, rectangle = panes(Image.new("RGB", (90, 60)), regions)
+    assert (alone.grid, rectangle.grid) == ((2, 2), (2, 3))
+    assert alone.targets(plan) == [0, -1, -1, 0]
     across = Plan.from_list([4, -1, -1, 3, *range(4, 10)])
-    assert whole.targets(across)[0] >= 4
+    assert alone.targets(across)[0] >= 4
     wide = Image.new("RGB", (90, 60), GREEN)
     pages = [draw.kept(parted(((1, 2, 2), (1, 2, 3)), across), wide, lines=lines).height for lines in (True, False)]
     assert pages[0] > pages[1]  # the note about the token that left its rectangle
+
+
+def test_strips_that_no_token_covers_are_left_out() -> None:
+    columns = (*spans(2, 20), *((start + 60, end + 60) for start, end in spans(2, 20)))
+    gapped = Region(tuple(spans(2, 50)), columns, "crop")
+    picture = Image.new("RGB", (100, 100), GREEN)
+    picture.paste((255, 0, 0), (40, 0, 60, 100))  # between the two crops
+    fitted = Canvas.fit(gapped, picture.size, 400)
+    assert fitted.gaps
+    sheet = np.asarray(stretched(picture, fitted))
+    assert (sheet[..., 0] < sheet[..., 1]).mean() > 0.95  # resizing mixes some pixels from beyond the edges
+    assert not Canvas.fit(whole((100, 100), (2, 2)), picture.size, 400).gaps
+
+
+def test_a_smaller_last_cell_is_drawn_smaller() -> None:
+    columns = (*spans(2, 40), (80.0, 100.0))
+    fitted = Canvas.fit(Region(columns, columns), (100, 100), 500)
+    assert fitted.across == (0, 200, 400, 500)
+    plan = Plan.keep([2], 9)
+    picture = Image.new("RGB", (100, 100), GREEN)
+    panel = np.asarray(paint(picture, fitted, plan.to_list(), (150, 150, 150), lines=False, grid=False))
+    assert (panel[20:180, 420:480] == GREEN).all()
+    assert not (panel[20:180, 320:380] == GREEN).any()
+
+
+def test_frames_that_are_images_of_several_crops_are_drawn_frame_by_frame() -> None:
+    frame = ((1, 2, 2),) * 3
+    plan = Plan.identity(12)
+    images = tuple(ImageReport(0, number, (1, 1, 12), plan, (Stage("Method(keep=12)", 2, plan),), frame) for number in range(2))
+    regions = (*lattice((40, 20), 1, 2, 2), whole((40, 20), (2, 2)))
+    found = panes_of([Image.new("RGB", (40, 20))] * 2, [frame] * 2, Place(regions))
+    assert [pane.name for pane in found] == [f"frame {n}, {what}" for n in (1, 2) for what in ("1 x 2 crops", "whole picture")]
+    assert sorted(token for pane in found for token in pane.tokens) == list(range(24))
+    one = draw.kept(Report(images), Image.new("RGB", (40, 20)), panels=False)
+    both = draw.kept(Report(images), [Image.new("RGB", (40, 20))] * 2, panels=False)
+    assert both.width > one.width
 
 
 def test_merges_into_another_frame_have_no_line_but_are_counted() -> None:

@@ -63,7 +63,11 @@ def test_tiles_are_joined_unpadded_and_scaled_as_the_model_does(model_type: str,
         rest[image.columns] = False
         assert torch.equal(packed[rest], newline.expand(int(rest.sum()), 3))
         assert image.parts[0] == (1, side, side)
-        assert int(rest.sum()) == image.parts[1][1]
+        if len(image.parts) == 1:  # so narrow that no patch is without padding; what is left of the tiles is newlines
+            assert max(height, width) > 72 * min(height, width)
+            assert len(image.columns) == side**2
+        else:
+            assert int(rest.sum()) == image.parts[1][1]
 
 
 def transformers_best(size: tuple[int, int], points: list[list[int]]) -> tuple[int, int]:

@@ -1,13 +1,10 @@
 """Inputs made by hand have the form that transformers' own processors give, and families read the real ones.
 
-Some processors insist on torchvision. Their tests run where it is installed, also in a build that does not belong to the installed torch.
+Some processors insist on torchvision. Their tests run where it is installed: see `torchvision_here.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -15,9 +12,10 @@ import torch
 import transformers
 import zoo
 import zoo_qwen
+from painted import tokenizer
 from PIL import Image
-from words import word_tokenizer
-from zoo import END, IMAGE, NEWLINE, START, VIDEO, VOCABULARY, WHOLE, Piece
+from torchvision_here import TORCHVISION
+from zoo import END, IMAGE, NEWLINE, START, VIDEO, WHOLE, Piece
 
 import foveate
 from foveate import FastV
@@ -25,27 +23,8 @@ from foveate import FastV
 FAKE, FIRST_CROP = START, 40
 
 
-TORCHVISION = find_spec("torchvision") is not None
-needs_torchvision = pytest.mark.skipif(not TORCHVISION, reason="torchvision is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators() -> Iterator[None]:
-    """Declares torchvision's operators where its build does not fit torch: processors need none of them."""
-    library = torch.library.Library("torchvision", "FRAGMENT") if TORCHVISION else None
-    for name in ("nms", "qnms"):
-        if library is not None:
-            with contextlib.suppress(RuntimeError):  # it fits, and has them
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    del library
-
-
-def tokenizer(special: dict[int, str]) -> Any:
-    """Words `w0` to `w95`, some of which are special tokens."""
-    words = [special.get(number, f"w{number}") for number in range(VOCABULARY)]
-    words[:3] = ["<pad>", "<s>", "<unk>"]
-    return word_tokenizer(words, pad_token="<pad>", additional_special_tokens=list(special.values()))
+pytestmark = pytest.mark.processors
+needs_torchvision = pytest.mark.skipif(not TORCHVISION, reason="torchvision is not installed; make test-torchvision runs this")
 
 
 def pil(module: str, name: str) -> Any:

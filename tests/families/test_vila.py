@@ -221,6 +221,7 @@ def test_turns_and_a_system_prompt_of_ones_own(loaded) -> None:  # noqa: ANN001
     assert text == "Be brief. USER: One? ASSISTANT: Yes.</s>USER: Two? ASSISTANT:"
 
 
+@pytest.mark.processors
 def test_it_can_be_saved_in_one_folder_and_loaded_again(loaded, tmp_path: Path) -> None:  # noqa: ANN001
     model, processor, _ = loaded
     model.save_pretrained(tmp_path)
@@ -228,6 +229,7 @@ def test_it_can_be_saved_in_one_folder_and_loaded_again(loaded, tmp_path: Path) 
     inputs = processor(images=pictures(1), text=asked(processor, pictures(1)), return_tensors="pt")
     again = AutoProcessor.from_pretrained(tmp_path)(images=pictures(1), text=asked(processor, pictures(1)), return_tensors="pt")
     assert torch.equal(inputs["input_ids"], again["input_ids"])
+    assert torch.equal(inputs["pixel_values"], again["pixel_values"])
     with torch.no_grad():
         assert torch.equal(AutoModelForImageTextToText.from_pretrained(tmp_path)(**again).logits, model(**inputs).logits)
 

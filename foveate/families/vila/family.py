@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.processors import centred, known_processor
+from foveate.families.regions import Regions, Request
 from foveate.families.towers import feature_attention, feature_block
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import SIGLIP, image_side, patch_side
@@ -47,6 +49,14 @@ class Vila(Family):
         order = torch.arange(side * side).view(side, side).T.flatten()
         same = itertools.repeat(Layout(((1, side, side),), content=order, placeholders=side * side))
         return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
+
+    def regions(self, request: Request) -> Regions:
+        """The squeezed picture; the last token of an odd number of patches covers one of them a side, and not two."""
+        known_processor(request.settings, "SiglipImageProcessor")
+        patches = patch_side(request.config)
+        patch = request.config.vision_config.patch_size
+        size = patch if isinstance(patch, int) else patch[0]
+        return (centred(request).region(request, request.only, 2 * size, patches * size),)
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """See `Family.tower_attention`."""

@@ -16,6 +16,7 @@ from foveate.errors import InputError, UnsupportedError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, is_release
 from foveate.images import flat
+from foveate.pillow import on_pillow
 
 __all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
 
@@ -110,7 +111,7 @@ class VilaProcessor(ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load a processor from a release's folder, or from one that `save_pretrained` wrote."""
         if not is_release(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            return on_pillow(super().from_pretrained(pretrained_model_name_or_path, **kwargs), SiglipImageProcessorPil)
         folder = Path(pretrained_model_name_or_path)
         config = pretrained(VilaConfig, folder)
         images = _image_processor(folder / "vision_tower", config.vision_config)

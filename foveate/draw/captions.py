@@ -1,0 +1,38 @@
+"""What every page says of the place of tokens, and the picture beside them where that is not known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from foveate.draw.cells import PADDING, UNSEEN, Canvas
+from foveate.draw.page import Mark, Tile
+from foveate.draw.places import Place
+
+__all__ = ["bare", "place_marks", "where_notes"]
+
+
+def bare(picture: Image.Image, side: int) -> Tile:
+    """The picture without tokens, about `side` pixels on its longer side."""
+    scale = side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return Tile(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), "The picture")
+
+
+def place_marks(canvases: Sequence[Canvas]) -> list[Mark]:
+    """The legend's entries for what the model did not see and for borders that a processor added, if any panel shows such a thing."""
+    marks = []
+    if any(canvas.bordered for canvas in canvases):
+        marks.append(Mark("border that the processor added", PADDING, hatched=True))
+    if any(canvas.unseen for canvas in canvases):
+        partly = any(canvas.unseen and canvas.trimmed for canvas in canvases)
+        marks.append(Mark("not seen by the model" + (" (partly shown)" if partly else ""), UNSEEN, hatched=True))
+    return marks
+
+
+def where_notes(place: Place, canvases: Sequence[Canvas]) -> list[str]:
+    """What is to be said of the place of tokens."""
+    if place.regions is None:
+        return [f"Where these tokens lie in the picture is not known ({place.why}), so they are drawn apart from it, in their own order."]
+    return ["Strips of the picture between its crops, which no token covers, are left out."] * any(canvas.gaps for canvas in canvases)

@@ -1,0 +1,97 @@
+"""Where the tokens of an image are drawn: as the model's family says, as the caller says, or apart from the picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from foveate.errors import InputError, UnsupportedError
+from foveate.families import Box, Region, regions_of
+from foveate.families.regions import cells, placed
+from foveate.view import Grid
+
+__all__ = ["Crop", "Place", "place_of"]
+
+Crop = Literal["center-square", "pad-square", "whole"] | tuple[float, float, float, float]
+"""What a caller says that a processor does before it cuts a picture into patches.
+
+- `"center-square"`: the short side is resized, then a centred square is cut out (CLIP, LLaVA-1.5).
+- `"pad-square"`: borders are added until the picture is square (LLaVA-1.5 as it was trained).
+- `"whole"`: the whole picture, whatever its shape (Qwen-VL; SigLIP, which squeezes it).
+- (left, top, right, bottom): exactly this box, in pixels of the picture.
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image's tokens lie.
+
+    Attributes:
+        regions: one per part, or `None` if that is not known.
+        why: why it is not known.
+    """
+
+    regions: tuple[Region, ...] | None
+    why: str = ""
+
+
+def place_of(
+    model: Any, processor: Any, crop: Crop | None, size: tuple[int, int], parts: Sequence[Grid], *, video: bool, pictures: int
+) -> Place:
+    """Ask the model's family, or take the caller's word.
+
+    Args:
+        model: the model, or its configuration; `None` if there is none at hand.
+        processor: its processor, with the model and only with it.
+        crop: the caller's word instead, for an image with one part.
+        size: (width, height) of the picture.
+        parts: (t, h, w) of each part.
+        video: whether it is a video's tokens.
+        pictures: how many images the prompt has.
+
+    Raises:
+        InputError: one of model and processor without the other, or with a crop; a crop that says nothing, or that is not enough.
+    """
+    if (model is None) != (processor is None):
+        raise InputError("where tokens lie follows from a model and its processor together; pass both model=... and processor=...")
+    if crop is not None and model is not None:
+        raise InputError(f"crop={crop!r} beside a model and its processor, which say it already; pass one or the other")
+    if crop is not None:
+        if len(parts) > 1:
+            raise InputError(
+                f"crop={crop!r} says where one grid lies, but the image has {len(parts)} parts; pass model=... and processor=..."
+            )
+        return Place((_named(crop, size, parts[0][1:]),))
+    if model is None:
+        return Place(None, "neither the model and its processor nor a crop were given")
+    try:
+        return Place(regions_of(model, processor, size, parts, video=video, pictures=pictures))
+    except UnsupportedError as error:
+        return Place(None, str(error))
+
+
+def _named(crop: Crop, size: tuple[int, int], grid: tuple[int, int]) -> Region:
+    box = _box(crop, size)
+    rows, columns = grid
+    return Region(placed(cells(rows, box.height / rows), box.top, 1.0), placed(cells(columns, box.width / columns), box.left, 1.0))
+
+
+def _box(crop: Crop, size: tuple[int, int]) -> Box:
+    width, height = size
+    if crop == "whole":
+        return Box(0, 0, width, height)
+    if crop in ("center-square", "pad-square"):
+        side = min(size) if crop == "center-square" else max(size)
+        left, top = (width - side) / 2, (height - side) / 2
+        return Box(left, top, left + side, top + side)
+    if not isinstance(crop, tuple) or len(crop) != 4 or not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in crop):
+        raise InputError(
+            f"crop={crop!r} must be 'center-square', 'pad-square', 'whole' or (left, top, right, bottom) in pixels of the picture"
+        )
+    box = Box(*crop)
+    outside = box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height
+    if box.width <= 0 or box.height <= 0 or outside:
+        raise InputError(f"crop={crop} shows nothing of a picture of {width} x {height} pixels")
+    return box
