@@ -98,7 +98,7 @@ class Form(Generic[_T]):
         Raises:
             RecordError: it is not there, no regular file, too large, or does not fit.
         """
-        return self.parse(read_text(path, self.limit), shown(path))
+        return self.parse(read_bytes(path, self.limit), shown(path))
 
     def parse(self, text: str | bytes, where: str) -> Document[_T]:
         """Read a text, which is called `where` in messages.

@@ -18,6 +18,9 @@ from foveate.standins import StandIns
 
 __all__ = ["remembered_features"]
 
+_ELSEWHERE = frozenset({"use_cache"})
+"""What a forward hands on to its encoder although it speaks of the text decoder alone."""
+
 
 @contextlib.contextmanager
 def remembered_features(model: nn.Module, most: int | None = None) -> Iterator[None]:
@@ -57,7 +60,7 @@ def _remembering(most: int | None) -> Callable[..., Any]:
         given = dict(inspect.signature(compute).bind_partial(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
         # A forward names the arguments that it does not use, `generate` leaves them out.
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in given.items() if value is not None and name not in _ELSEWHERE}
         pictures = given.pop("pixel_values", None)
         more = any(isinstance(value, Tensor) for value in given.values())
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or more or given.get("return_dict") is False:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from compressors import NOBODY, untrained
+from compressors import NOBODY, in_two_files, untrained
 from faults import killed_at
 from safetensors import safe_open
 from safetensors.torch import save
@@ -176,16 +175,6 @@ def test_what_is_saved_is_read_again(kind: dict[str, Any], tmp_path: Path) -> No
     assert torch.equal(*predict(read, sight(PARTS[2])), *predict(compressor, sight(PARTS[2])))
     assert not read.training
     assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == [WEIGHTS]
-
-
-def in_two_files(folder: Path) -> Path:
-    """As earlier versions wrote a compressor: settings in a file of their own, with a hash of the other."""
-    with safe_open(folder / WEIGHTS, "pt") as opened:
-        settings = json.loads(opened.metadata()["foveate"])
-        weights = save({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / SETTINGS).write_text(json.dumps({**settings, "sha256": hashlib.sha256(weights).hexdigest()}))
-    return folder
 
 
 def spoil(folder: Path, **changed: Any) -> None:

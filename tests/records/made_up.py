@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as parquet
 import results_made_up
 import torch
+from compressors import in_two_files
 
 from foveate.demo import card, loop
 from foveate.demo import train as demo_train
@@ -95,6 +96,7 @@ def _make_compressor(folder: Path) -> Record:
         made = ConvCompressor.from_pretrained(path.parent)
         return {"config": made.config.to_dict(), "model": made.model.to_dict(), "labels": made.labels, "training": made.training_facts}
 
+    in_two_files(folder)
     return Record.of(folder / SETTINGS, json.loads((folder / SETTINGS).read_text()), read)
 
 
