@@ -1,6 +1,6 @@
 """Runs the core tests on every minor release of transformers in the supported range, and writes docs/versions.md from the results.
 
-python benchmarks/versions.py                    # all releases, in a virtual environment of its own; some three minutes each
+python benchmarks/versions.py                    # all releases, in a virtual environment of its own; some two minutes each
 python benchmarks/versions.py --only 5.20.2      # one of them; the others keep their results
 python benchmarks/versions.py --table            # the page alone, from committed results
 """
@@ -31,23 +31,21 @@ RELEASES = (OLDEST, "5.17.0", "5.18.0", "5.19.0", "5.20.2", "5.21.1", "5.22.2", 
 CORE = (
     "tests/test_pruning_equals_masking.py",
     "tests/test_compress.py",
-    "tests/test_what_is_refused.py",
     "tests/test_calls_that_are_refused.py",
     "tests/test_logits_to_keep.py",
-    "tests/test_threads.py",
     "tests/test_copies_of_a_model.py",
     "tests/test_invariants.py",
-    "tests/families/test_matrix.py",
+    "tests/families/test_turns.py",
     "tests/families/test_second_picture.py",
-    "tests/families/test_properties.py",
 )
+"""Prefill, decoding and a second turn in every family, masked and compressed, and what must be refused."""
 
 
 TEXT = """\
 # Supported versions of transformers
 
 Foveate is tested with transformers {oldest} to {newest}. Continuous integration runs the whole test suite on both ends. The core tests
-(compressed equals masked in every family, caches, copies, threads, refusals) also run on each minor release between them:
+(compressed equals masked in every family, over two turns; copies, checks, refusals) also run on each minor release between them:
 
 | transformers | passed | failed | skipped | on |
 |---|---|---|---|---|
