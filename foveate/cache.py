@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass
 class _Announced:
-    cache: Any = None
+    layers: frozenset[int] = frozenset()
 
 
 _ANNOUNCED = PerThread(_Announced)
@@ -46,7 +46,7 @@ def announce(cache: Any) -> None:
 
     A cut cache outlives its handle and travels in copies and pickles. It can be decoded in an announced pass alone.
     """
-    _ANNOUNCED.own.cache = cache
+    _ANNOUNCED.own.layers = frozenset() if cache is None else frozenset(map(id, cache.layers))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class CutLayer(DynamicLayer):
         return keys, values
 
     def _check_announced(self) -> None:
-        if _ANNOUNCED.own.cache is None:
+        if id(self) not in _ANNOUNCED.own.layers:
             raise CacheError(
                 "this key/value cache was compressed, but no foveate handle on the model prepares masks for it: the handle was removed, or "
                 "another model is decoding; call foveate.compress(...) on this model before resuming, or start a new generation"

@@ -128,7 +128,11 @@ def asked_columns(kwargs: Mapping[str, Any], tokens: int) -> list[int] | None:
     asked = kwargs.get("logits_to_keep")
     if asked is None or (isinstance(asked, int) and asked in (0, 1)):
         return None
-    found: list[int] = torch.arange(tokens)[asked.cpu() if isinstance(asked, Tensor) else slice(-asked, None)].flatten().tolist()
+    if isinstance(asked, int):
+        asked = slice(-asked, None)
+    elif isinstance(asked, Tensor):
+        asked = asked.cpu()
+    found: list[int] = torch.arange(tokens)[list(asked) if isinstance(asked, range) else asked].flatten().tolist()
     return found
 
 

@@ -14,7 +14,8 @@ from foveate.errors import HandleError, LayerError, SignalError, UnsupportedMode
 from foveate.explain.identity import identity
 from foveate.families import Family, family_of
 from foveate.handle import Handle, handle_on
-from foveate.method import Method, described, schedule_of
+from foveate.method import Method, schedule_of
+from foveate.printable import described
 from foveate.surroundings import check_generation, check_not_compiled, unwrapped
 from foveate.versions import warn_if_untested
 

@@ -14,6 +14,7 @@ from foveate.arguments import cache_of, named, parameters_of
 from foveate.cache import announce, base_state, check_cache
 from foveate.calls import asked_columns, check_backbone_call, check_decoder_call, check_labels, input_ids_of
 from foveate.encoders import Encoders
+from foveate.errors import UnsupportedError
 from foveate.families import Family
 from foveate.families.base import TOWER_SIGNALS
 from foveate.injection import Injection
@@ -38,6 +39,7 @@ class _Pass:
         asked: the input columns whose logits the caller names; `None` for those that remain.
         prefill: the cuts of this pass, if it has any.
         resume: masks and positions of new tokens on a cut cache, if this pass has any.
+        generating: whether `generate` is running.
         encoded: how often an encoder had been called when the pass began.
         compressed: whether the pass had cuts.
         report: what this thread's last prefill did.
@@ -47,6 +49,7 @@ class _Pass:
     asked: list[int] | None = None
     prefill: Prefill | None = None
     resume: Resume | None = None
+    generating: bool = False
     encoded: int = 0
     compressed: bool = False
     report: Report | None = None
@@ -145,7 +148,12 @@ class Handle:
 
     def _guarded_generate(self, generate: Any, *args: Any, **kwargs: Any) -> Any:
         check_generation(self._model, generation_options(generate, args, kwargs))
-        return generate(*args, **kwargs)
+        own = self._passes.own
+        before, own.generating = own.generating, True
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            own.generating = before
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own = self._passes.own
@@ -162,6 +170,9 @@ class Handle:
             check_used(self._encoders.calls - own.encoded, own.compressed)
 
     def _before_backbone(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        prefill = self._passes.own.prefill
+        if prefill is not None and prefill.deciding:
+            raise UnsupportedError("a method called the model that it decides for, inside its prefill; call it before, or use a copy of it")
         self._forget()
         self._encoders.enter()
         _, given = named(self._names["backbone"], args, kwargs)
@@ -233,7 +244,8 @@ class Handle:
 
     def _resumed(self, cache: Any, embeddings: Tensor, kwargs: dict[str, Any], found: Mapping[str, Any] | None) -> dict[str, Any]:
         given = kwargs.get("position_ids")
-        resume = Resume(self._decoder, cache, embeddings, kwargs.get("attention_mask"), given)
+        generating = self._passes.own.generating
+        resume = Resume(self._decoder, cache, embeddings, kwargs.get("attention_mask"), given, generating=generating)
         if found:
             resume.keep_axes(given, single=all(image.columns.numel() == 1 for row in found["images"] for image in row))
         self._passes.own.resume = resume

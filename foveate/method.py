@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from foveate.errors import BudgetError, LayerError, MethodError, UsageError
 from foveate.plan import Plan
+from foveate.printable import described
 from foveate.view import View
 
 if TYPE_CHECKING:
     from foveate.explain.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of", "described"]
+__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of"]
 
 REGISTRY: dict[str, type[Method]] = {}
 """The methods that come with foveate, by name; each enters when its module is imported."""
@@ -171,12 +172,6 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
     if not schedule or not all(isinstance(each, Method) for each in schedule):
         raise UsageError(f"{wanted}; got {described(method)}")
     return schedule
-
-
-def described(value: Any) -> str:
-    """Type and value in a line, for messages."""
-    text = " ".join(repr(value).split())
-    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
 
 
 def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:

@@ -101,6 +101,7 @@ class Prefill:
         self.past = cache.get_seq_length() if cache is not None else 0
         self.held = [physical_length(layer) for layer in cache.layers] if cache is not None else []
         self.due = 0
+        self.deciding = False
         self.mask = mask
         self.valid = new_columns(mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
         self.columns = torch.arange(self.tokens).expand(self.batch, -1)
@@ -174,6 +175,9 @@ class Prefill:
         return self.held[index] if index < len(self.held) else 0
 
     def _check(self, input_ids: Tensor, asked: Sequence[int] | None) -> None:
+        empty = (~self.valid.any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(f"row {empty[0]} of the batch is padding alone, by its attention_mask; take it out")
         if self.config._attn_implementation == "flex_attention" and any(method.needs & ATTENTION for method in self.cuts.values()):
             raise UnsupportedError(
                 "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
@@ -212,6 +216,7 @@ class Prefill:
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         before = states.shape[1]
         plans = self._decide(method, states)
+        self._check_merges(method, plans)
         gather, places = self._route(plans)
         where = gather.to(states.device)
         short = _take(states, where)
@@ -238,13 +243,26 @@ class Prefill:
         self.short["position_ids"] = torch.arange(start, start + short.shape[1], device=states.device).expand(self.batch, -1)
         return short
 
+    def _check_merges(self, method: Method, plans: Sequence[Plan]) -> None:
+        """Refuse to merge into, or from, a token that the attention mask hides: it has no place in what the next layer sees."""
+        for image, plan in zip(self.images, plans, strict=True):
+            if plan.merged.numel() and not bool(self.valid[image.row, image.slots].all()):
+                raise InputError(
+                    f"attention_mask hides visual tokens of row {image.row}, and {type(method).__name__} merges them; let the mask show "
+                    "the whole picture, take the picture out of the prompt, or use a method that does not merge"
+                )
+
     def _decide(self, method: Method, states: Tensor) -> list[Plan]:
         start = seconds(states.device)
         owners = [image for image in self.images if self.twins[image.row] == image.row]
-        with torch.no_grad():
-            places, rows = self.readings.collect(states, self.columns, self.valid, method.needs)
-            views = [image.view(states, places, rows[image.row], method.needs) for image in owners]
-            plans = checked_plans(method, views, method.plans(views))
+        self.deciding = True
+        try:
+            with torch.no_grad():
+                places, rows = self.readings.collect(states, self.columns, self.valid, method.needs)
+                views = [image.view(states, places, rows[image.row], method.needs) for image in owners]
+                plans = checked_plans(method, views, method.plans(views))
+        finally:
+            self.deciding = False
         decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
         self.seconds += seconds(states.device) - start + self.readings.clear()
         return [decided[self.twins[image.row], image.position] for image in self.images]

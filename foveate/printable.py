@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-__all__ = ["printable", "printable_json", "shortened"]
+__all__ = ["described", "printable", "printable_json", "shortened"]
 
 # Control characters (C0, delete, C1), line and paragraph separators, overrides of the writing direction, and lone surrogates, which is
 # how Python holds the bytes of a file name that is not UTF-8.
@@ -30,6 +30,12 @@ def printable(text: object, *, lines: bool = False) -> str:
 def printable_json(data: object) -> str:
     """One JSON document, indented: letters of all languages as they are, but what `printable` spells out as JSON escapes."""
     return _BUT_LINES.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def described(value: object) -> str:
+    """Type and value of anything in a line, for messages."""
+    text = printable(" ".join(repr(value).split()))
+    return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
 
 
 def shortened(text: str, most: int) -> str:

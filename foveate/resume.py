@@ -24,9 +24,12 @@ class Resume:
         embeddings: (b, q, d), the new tokens.
         mask: the incoming 2-D mask over all logical columns, or `None`.
         given: (..., b, q), the positions that the decoder was given, or `None`.
+        generating: whether `generate` calls, and not a caller of its own.
     """
 
-    def __init__(self, decoder: nn.Module, cache: Any, embeddings: Tensor, mask: Tensor | None, given: Tensor | None) -> None:
+    def __init__(
+        self, decoder: nn.Module, cache: Any, embeddings: Tensor, mask: Tensor | None, given: Tensor | None, *, generating: bool
+    ) -> None:
         last, first = base_state(cache), layer_state(cache, 0)
         assert last is not None
         (batch, self._queries), device = embeddings.shape[:2], embeddings.device
@@ -37,7 +40,9 @@ class Resume:
         order = (since.long().cumsum(1)[:, -queries:] - 1).clamp(min=0)
         new = self._new = since[:, -queries:]
         self.positions = _like(last.next_position.to(device)[..., None] + order, given)
-        self.arguments: dict[str, Any] = {"position_ids": self.positions}
+        # Positions of one kind that a caller gives are his. `generate` makes its own, which are wrong after padding on the right.
+        taken = given is not None and given.ndim == 2 and last.next_position.ndim == 1 and not generating
+        self.arguments: dict[str, Any] = {} if taken else {"position_ids": self.positions}
         """What the decoder is to be given instead."""
         if first is not None:
             gone = torch.zeros(batch, first.removed, dtype=torch.bool, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import MixtralConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import foveate
-from foveate import FastV, Random
+from foveate import FastV, Pool, Random, TokenCarve
 from foveate.errors import InputError, UnsupportedError
 
 ENDS = prompt(4, "image")
@@ -87,6 +88,63 @@ def test_router_logits_are_refused_before_any_layer_runs(asked: dict[str, Any]) 
         assert not ran
         if asked:
             assert model(**inputs).logits.shape[1] == 12
+
+
+HOLES = {"input_ids": torch.tensor([prompt(3, "image", 5)]), "pixel_values": pixels(1)}
+
+
+def hidden(*columns: int) -> dict[str, Tensor]:
+    mask = torch.ones(1, 24, dtype=torch.long)
+    mask[0, list(columns)] = 0
+    return {**HOLES, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+@pytest.mark.parametrize("columns", [range(3, 19), [4], [7, 12]], ids=["the whole picture", "a target", "some"])
+@pytest.mark.parametrize("method", [Pool(keep=4), TokenCarve(keep=4)], ids=repr)
+def test_hidden_visual_tokens_are_not_merged(columns: Any, method: foveate.Method) -> None:
+    with foveate.compress(tiny_llava(), method) as handle, torch.no_grad(), pytest.raises(InputError, match="hides visual tokens of row 0"):
+        handle._model(**hidden(*columns))
+
+
+def test_hidden_visual_tokens_are_as_in_the_full_model_where_nothing_is_merged() -> None:
+    model, inputs = tiny_llava(), hidden(*range(3, 19))
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, -5:]
+        with foveate.compress(model, FastV(keep=4)):
+            torch.testing.assert_close(model(**inputs).logits[:, -5:], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+def test_a_method_that_calls_its_own_model_is_refused(layer: int) -> None:
+    model = tiny_llava()
+
+    @dataclass(frozen=True)
+    class Nested(foveate.Method):
+        def score(self, view: foveate.View) -> Tensor:
+            model(input_ids=torch.tensor([[3, 4, 5]]))
+            return torch.arange(len(view)).float()
+
+    with foveate.compress(model, Nested(keep=4, layer=layer)), torch.no_grad(), pytest.raises(UnsupportedError, match="inside its prefill"):
+        model(**batch([prompt(3, "image", 5)]))
+
+
+@pytest.mark.parametrize("method", [FastV(keep=4), Random(keep=4)], ids=repr)
+def test_a_row_of_padding_alone_is_refused(method: foveate.Method) -> None:
+    inputs = batch([prompt(3, "image", 5), []])
+    with foveate.compress(tiny_llava(), method) as handle, torch.no_grad(), pytest.raises(InputError, match=r"row 1 .* padding alone"):
+        handle._model(**inputs)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_positions_that_are_given_while_decoding_are_used(padding: str) -> None:
+    model, inputs = tiny_llava(), batch([prompt(3, "image", 9), prompt(2, "image", 3, seed=1)], padding=padding)
+    step = {"input_ids": torch.tensor([[5], [6]]), "position_ids": torch.tensor([[60], [41]])}
+    step["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], 1)
+    with torch.no_grad():
+        expected = model(**step, past_key_values=model(**inputs).past_key_values).logits
+        with foveate.compress(model, FastV(keep=1.0)):
+            got = model(**step, past_key_values=model(**inputs).past_key_values).logits
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_replicas_of_data_parallel_are_refused() -> None:

@@ -130,6 +130,23 @@ def test_a_cache_that_was_pickled_is_decoded_under_a_handle_and_refused_without(
         tiny_llava()(**step, past_key_values=pickle.loads(cache))
 
 
+def test_an_interrupted_step_opens_no_other_cache_to_a_model_without_a_handle() -> None:
+    model, step = tiny_llava(), {"input_ids": torch.tensor([[5], [6]])}
+    plain = copy.deepcopy(model)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with foveate.compress(model, METHOD), torch.no_grad():
+        cache = model(**INPUTS).past_key_values
+        hook = model.model.language_model.layers[1].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(**step, past_key_values=copy.deepcopy(cache))
+        hook.remove()
+        with pytest.raises(CacheError, match="no foveate handle"):
+            plain(**step, past_key_values=cache)
+
+
 def test_a_lost_handle_is_found_again() -> None:
     model = tiny_llava()
     expected = logits(model)

@@ -14,7 +14,7 @@ from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import GRAY, Canvas, check_size, paint
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile, lay_out
-from foveate.draw.panes import Pane, frames_of, panes_of, spread
+from foveate.draw.panes import Pane, frames_of, panes_of, pictures_of, spread
 from foveate.draw.places import Crop, place_of
 from foveate.errors import InputError
 from foveate.explain.result import ImageRelevance, Relevance
@@ -83,7 +83,7 @@ def relevance(
     Raises:
         InputError: there is no such image, or it does not fit the picture, the model or the processor.
     """
-    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    pictures = pictures_of(image)
     images = frames_of(found.images, _checked(found, index), len(pictures))
     entry = _joined(images)
     size = pictures[0].size if pictures else (0, 0)

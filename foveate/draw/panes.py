@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from foveate.draw.places import Place
-from foveate.errors import InputError
+from foveate.errors import InputError, UsageError
 from foveate.families import Region
 from foveate.families.regions import cells
 from foveate.plan import Plan
+from foveate.printable import described
 from foveate.view import Grid
 
-__all__ = ["Pane", "frames_of", "panes_of", "spread"]
+__all__ = ["Pane", "frames_of", "panes_of", "pictures_of", "spread"]
 
 _APART = 24
 """Pixels of a cell that is drawn apart from the picture."""
@@ -60,6 +61,19 @@ class Pane:
         """How many of its tokens stay, in words."""
         stay = int(torch.isin(torch.tensor(self.tokens), plan.kept).sum())
         return f"{len(self.tokens)} tokens" if plan.is_identity else f"{stay} of {len(self.tokens)} tokens stay"
+
+
+def pictures_of(image: Any) -> list[Image.Image]:
+    """One picture, or the frames of a video, as a list.
+
+    Raises:
+        UsageError: something else was given.
+    """
+    pictures = [image] if isinstance(image, Image.Image) else list(image) if isinstance(image, Sequence) else [image]
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise UsageError(f"a picture is a Pillow image, such as PIL.Image.open(path) gives; got {described(image)}")
+    return pictures
 
 
 def frames_of(images: Sequence[Any], index: int, pictures: int) -> list[Any]:

@@ -14,10 +14,11 @@ from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import PINK, Canvas, check_size, faded, paint, shade_for
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
-from foveate.draw.panes import Pane, frames_of, panes_of, spread
+from foveate.draw.panes import Pane, frames_of, panes_of, pictures_of, spread
 from foveate.draw.places import Crop, place_of
-from foveate.errors import InputError
+from foveate.errors import InputError, UsageError
 from foveate.plan import Plan
+from foveate.printable import described
 from foveate.report import ImageReport, Report
 
 __all__ = ["MAX_FRAMES", "kept", "read_report"]
@@ -65,10 +66,13 @@ def kept(
         An RGB picture with captions and a legend, to be saved or shown.
 
     Raises:
+        UsageError: the report or the picture is something else.
         InputError: if the report is none, has no such image, or does not fit the image, the model or the processor.
     """
+    if not isinstance(report, Report | str | Path):
+        raise UsageError(f"kept() takes a report, or the path of one, and then the picture; got {described(report)} for the report")
     report = report if isinstance(report, Report) else read_report(report)
-    pictures = [image] if isinstance(image, Image.Image) else list(image)
+    pictures = pictures_of(image)
     images = frames_of(report.images, _checked(report, index), len(pictures))
     entry = _joined(images)
     steps = panels_of(entry) if panels else panels_of(entry)[-1:]

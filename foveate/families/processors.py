@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from foveate.errors import UnsupportedError
+from foveate.errors import InputError, UnsupportedError
 from foveate.families.regions import Box, Regions, Request, View
 
 __all__ = [
@@ -30,9 +30,17 @@ def whole_picture(request: Request, *names: str) -> Regions:
 
     Raises:
         UnsupportedError: the processor is of none of these classes, or does not resize.
+        InputError: the picture has quite another shape than its grid of tokens.
     """
     known_processor(request.settings, *names)
     check_resizing(request.settings)
+    (width, height), (rows, columns) = request.size, request.only
+    # Each side is rounded to a token on its own.
+    if max(rows - 1, 0) * width > (columns + 1) * height or max(columns - 1, 0) * height > (rows + 1) * width:
+        raise InputError(
+            f"a picture of {width} x {height} pixels does not become {rows} rows and {columns} columns of tokens; pass the picture "
+            "that the model was given, and the model and processor that were"
+        )
     return (squeezed(request.size, request.only[::-1]).region(request, request.only),)
 
 
