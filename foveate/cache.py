@@ -98,8 +98,7 @@ class CutLayer(DynamicLayer):
             CacheError: no handle prepares the masks of this pass.
         """
         self._check_announced()
-        keys, values = super().update(*args, **kwargs)
-        return keys, values
+        return super().update(*args, **kwargs)  # type: ignore[no-any-return]
 
     def _check_announced(self) -> None:
         if id(self) not in _ANNOUNCED.own.layers:

@@ -273,13 +273,11 @@ class Handle:
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         own = self._passes.own
-        if own.prefill is None and own.resume is None:
-            return None
         if own.resume is not None:
-            own.resume.mask(index, kwargs)
-        if own.prefill is not None:
-            args = (own.prefill.enter(index, args[0], args[1:], kwargs), *args[1:])
-        return args, kwargs
+            own.resume.mask(index, kwargs)  # in place, because handing arguments back takes time in every layer of every step
+        if own.prefill is None:
+            return None
+        return (own.prefill.enter(index, args[0], args[1:], kwargs), *args[1:]), kwargs
 
     def _after_attention(self, index: int, module: nn.Module, args: Any, output: Any) -> None:
         prefill = self._passes.own.prefill
