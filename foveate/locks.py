@@ -57,18 +57,28 @@ def check_free(folder: Path) -> None:
             pass
 
 
+_OWN: set[Path] = set()
+"""What this process holds: a lock of the system need not keep a process from itself."""
+
+
 @contextmanager
 def _held(file: Path, claimed: Path) -> Iterator[None]:
+    busy = f"another process is writing to {claimed}; wait until it has ended, or choose another place"
+    own = file.absolute()
+    if own in _OWN:
+        raise BusyError(busy)
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise BusyError(f"another process is writing to {claimed}; wait until it has ended, or choose another place") from error
+        raise BusyError(busy) from error
     except OSError as error:
         raise write_error(claimed, error) from error
+    _OWN.add(own)
     try:
         yield
     finally:
+        _OWN.discard(own)
         with suppress(OSError):  # where open files cannot be removed, it stays, and means nothing
             file.unlink(missing_ok=True)  # while it is held, so that whoever has opened it by then finds it gone
         lock.release()
