@@ -91,11 +91,9 @@ class Resume:
         Raises:
             ConsistencyError: its mask has another width than its keys will have.
         """
-        if self._masks and index in self._masks:
+        if index in self._masks:
             kwargs["attention_mask"] = self._masks[index]
-        mask = kwargs.get("attention_mask")
-        if mask is not None:
-            check_mask(index, mask, self._before[index] + self._queries)
+        check_mask(index, kwargs.get("attention_mask"), self._before[index] + self._queries)
 
     def finish(self) -> None:
         """After the decoder's last layer.
@@ -103,9 +101,8 @@ class Resume:
         Raises:
             ConsistencyError: a layer's cache did not grow by the new tokens.
         """
-        for index, (held, before) in enumerate(zip(map(physical_length, self._layers), self._before, strict=True)):
-            if held != before + self._queries:
-                check_length(index, held, before + self._queries)
+        for index, (layer, before) in enumerate(zip(self._layers, self._before, strict=True)):
+            check_length(index, physical_length(layer), before + self._queries)
 
 
 def _like(positions: Tensor, given: Tensor | None) -> Tensor:

@@ -14,8 +14,8 @@ from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import GRAY, Canvas, check_size, paint
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile, lay_out
-from foveate.draw.panes import Pane, frames_of, panes_of, pictures_of, spread
-from foveate.draw.places import Crop, place_of
+from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
+from foveate.draw.places import Crop
 from foveate.errors import InputError
 from foveate.explain.result import ImageRelevance, Relevance
 
@@ -86,12 +86,7 @@ def relevance(
     pictures = pictures_of(image)
     images = frames_of(found.images, _checked(found, index), len(pictures))
     entry = _joined(images)
-    size = pictures[0].size if pictures else (0, 0)
-    others = sum(other.row == entry.row for other in found.images)
-    place = place_of(model, processor, crop, size, images[0].parts, video=images[0].kind == "video", pictures=others)
-    panes = panes_of(pictures, [own.parts for own in images], place)
-    frames = len(images) if len(images) > 1 else entry.grid[0]
-    shown = spread(len(panes), frames, _MAX_PANES)
+    place, panes, frames, shown = laid_over(pictures, images, found.images, model, processor, crop, most=_MAX_PANES)
     steps = [("Whole answer", answer, entry.mean)]
     drawn = list(words)[:MAX_WORDS] if len(words) > 1 else []
     steps += [(f'"{word.text}"', "", entry.tokens[list(word.tokens)].mean(0)) for word in drawn]

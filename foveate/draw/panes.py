@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from foveate.draw.places import Place
+from foveate.draw.places import Place, place_of
 from foveate.errors import InputError, UsageError
 from foveate.families import Region
 from foveate.families.regions import cells
@@ -19,7 +19,7 @@ from foveate.plan import Plan
 from foveate.printable import described
 from foveate.view import Grid
 
-__all__ = ["Pane", "frames_of", "panes_of", "pictures_of", "spread"]
+__all__ = ["Pane", "frames_of", "laid_over", "panes_of", "pictures_of", "spread"]
 
 _APART = 24
 """Pixels of a cell that is drawn apart from the picture."""
@@ -97,6 +97,31 @@ def spread(panes: int, frames: int, most: int) -> list[int]:
         return list(range(panes))
     chosen = [round(number * (frames - 1) / max(1, room - 1)) for number in range(room)]
     return [frame * each + pane for frame in chosen for pane in range(each)]
+
+
+def laid_over(
+    pictures: Sequence[Image.Image], images: Sequence[Any], among: Sequence[Any], model: Any, processor: Any, crop: Any, *, most: int
+) -> tuple[Place, list[Pane], int, list[int]]:
+    """Where the tokens of an image, or of a video's frames, lie; their panes; the number of frames; and which panes to show.
+
+    Args:
+        pictures: the picture, or the frames of a video.
+        images: what `frames_of` chose.
+        among: all images of the report or relevance.
+        model: see `place_of`, as are processor and crop.
+        processor: likewise.
+        crop: likewise.
+        most: panes to show, see `spread`.
+
+    Raises:
+        InputError: the pictures do not fit the images, the model or the processor.
+    """
+    first, size = images[0], pictures[0].size if pictures else (0, 0)
+    others = sum(other.row == first.row for other in among)
+    place = place_of(model, processor, crop, size, first.parts, video=first.kind == "video", pictures=others)
+    panes = panes_of(pictures, [own.parts for own in images], place)
+    frames = len(images) if len(images) > 1 else first.grid[0]
+    return place, panes, frames, spread(len(panes), frames, most)
 
 
 def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Place) -> list[Pane]:

@@ -14,8 +14,8 @@ from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import PINK, Canvas, check_size, faded, paint, shade_for
 from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
-from foveate.draw.panes import Pane, frames_of, panes_of, pictures_of, spread
-from foveate.draw.places import Crop, place_of
+from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
+from foveate.draw.places import Crop
 from foveate.errors import InputError, UsageError
 from foveate.plan import Plan
 from foveate.printable import described
@@ -76,12 +76,7 @@ def kept(
     images = frames_of(report.images, _checked(report, index), len(pictures))
     entry = _joined(images)
     steps = panels_of(entry) if panels else panels_of(entry)[-1:]
-    size = pictures[0].size if pictures else (0, 0)
-    others = sum(other.row == entry.row for other in report.images)
-    place = place_of(model, processor, crop, size, images[0].parts, video=images[0].kind == "video", pictures=others)
-    panes = panes_of(pictures, [own.parts for own in images], place)
-    frames = len(images) if len(images) > 1 else entry.grid[0]
-    shown = spread(len(panes), frames, MAX_FRAMES)
+    place, panes, frames, shown = laid_over(pictures, images, report.images, model, processor, crop, most=MAX_FRAMES)
     several = len(panes) > 1
     side = (_FRAME_SIDE if frames > 1 else _SMALL_SIDE) if several else _SIDE.get(len(steps), _SMALL_SIDE)
     canvases = [Canvas.fit(pane.region, pane.picture.size, side) for pane in panes]
