@@ -57,7 +57,7 @@ test-torchvision: $(READY)
 	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
 	$(VISION)/bin/python -m pip install --quiet --upgrade pip
 	$(VISION)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[video]' pytest pytest-xdist num2words
+	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' num2words
 	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
 	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/test_pillow.py
 
