@@ -24,10 +24,10 @@ from rich.table import Table
 import foveate
 import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
-from foveate.demo.evaluate import balanced, digest, evaluate, summary
-from foveate.demo.labels import GRID
-from foveate.demo.shapes import SHAPES
-from foveate.measure.quality import remembered_features
+from foveate.demo.model.shapes import SHAPES
+from foveate.demo.scenes.labels import GRID
+from foveate.engine.remembered import remembered_features
+from foveate.measure.scenes import balanced, digest, evaluate, summary
 
 BUDGETS = (384, 288, 192, 144, 128, 96, 64, 32, 16)  # of the 576 visual tokens of a LLaVA's scene
 METHODS: dict[str, Callable[[int], Method]] = {

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foveate.files import make_folder, write_whole
-from foveate.locks import claimed_file
+from foveate.files.locks import claimed_file
+from foveate.files.records import ANYTHING, Form
+from foveate.files.writing import make_folder, write_whole
 from foveate.measure.facts import facts
-from foveate.records import ANYTHING, Form
 
 RESULTS = Path(__file__).parent / "results"
 

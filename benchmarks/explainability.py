@@ -26,11 +26,11 @@ from torch import Tensor
 import foveate
 import foveate.demo
 from foveate import ConvCompressor, Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
-from foveate.demo.evaluate import Result, Sample, balanced, digest, evaluate, summary
-from foveate.demo.language import prompt
-from foveate.explain.compressor import DEMO, WEIGHTS
-from foveate.explain.measures import overlap, rank_correlation
-from foveate.measure.quality import remembered_features
+from foveate.demo.model.language import prompt
+from foveate.engine.remembered import remembered_features
+from foveate.explain.compressor.compressor import DEMO, WEIGHTS
+from foveate.explain.compressor.measures import overlap, rank_correlation
+from foveate.measure.scenes import Result, Sample, balanced, digest, evaluate, summary
 
 SHARES = (0.5, 0.25, 0.125)
 ABLATED = 0.25

@@ -22,8 +22,8 @@ from torch import Tensor
 import foveate
 import foveate.demo
 from foveate import Plan
-from foveate.clock import seconds as now
-from foveate.files import make_folder, write_whole
+from foveate.engine.clock import seconds as now
+from foveate.files.writing import make_folder, write_whole
 from foveate.methods import FastV, Pool, Random, TokenCarve, information_contribution
 from foveate.view import View
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, tokens_panel
 from foveate.draw.palette import look
-from foveate.files import make_folder, write_figure
-from foveate.measure import bench_plots
-from foveate.measure.bench_records import Run
+from foveate.files.writing import make_folder, write_figure
+from foveate.measure.bench import plots as bench_plots
+from foveate.measure.bench.records import Run
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PARTS = {"overall": "all questions", "reading": "reading", "small things": "small things", "hop": "multi-hop"}

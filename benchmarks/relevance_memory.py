@@ -28,8 +28,8 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import foveate
+from foveate.files.records import ANYTHING
 from foveate.measure.facts import facts
-from foveate.records import ANYTHING
 
 LENGTHS = (700, 1600, 6400)
 HIDDEN, LAYERS, HEADS, KEY_HEADS, VOCABULARY, IMAGE = 512, 8, 8, 4, 4096, 4095

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from foveate import ConvCompressor
 from foveate.demo.scenes import scene
-from foveate.explain.measures import quality
-from foveate.explain.training_data import Labels
-from foveate.files import make_folder, write_picture, write_whole
+from foveate.explain.compressor.measures import quality
+from foveate.explain.compressor.training_data import Labels
+from foveate.files.writing import make_folder, write_picture, write_whole
 
 SIZES = (224, 336)
 NETWORKS = {"grid": (), "sequence": ("--network", "sequence")}

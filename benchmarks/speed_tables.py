@@ -7,7 +7,7 @@ from functools import cache
 
 from common import RESULTS, label, percent
 
-from foveate.measure.bench_records import Figure, Group, Row, Run, figures
+from foveate.measure.bench.records import Figure, Group, Row, Run, figures
 
 SHAPE = "LLaVA-1.5-7B's shape at hidden {hidden_size} and {num_hidden_layers} layers, random weights"
 TITLES = {"bench_llava": SHAPE, "bench_wide": SHAPE, "bench_demo": "The embedded model"}

@@ -12,9 +12,9 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from information_tables import information_cells, information_correlations
 from speed_tables import layout, long_outputs, savings, selection, speed
 
-from foveate.files import write_whole
+from foveate.files.writing import write_whole
+from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
 from foveate.measure.statistics import mcnemar
-from foveate.measure.suites import BENCHMARKS, SUITES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/explainability.md", "docs/information_loss.md")

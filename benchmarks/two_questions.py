@@ -30,8 +30,8 @@ import foveate.demo
 from foveate import FastV, Method, Plan, Pool, Random, TokenCarve, View
 from foveate.demo import Question
 from foveate.demo.scenes import Scene, scene
+from foveate.engine.remembered import remembered_features
 from foveate.measure.facts import facts
-from foveate.measure.quality import remembered_features
 from foveate.measure.statistics import mcnemar, wilson
 
 METHODS: dict[str, type[Method]] = {"TokenCarve": TokenCarve, "FastV": FastV, "Random": Random, "Pool": Pool}

@@ -18,9 +18,9 @@ from typing import Annotated
 
 import typer
 
-from foveate.files import write_whole
-from foveate.records import ANYTHING
-from foveate.versions import NEWEST, OLDEST
+from foveate.engine.versions import NEWEST, OLDEST
+from foveate.files.records import ANYTHING
+from foveate.files.writing import write_whole
 
 HERE = Path(__file__).parent.parent
 ENVIRONMENT = HERE / ".venv-versions"

@@ -8,9 +8,9 @@ from foveate.version import __version__
 if TYPE_CHECKING:
     from foveate.budget import tokens_after
     from foveate.compression import Handle, compress, handle_of
-    from foveate.explain.compressor import ConvCompressor
-    from foveate.explain.relevance import relevance
-    from foveate.explain.result import Relevance
+    from foveate.explain.compressor.compressor import ConvCompressor
+    from foveate.explain.relevance.relevance import relevance
+    from foveate.explain.relevance.result import Relevance
     from foveate.method import Method
     from foveate.methods import Explainer, FastV, FirstLayerAttention, Oracle, Pool, Random, TokenCarve
     from foveate.plan import Plan
@@ -27,11 +27,11 @@ _HOMES = {
     "compress": "foveate.compression",
     "handle_of": "foveate.compression",
     "Handle": "foveate.compression",
-    "relevance": "foveate.explain.relevance",
-    "Relevance": "foveate.explain.result",
+    "relevance": "foveate.explain.relevance.relevance",
+    "Relevance": "foveate.explain.relevance.result",
     "tokens_after": "foveate.budget",
     "Method": "foveate.method",
-    "ConvCompressor": "foveate.explain.compressor",
+    "ConvCompressor": "foveate.explain.compressor.compressor",
     "Explainer": "foveate.methods",
     "FastV": "foveate.methods",
     "FirstLayerAttention": "foveate.methods",

@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from foveate.engine.handle import Handle, handle_on
+from foveate.engine.identity import identity
+from foveate.engine.surroundings import check_generation, check_not_compiled, unwrapped
+from foveate.engine.versions import warn_if_untested
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedModelError, UsageError
-from foveate.explain.identity import identity
 from foveate.families import Family, family_of
-from foveate.handle import Handle, handle_on
 from foveate.method import Method, schedule_of
 from foveate.printable import described
-from foveate.surroundings import check_generation, check_not_compiled, unwrapped
-from foveate.versions import warn_if_untested
 
 __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 

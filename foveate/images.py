@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from foveate.errors import FoveateError, InputError
-from foveate.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
+from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
 __all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
 

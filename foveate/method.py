@@ -17,7 +17,7 @@ from foveate.printable import described
 from foveate.view import View
 
 if TYPE_CHECKING:
-    from foveate.explain.identity import ModelIdentity
+    from foveate.engine.identity import ModelIdentity
 
 __all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from foveate.files import write_whole
+from foveate.files.report_form import FORMAT, IMAGE, REPORT, STAGE, ImageRecord, ReportRecord, StageRecord
+from foveate.files.writing import write_whole
 from foveate.plan import Plan
-from foveate.report_form import FORMAT, IMAGE, REPORT, STAGE, ImageRecord, ReportRecord, StageRecord
 
 __all__ = ["ImageReport", "Report", "Stage"]
 

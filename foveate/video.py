@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 
 from foveate.errors import FoveateError, InputError, UnsupportedError
+from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, check_limit, check_size
 from foveate.images import check_file
-from foveate.limits import MAX_ASPECT, MAX_PIXELS, check_limit, check_size
 
 __all__ = ["FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
 

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from foveate import ConvCompressor
-from foveate.explain.compressor import SETTINGS, WEIGHTS
-from foveate.explain.identity import ModelIdentity, identity
-from foveate.explain.network import CompressorConfig
+from foveate.engine.identity import ModelIdentity, identity
+from foveate.explain.compressor.compressor import SETTINGS, WEIGHTS
+from foveate.explain.compressor.network import CompressorConfig
 
 NOBODY = ModelIdentity("nobody", "nobody", hidden=8, layers=2, heads=3, vocabulary=9, weights=None)
 

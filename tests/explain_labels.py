@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.explain.identity import ModelIdentity
-from foveate.explain.labels_format import LabelRow, LabelsInfo, ShardWriter, write_info
+from foveate.engine.identity import ModelIdentity
+from foveate.explain.labels.label_files import LabelRow, LabelsInfo, ShardWriter, write_info
 
 MODEL = ModelIdentity("llava", "llama", hidden=8, layers=2, heads=3, vocabulary=50, weights="ab")
 GRIDS: tuple[tuple[tuple[int, int, int], ...], ...] = (((1, 4, 4),), ((1, 3, 5),), ((2, 3, 3),), ((1, 2, 2), (1, 3, 2)))

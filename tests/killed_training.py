@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.demo.optimise import Optimiser
-from foveate.demo.train import Recipe, train
+from foveate.recipe.optimise import Optimiser
+from foveate.recipe.train import Recipe, train
 
 
 def killed_and_resumed(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from foveate.measure.bench_records import Group, Row, Run, Timing
-from foveate.measure.evaluation_results import gather
-from foveate.measure.evaluation_runs import write_json
-from foveate.measure.information_loss import cells_of, key
-from foveate.measure.information_results import analyse
-from foveate.measure.kept_states import SOURCES
-from foveate.measure.spectrum import MEASURES
+from foveate.measure.analysis.information_loss import cells_of, key
+from foveate.measure.analysis.kept_states import SOURCES
+from foveate.measure.analysis.results import analyse
+from foveate.measure.analysis.spectrum import MEASURES
+from foveate.measure.bench.records import Group, Row, Run, Timing
+from foveate.measure.evaluation.results import gather
+from foveate.measure.evaluation.runs import write_json
 
 TASKS = ("foveate_scenes", "foveate_pope", "foveate_textvqa")
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from foveate import demo
+from foveate.chat.processors import Bounds, chat_texts
+from foveate.chat.processors.bounded import OverBoundsError, WorkError, run_bounded
 from foveate.errors import ProcessorError
-from foveate.processors import Bounds, chat_texts
-from foveate.processors.bounded import OverBoundsError, WorkError, run_bounded
 
 SOON = Bounds(seconds=0.05)
 LONG = 10**8

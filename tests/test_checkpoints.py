@@ -12,10 +12,10 @@ from tiny import tiny_llava
 from torch import nn
 
 from foveate import demo
-from foveate.checkpoints import Checkpoint, check_loading_info, find_checkpoint, load_config, load_folder, load_weights
-from foveate.checkpoints.files import Weights
-from foveate.checkpoints.sizes import check_counts, check_tensors, check_weights
 from foveate.errors import CheckpointError, FoveateError, InputError
+from foveate.files.checkpoints import Checkpoint, check_loading_info, find_checkpoint, load_config, load_folder, load_weights
+from foveate.files.checkpoints.files import Weights
+from foveate.files.checkpoints.sizes import check_counts, check_tensors, check_weights
 
 HERE = Checkpoint("some/model", "some/model")
 NOTHING: dict[str, Any] = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}

@@ -14,8 +14,8 @@ from tiny import METHODS, SPARSE, Fixed, batch, generate, prompt, reference_logi
 from torch import Tensor
 
 import foveate
+from foveate.engine.standins import StandIns
 from foveate.errors import CacheError, HandleError
-from foveate.standins import StandIns
 
 
 def saved_and_loaded(model: Any) -> Any:

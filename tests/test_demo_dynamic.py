@@ -13,16 +13,16 @@ from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGener
 
 pytest.importorskip("sklearn")
 
-from foveate.demo.decoder import DESCRIPTION_FORM, DecoderPhase, Lesson, Speaker, draw_lesson
-from foveate.demo.evaluate import attention_recall, evaluate, samples
-from foveate.demo.labels import CLASSES, GRID, IGNORED, PATCH
-from foveate.demo.language import IMAGE, prompt
-from foveate.demo.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor
-from foveate.demo.questions import FAMILIES
+from foveate.demo.model.language import IMAGE, prompt
+from foveate.demo.model.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor
+from foveate.demo.model.shapes import SHAPES, shape_of
 from foveate.demo.scenes import scene
-from foveate.demo.shapes import SHAPES, shape_of
-from foveate.demo.tower import Taught, draw_windows, normalise
-from foveate.demo.train import Recipe, carry_over, export_checkpoint, train
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH
+from foveate.demo.scenes.questions import FAMILIES
+from foveate.measure.scenes import attention_recall, evaluate, samples
+from foveate.recipe.decoder import DESCRIPTION_FORM, DecoderPhase, Lesson, Speaker, draw_lesson
+from foveate.recipe.tower import Taught, draw_windows, normalise
+from foveate.recipe.train import Recipe, carry_over, export_checkpoint, train
 
 SHAPE = SHAPES["qwen2-vl"]
 TINY = Recipe(shape=SHAPE.name, steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)

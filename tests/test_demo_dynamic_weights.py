@@ -14,9 +14,9 @@ from transformers import Qwen2VLForConditionalGeneration
 pytest.importorskip("sklearn")
 
 from foveate import FastV, Method, Pool, Random, TokenCarve, compress, demo
-from foveate.demo.evaluate import Sample, Score, attention_recall, chance, evaluate, samples, summary
-from foveate.demo.processing import DynamicProcessor
-from foveate.measure.quality import remembered_features
+from foveate.demo.model.processing import DynamicProcessor
+from foveate.engine.remembered import remembered_features
+from foveate.measure.scenes import Sample, Score, attention_recall, chance, evaluate, samples, summary
 
 NAME = "qwen2-vl"
 UNSEEN = range(5000, 5008)  # not the seeds that the card was measured on

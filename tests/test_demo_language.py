@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from foveate.demo.drawing import COLOURS, SHAPES, WORDS
-from foveate.demo.language import IMAGE, UNKNOWN, build_processor, build_tokenizer, prompt, unknown_words, vocabulary
+from foveate.demo.model.language import IMAGE, UNKNOWN, build_processor, build_tokenizer, prompt, unknown_words, vocabulary
+from foveate.demo.scenes.drawing import COLOURS, SHAPES, WORDS
 
 SPELLED = [word.lower() for words in WORDS.values() for word in words]
 

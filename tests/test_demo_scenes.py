@@ -11,14 +11,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from foveate.demo import backgrounds
-from foveate.demo.drawing import LONGEST, SHORTEST, WORDS, under
-from foveate.demo.evaluate import BALANCED, Sample, balanced, digest
-from foveate.demo.glyphs import ALPHABET, glyph
-from foveate.demo.labels import CLASSES, GRID, IGNORED, patch_labels
-from foveate.demo.language import build_tokenizer
-from foveate.demo.questions import FAMILIES, LONGEST_DESCRIPTION, phrase
-from foveate.demo.scenes import VERSION, scene
+from foveate.demo.model.language import build_tokenizer
+from foveate.demo.scenes import VERSION, backgrounds, scene
+from foveate.demo.scenes.drawing import LONGEST, SHORTEST, WORDS, under
+from foveate.demo.scenes.glyphs import ALPHABET, glyph
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, patch_labels
+from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, phrase
+from foveate.measure.scenes import BALANCED, Sample, balanced, digest
 
 DIGEST = "29c21a29272b25fdc97e2fcd289ed7a1e9a42581bfb28b7461b3cc3d8470c59a"  # of version 2
 

@@ -15,20 +15,20 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 
 pytest.importorskip("sklearn")
 
-from foveate.demo.architecture import build, configuration, tower_states
-from foveate.demo.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FORM, DecoderPhase, Form, Speaker, draw_lesson
-from foveate.demo.labels import GRID, IGNORED
-from foveate.demo.language import IMAGE, build_processor, prompt, vocabulary
-from foveate.demo.muon import Muon, orthogonalise
-from foveate.demo.optimise import Optimiser
-from foveate.demo.packed import packed_states
-from foveate.demo.questions import FAMILIES
+from foveate.demo.model.architecture import build, configuration, tower_states
+from foveate.demo.model.language import IMAGE, build_processor, prompt, vocabulary
+from foveate.demo.model.packed import packed_states
+from foveate.demo.model.shapes import SHAPES
 from foveate.demo.scenes import scene
-from foveate.demo.shapes import SHAPES
-from foveate.demo.tower import draw_windows, normalise, to_patches
-from foveate.demo.train import Recipe, carry_over, export, export_checkpoint, train
+from foveate.demo.scenes.labels import GRID, IGNORED
+from foveate.demo.scenes.questions import FAMILIES
 from foveate.errors import BusyError, TrainingError
-from foveate.locks import claimed_folder
+from foveate.files.locks import claimed_folder
+from foveate.recipe.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FORM, DecoderPhase, Form, Speaker, draw_lesson
+from foveate.recipe.muon import Muon, orthogonalise
+from foveate.recipe.optimise import Optimiser
+from foveate.recipe.tower import draw_windows, normalise, to_patches
+from foveate.recipe.train import Recipe, carry_over, export, export_checkpoint, train
 
 LLAVA = SHAPES["llava"]
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)

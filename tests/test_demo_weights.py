@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 pytest.importorskip("sklearn")
 
 from foveate import Random, compress, demo
-from foveate.demo.evaluate import Score, attention_recall, chance, evaluate, samples, summary, wilson
+from foveate.measure.scenes import Score, attention_recall, chance, evaluate, samples, summary, wilson
 
 UNSEEN = range(5000, 5020)  # not the seeds that the card was measured on
 

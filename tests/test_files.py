@@ -15,7 +15,7 @@ from faults import killed_at, with_little_room
 from PIL import Image
 
 from foveate.errors import FoveateError, WriteError
-from foveate.files import (
+from foveate.files.writing import (
     append_line,
     clear,
     leftovers,

@@ -13,7 +13,8 @@ import transformers
 from tiny import METHODS, batch, generate, prompt, tiny_llava
 
 import foveate
-from foveate import FastV, Random, arguments, handle, invariants, prefill, versions
+from foveate import FastV, Random
+from foveate.engine import arguments, handle, invariants, prefill, versions
 from foveate.errors import CacheError, ConsistencyError, UntestedVersionWarning
 
 INPUTS = batch([prompt(3, "image", 5)])

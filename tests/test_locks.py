@@ -12,12 +12,12 @@ import pytest
 
 from foveate.cli import main
 from foveate.errors import BusyError, WriteError
-from foveate.locks import LOCK, check_free, claimed_file, claimed_folder
+from foveate.files.locks import LOCK, check_free, claimed_file, claimed_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from foveate.locks import claimed_folder
+from foveate.files.locks import claimed_folder
 
 with claimed_folder(Path(sys.argv[1])):
     (Path(sys.argv[1]) / ".model.bin.12345.part").write_text("half")

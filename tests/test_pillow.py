@@ -15,9 +15,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from foveate import demo
-from foveate.cli.models import load_processor
-from foveate.families.processors import entries
-from foveate.pillow import on_pillow
+from foveate.chat.models import load_processor
+from foveate.families.kit.processors import entries
+from foveate.files.checkpoints.pillow import on_pillow
 
 
 @pytest.mark.processors

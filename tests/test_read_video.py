@@ -19,7 +19,7 @@ from PIL import Image
 
 from foveate import video
 from foveate.errors import InputError, UnsupportedError
-from foveate.limits import TooManyPixelsError
+from foveate.files.limits import TooManyPixelsError
 from foveate.video import is_video, read_frames
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from foveate.signals import attention, attention_rows
+from foveate.engine.signals import attention, attention_rows
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 4, 5, 8, 6
 ROWS = torch.tensor([[4, 0], [2, 3]])

@@ -104,7 +104,7 @@ OWN = {
     "measure/memory.py: Path('/proc/self/clear_refs').write_text",  # a switch of the kernel
     "relevance_memory.py: Path('/proc/self/clear_refs').write_text",
 }
-"""What is named like a writer of files, and either writes through `foveate.files` itself or writes nothing that anybody reads."""
+"""What is named like a writer of files, and either writes through `foveate.files.writing` itself or writes nothing that anybody reads."""
 
 
 def opens_to_write(call: ast.Call) -> bool:
@@ -136,7 +136,7 @@ def safe_names(tree: ast.AST) -> set[str]:
 
 
 def written(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of everything in a module that may write a file, and does not do so into what `foveate.files` gave."""
+    """Line and text of everything in a module that may write a file, and does not do so into what `foveate.files.writing` gave."""
     for scope in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] or [tree]:
         safe = safe_names(scope)
         called = {id(node.func): node for node in ast.walk(scope) if isinstance(node, ast.Call)}
@@ -162,7 +162,7 @@ def test_files_are_written_in_one_way() -> None:
                 (allowed.add if f"{name}: {text}" in OWN else wrong.append)(
                     f"{name}: {text}" if f"{name}: {text}" in OWN else f"{name}:{line}: {text}"
                 )
-    assert not wrong, "write through foveate.files"
+    assert not wrong, "write through foveate.files.writing"
     assert allowed == OWN
 
 
@@ -213,4 +213,4 @@ def test_whatever_is_loaded_may_not_bring_code() -> None:
             named = [value.value for value in trusts if isinstance(value, ast.Constant)]
             assert named == [False], f"{file.relative_to(ROOT)}:{call.lineno} loads without trust_remote_code=False"
     loaders = {file.relative_to(ROOT).as_posix() for file, calls in found.items() for call in calls if call.func.attr == "from_pretrained"}
-    assert loaders == {"checkpoints/loader.py"}, "load through foveate.checkpoints, which refuses incomplete weights"
+    assert loaders == {"checkpoints/loader.py"}, "load through foveate.files.checkpoints, which refuses incomplete weights"

@@ -12,12 +12,12 @@ import typer
 from foveate.cli import console
 from foveate.cli.checks import write
 from foveate.errors import BudgetError, InputError, LayerError
-from foveate.files import write_figure
+from foveate.files.writing import write_figure
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Subject
-    from foveate.demo.evaluate import Sample
-    from foveate.measure.information_loss import Cell
+    from foveate.chat.models import Subject
+    from foveate.measure.analysis.information_loss import Cell
+    from foveate.measure.scenes import Sample
 
 __all__ = ["Analysis", "analyse", "whole_numbers", "words"]
 
@@ -89,13 +89,13 @@ def analyse(request: Analysis) -> None:
         raise InputError(f"batch={request.batch} must be at least 1")
     if min(request.keep) < 1:
         raise BudgetError(f"keep={min(request.keep)} must be at least 1 token per image")
-    from foveate.cli.models import load_model
-    from foveate.locks import check_free, claimed_folder
+    from foveate.chat.models import load_model
+    from foveate.files.locks import check_free, claimed_folder
 
     check_free(request.out)
 
     with console.spinner("getting ready"):
-        from foveate.measure.information_loss import cells_of, questions, visual_tokens
+        from foveate.measure.analysis.information_loss import cells_of, questions, visual_tokens
 
         # what is wrong with names and small numbers is said before a model is loaded
         cells_of(request.methods, [keep for keep in request.keep if keep != max(request.keep)] or [1], request.seeds, max(request.keep))
@@ -117,7 +117,7 @@ def analyse(request: Analysis) -> None:
 def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, ...]:
     """The layers to measure at: those given, else the one before the cut, the one behind it, one halfway, and the last."""
     from foveate.families import family_of
-    from foveate.measure.kept_states import check_layers
+    from foveate.measure.analysis.kept_states import check_layers
 
     there = len(family_of(model).layers(model))
     if not 0 <= cut < there:
@@ -129,12 +129,12 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
 
 def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
     """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
-    from foveate.demo.evaluate import digest
-    from foveate.measure.evaluation_runs import write_json
+    from foveate.chat.processors import refusals_of
+    from foveate.measure.analysis.information_loss import Cells, measure_all
+    from foveate.measure.analysis.results import analyse as conclude
+    from foveate.measure.evaluation.runs import write_json
     from foveate.measure.facts import facts
-    from foveate.measure.information_loss import Cells, measure_all
-    from foveate.measure.information_results import analyse as conclude
-    from foveate.processors import refusals_of
+    from foveate.measure.scenes import digest
 
     known = facts(subject.model)
     settings = {

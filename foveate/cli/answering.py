@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from foveate.chat.greedy import greedy
+from foveate.chat.processors import refusals_of
 from foveate.cli.stopwatch import Stopwatch
-from foveate.greedy import greedy
-from foveate.processors import refusals_of
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Prompt, Subject
+    from foveate.chat.models import Prompt, Subject
     from foveate.method import Method
     from foveate.report import Report
 
@@ -112,7 +112,7 @@ def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: 
 
 def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[Answer, Report | None]:
     from foveate import compress
-    from foveate.measure.counting import counted
+    from foveate.chat.counting import counted
 
     watches, method_seconds, report = [], [], None
     around: Any = counted(subject.model) if method is None else compress(subject.model, method)

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, model_files, write
-from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
-from foveate.files import write_picture
+from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
+    from foveate.chat.models import Prompt, Shown, Subject
     from foveate.cli.answering import Outcome
-    from foveate.cli.models import Prompt, Shown, Subject
     from foveate.method import Method
     from foveate.report import Report
 

@@ -14,8 +14,8 @@ from foveate.errors import InputError, LayerError, UnknownNameError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from foveate.cli.models import Subject
-    from foveate.measure.shapes import Picture, Shape
+    from foveate.chat.models import Subject
+    from foveate.measure.bench.shapes import Picture, Shape
     from foveate.method import Method
 
 __all__ = ["SHAPE", "Bench", "Prompts", "load_bench"]
@@ -49,7 +49,7 @@ class Bench:
         Raises:
             InputError: it does not fit the model, or its context.
         """
-        from foveate.measure.prompts import prompt_like, random_prompt
+        from foveate.measure.bench.prompts import prompt_like, random_prompt
 
         _check_context(self.model.config, prompts.before + prompts.after, new_tokens)  # before so many words are drawn
         lengths: Mapping[str, int] = {"before": prompts.before, "after": prompts.after, "batch": batch, "seed": prompts.seed}
@@ -67,7 +67,7 @@ class Bench:
     def _own_prompt(subject: Subject, size: tuple[int, int]) -> Any:
         from PIL import Image
 
-        from foveate.cli.models import Shown
+        from foveate.chat.models import Shown
 
         return subject.prompt("what colour is the circle?", Shown((Image.new("RGB", size, "gray"),)), 1).inputs
 
@@ -84,7 +84,7 @@ def load_bench(
         return _shaped(name[len(SHAPE) :], scale, prompts, methods, dtype, device, attention)
     if scale is not None:
         raise InputError(f"--scale makes a published shape smaller; {name!r} has the size that it has (try --model {SHAPE}...)")
-    from foveate.cli.models import is_local, load_model
+    from foveate.chat.models import is_local, load_model
 
     if not is_local(name):
         _refuse_misspelt(name)
@@ -112,8 +112,8 @@ def _shaped(
 ) -> Bench:
     import torch
 
-    from foveate.cli.models import find_device
-    from foveate.measure.shapes import build, find_shape, parse_size
+    from foveate.chat.models import find_device
+    from foveate.measure.bench.shapes import build, find_shape, parse_size
 
     shape = find_shape(name)
     if scale is not None:
@@ -138,8 +138,8 @@ def _check_memory(shape: Shape, where: Any, kind: Any, precision: str) -> None:
     """Refuse weights that do not fit, because a process that fills a machine's memory is ended without a word."""
     import torch
 
-    from foveate.measure.memory import free_memory
-    from foveate.measure.shapes import build
+    from foveate.measure.bench.memory import free_memory
+    from foveate.measure.bench.shapes import build
 
     parameters = sum(parameter.numel() for parameter in build(shape, device=torch.device("meta"), dtype=kind).parameters())
     needed, free = parameters * kind.itemsize, free_memory(where)
@@ -160,7 +160,7 @@ def _set_attention(model: Any, attention: str) -> None:
 
 def _refuse_misspelt(name: str) -> None:
     """Refuse a name that can be no folder and no id, if it is close to one that we know."""
-    from foveate.measure.shapes import shapes
+    from foveate.measure.bench.shapes import shapes
 
     if "/" in name or name.startswith((".", "~")) or Path(name).suffix == ".json":
         return

@@ -10,8 +10,8 @@ from rich.table import Table
 from foveate.cli.console import cell
 
 if TYPE_CHECKING:
-    from foveate.measure.bench_comparison import Pair
-    from foveate.measure.bench_records import Figure, Group, Row, Run
+    from foveate.measure.bench.comparison import Pair
+    from foveate.measure.bench.records import Figure, Group, Row, Run
 
 __all__ = ["comparison_table", "generation_table", "headline", "memory_table", "prefill_table", "warnings"]
 
@@ -102,7 +102,7 @@ def warnings(group: Group) -> list[str]:
 
 def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
     """Two runs side by side: medians, and the second as a share of the first."""
-    from foveate.measure.bench_records import figures
+    from foveate.measure.bench.records import figures
 
     heads = ["batch", "", "visual tokens", "what", *names, "second, of first"]
     rows = []
@@ -120,7 +120,7 @@ def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
 
 
 def _measured(group: Group) -> list[tuple[Row, Mapping[str, Figure]]]:
-    from foveate.measure.bench_records import figures
+    from foveate.measure.bench.records import figures
 
     return [(row, figures(group, row)) for row in group.rows]
 

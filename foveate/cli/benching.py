@@ -14,10 +14,10 @@ from foveate.cli import console
 from foveate.cli.bench_subject import Bench, Prompts, load_bench
 from foveate.cli.checks import build_method, check_output, check_outputs, model_files, parse_keep, write
 from foveate.errors import InputError
-from foveate.limits import MAX_ASPECT, MAX_PIXELS
+from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
 if TYPE_CHECKING:
-    from foveate.measure.bench_records import Group, Run
+    from foveate.measure.bench.records import Group, Run
     from foveate.method import Method
 
 __all__ = ["Request", "bench", "compare"]
@@ -62,7 +62,7 @@ def bench(request: Request) -> None:
     if request.out is None:
         _bench(request)
         return
-    from foveate.locks import claimed_file
+    from foveate.files.locks import claimed_file
 
     with claimed_file(request.out):
         _bench(request)
@@ -105,8 +105,8 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
         InputError: a file is no result, or comparing them would not be fair, and why.
     """
     from foveate.cli.bench_tables import comparison_table
-    from foveate.measure.bench_comparison import notes, pairs, unfair
-    from foveate.measure.bench_records import Run, figures
+    from foveate.measure.bench.comparison import notes, pairs, unfair
+    from foveate.measure.bench.records import Run, figures
 
     first, second = Run.load(one), Run.load(other)
     reasons = unfair(first, second)
@@ -242,16 +242,16 @@ def _command(request: Request, settings: dict[str, Any]) -> str:
 
 def _earlier(request: Request) -> Run | None:
     """The run that --out has already."""
-    from foveate.measure.bench_records import Run
+    from foveate.measure.bench.records import Run
 
     return Run.load(request.out) if request.out and request.out.exists() else None
 
 
 def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
-    from foveate.measure.bench_records import Run
+    from foveate.files.records import brief
+    from foveate.measure.bench.records import Run
+    from foveate.measure.bench.shapes import sizes
     from foveate.measure.facts import differences, facts
-    from foveate.measure.shapes import sizes
-    from foveate.records import brief
 
     settings = _settings(request, prompts, lengths)
     run = Run(settings, _command(request, settings), facts(loaded.model), sizes(loaded.model.config))
@@ -272,11 +272,11 @@ def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence
 def _measure_batch(
     request: Request, run: Run, loaded: Bench, methods: Sequence[Method], prompts: Prompts, batch: int, lengths: Sequence[int]
 ) -> None:
-    from foveate.measure.bench_records import Group
-    from foveate.measure.memory import out_of_memory
-    from foveate.measure.prompts import visual_tokens
-    from foveate.measure.speed import measure, runs_before
-    from foveate.processors import refusals_of
+    from foveate.chat.processors import refusals_of
+    from foveate.measure.bench.memory import out_of_memory
+    from foveate.measure.bench.prompts import visual_tokens
+    from foveate.measure.bench.records import Group
+    from foveate.measure.bench.speed import measure, runs_before
 
     known = next((group for group in run.groups if group.batch == batch), None)
 
@@ -338,7 +338,7 @@ def _show(request: Request, run: Run, lengths: Sequence[int]) -> None:
 
 
 def _plot(path: Path, run: Run) -> None:
-    from foveate.measure.bench_plots import draw
+    from foveate.measure.bench.plots import draw
 
     if not any(group.rounds for group in run.groups):
         console.note(f"nothing was measured, so {path} is not drawn")

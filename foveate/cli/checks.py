@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from foveate.errors import FoveateError, InputError
-from foveate.paths import same_file
+from foveate.files.paths import same_file
 
 if TYPE_CHECKING:
     from foveate.method import Method

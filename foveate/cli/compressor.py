@@ -13,8 +13,8 @@ from foveate.cli import console
 from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
-    from foveate.explain.measures import Quality
-    from foveate.explain.train import Moment, Recipe, Trained
+    from foveate.explain.compressor.measures import Quality
+    from foveate.explain.compressor.train import Moment, Recipe, Trained
 
 __all__ = ["recipe_of", "train_compressor"]
 
@@ -27,7 +27,7 @@ def recipe_of(network: str, heads: str, values: str, **others: object) -> Recipe
         InputError: packages that training needs are not installed.
     """
     try:
-        from foveate.explain.train import Recipe
+        from foveate.explain.compressor.train import Recipe
     except ImportError as error:
         raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
     return Recipe(network=network, mean=heads == "mean", logarithm=values == "log", **others)  # type: ignore[arg-type]
@@ -39,10 +39,10 @@ def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_js
     Raises:
         FoveateError: what is wrong with the labels, the folder or the device.
     """
-    from foveate.cli.models import find_device
-    from foveate.explain.labels_format import read_info
-    from foveate.explain.train import train
-    from foveate.locks import check_free
+    from foveate.chat.models import find_device
+    from foveate.explain.compressor.train import train
+    from foveate.explain.labels.label_files import read_info
+    from foveate.files.locks import check_free
 
     read_info(labels)
     cpu = str(find_device(device)) == "cpu"

@@ -7,7 +7,7 @@ from pathlib import Path
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, write
 from foveate.errors import InputError
-from foveate.files import write_picture
+from foveate.files.writing import write_picture
 
 __all__ = ["card", "scene"]
 

@@ -10,7 +10,7 @@ from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, model_files, write
 from foveate.cli.subject import sized
 from foveate.errors import InputError
-from foveate.files import write_picture
+from foveate.files.writing import write_picture
 
 __all__ = ["Drawing", "draw"]
 
@@ -55,7 +55,7 @@ def draw(report: Path, image: Path, out: Path, look: Drawing, max_pixels: int) -
 def _where(look: Drawing) -> tuple[dict[str, Any], list[str]]:
     """How it is told where the tokens lie, as options of `kept`, and what to say about it."""
     if look.model is not None:
-        from foveate.cli.models import load_config, load_processor
+        from foveate.chat.models import load_config, load_processor
 
         if look.crop != "auto":
             raise InputError(f"--crop {look.crop} beside --model, which says it already; leave one of them out")

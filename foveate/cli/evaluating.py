@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.checks import build_method, parse_keep
 from foveate.errors import InputError, WriteError
-from foveate.measure.suites import Benchmark, find_suite, known
+from foveate.measure.evaluation.suites import Benchmark, find_suite, known
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Subject
-    from foveate.measure.evaluation_runs import RunFolder, Setting
-    from foveate.measure.harness import Harness, LoadedTask
+    from foveate.chat.models import Subject
+    from foveate.measure.evaluation.harness import Harness, LoadedTask
+    from foveate.measure.evaluation.runs import RunFolder, Setting
     from foveate.method import Method
 
 __all__ = ["Request", "compare", "evaluate"]
@@ -57,7 +57,7 @@ def evaluate(request: Request) -> None:
     """
     wanted = _wanted(request)
     benchmarks = _benchmarks(request)
-    from foveate.measure.harness import require
+    from foveate.measure.evaluation.harness import require
 
     require()
     with _folder(request) as folder:
@@ -73,7 +73,7 @@ def _run(
     request: Request, folder: RunFolder, wanted: Sequence[tuple[Setting, Method | None]], benchmarks: Sequence[Benchmark]
 ) -> tuple[dict[str, Any], list[str]]:
     """Evaluate in a folder that is held; returns what came out, and what failed."""
-    from foveate.measure.harness import Harness
+    from foveate.measure.evaluation.harness import Harness
 
     local = all(benchmark.needs == "scenes" for benchmark in benchmarks)
     with console.spinner("reading tasks"):
@@ -96,7 +96,7 @@ def compare(first: str, second: str, *, as_json: bool) -> None:
         InputError: a file is not there, or they have nothing in common.
     """
     from foveate.cli.evaluation_table import comparison_table
-    from foveate.measure.evaluation_comparison import compare as compare_results
+    from foveate.measure.evaluation.comparison import compare as compare_results
 
     found, notes = compare_results(first, second)
     if as_json:
@@ -150,7 +150,7 @@ class _Session:
         return True
 
     def _evaluate(self, setting: Setting, method: Method | None, task: LoadedTask, advance: Callable[[int], object]) -> None:
-        from foveate.measure.evaluation_runs import BLIND, cell_of
+        from foveate.measure.evaluation.runs import BLIND, cell_of
         from foveate.plugins.lmms_eval_model import FoveateModel
 
         model = FoveateModel(
@@ -168,8 +168,8 @@ class _Session:
 
     def gather(self, settings: Sequence[Setting], tasks: Sequence[str]) -> dict[str, Any]:
         """Write what is finished as one document."""
-        from foveate.measure.evaluation_results import gather
-        from foveate.measure.evaluation_runs import write_json
+        from foveate.measure.evaluation.results import gather
+        from foveate.measure.evaluation.runs import write_json
 
         cells: dict[str, dict[str, Any]] = {}
         for setting in settings:
@@ -188,7 +188,7 @@ class _Session:
 
 def _wanted(request: Request) -> list[tuple[Setting, Method | None]]:
     """The settings in the order in which they run: what all others are compared with comes first."""
-    from foveate.measure.evaluation_runs import BLIND, FULL, Setting
+    from foveate.measure.evaluation.runs import BLIND, FULL, Setting
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
     names = [name for name in _listed(request.methods, "--methods") if name.lower() != NO_METHOD]
@@ -202,7 +202,7 @@ def _wanted(request: Request) -> list[tuple[Setting, Method | None]]:
 
 def _benchmarks(request: Request) -> list[Benchmark]:
     """The tasks asked for; those of a suite that cannot be scored here are left out with a note."""
-    from foveate.measure.harness import has_judge
+    from foveate.measure.evaluation.harness import has_judge
 
     found: list[Benchmark] = []
     for suite in request.suites:
@@ -232,7 +232,7 @@ def _listed(text: str, option: str, *, empty: bool = False) -> list[str]:
 
 
 def _folder(request: Request) -> RunFolder:
-    from foveate.measure.evaluation_runs import RunFolder
+    from foveate.measure.evaluation.runs import RunFolder
 
     return RunFolder(request.out, _settings(request))
 
@@ -286,7 +286,7 @@ def _draw(request: Request, benchmarks: Sequence[Benchmark]) -> list[Path]:
     wanted = [benchmark.task for benchmark in benchmarks if benchmark.needs == "scenes" and benchmark.task != "foveate_scenes"]
     if not wanted:
         return []
-    from foveate.measure.drawn_tasks import ROWS, draw_task
+    from foveate.measure.evaluation.drawn_tasks import ROWS, draw_task
 
     rows = request.limit or ROWS
     folder = request.out / f"tasks-{rows}"
@@ -299,7 +299,7 @@ def _draw(request: Request, benchmarks: Sequence[Benchmark]) -> list[Path]:
 def _load(request: Request, methods: Sequence[Method]) -> Subject:
     """The model, once every method has been put into it and taken out again."""
     from foveate import compress
-    from foveate.cli.models import load_model
+    from foveate.chat.models import load_model
 
     subject = load_model(request.model, request.dtype, request.device, compress=bool(methods))
     for method in methods:

@@ -10,7 +10,7 @@ from rich.table import Table
 from foveate.cli.console import cell
 
 if TYPE_CHECKING:
-    from foveate.measure.evaluation_comparison import Comparison
+    from foveate.measure.evaluation.comparison import Comparison
 
 __all__ = ["comparison_table", "evaluation_table"]
 

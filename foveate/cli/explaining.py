@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
-from foveate.cli.models import DEMO_NOTE
 from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
-from foveate.files import write_picture
+from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Prompt, Shown, Subject
+    from foveate.chat.models import Prompt, Shown, Subject
     from foveate.draw import Word
-    from foveate.explain.result import ImageRelevance, Relevance
+    from foveate.explain.relevance.result import ImageRelevance, Relevance
 
 __all__ = ["Explanation", "explain"]
 
@@ -76,7 +76,7 @@ def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: li
     import torch
 
     from foveate import relevance
-    from foveate.processors import refusals_of
+    from foveate.chat.processors import refusals_of
 
     try:
         with refusals_of(subject.model):
@@ -94,7 +94,7 @@ def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: li
 
 def _tokens(subject: Subject, answer: str) -> list[int]:
     """The ids of an answer as it stands behind a prompt."""
-    from foveate.processors import encode
+    from foveate.chat.processors import encode
 
     tokenizer = subject.processor.tokenizer
     ids = encode(tokenizer, answer.strip())

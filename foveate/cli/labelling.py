@@ -16,9 +16,9 @@ from foveate.cli import console
 from foveate.errors import FoveateError, UnsupportedError, WriteError
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Subject
-    from foveate.explain.labels_format import Counts, LabelsInfo
-    from foveate.explain.samples import Sample, Source
+    from foveate.chat.models import Subject
+    from foveate.explain.labels.label_files import Counts, LabelsInfo
+    from foveate.explain.labels.samples import Sample, Source
 
 __all__ = ["SCENES", "Labelling", "labels"]
 
@@ -63,8 +63,8 @@ def labels(request: Labelling) -> None:
         FoveateError: whatever is wrong with the request; samples that cannot be used are skipped and listed instead.
     """
     _check_packages()
-    from foveate.explain.labels import check_folder
-    from foveate.locks import check_free
+    from foveate.explain.labels.make import check_folder
+    from foveate.files.locks import check_free
 
     check_folder(request.out)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -79,9 +79,9 @@ def labels(request: Labelling) -> None:
 
 
 def _run(request: Labelling, processes: Any) -> None:
-    from foveate.cli.models import load_model
-    from foveate.explain.labeller import Labeller
-    from foveate.explain.labels import make_labels
+    from foveate.chat.models import load_model
+    from foveate.explain.labels.labeller import Labeller
+    from foveate.explain.labels.make import make_labels
 
     first = processes.process_index == 0
     source = _source(request, processes)
@@ -111,10 +111,10 @@ def _processes(device: str) -> Any:
 
 def _source(request: Labelling, processes: Any) -> Source:
     if request.data == SCENES:
-        from foveate.explain.scene_samples import SceneSamples
+        from foveate.explain.labels.scene_samples import SceneSamples
 
         return SceneSamples(request.limit, request.seed)
-    from foveate.explain.dataset_samples import Columns, DatasetSamples, open_dataset
+    from foveate.explain.labels.dataset_samples import Columns, DatasetSamples, open_dataset
 
     columns = Columns(request.image_column, request.video_column, request.question_column, request.answer_column)
     with processes.local_main_process_first():  # the first one converts the data, the others find them converted
@@ -129,7 +129,7 @@ def _is_video(source: Source) -> bool:
 
 
 def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str, Any]]:
-    from foveate.cli.models import Shown
+    from foveate.chat.models import Shown
 
     def prompt(sample: Sample) -> Mapping[str, Any]:
         inputs: Mapping[str, Any] = subject.prompt(sample.question, Shown(sample.pictures, sample.video), new_tokens).inputs
@@ -139,7 +139,7 @@ def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str
 
 
 def _choice(request: Labelling) -> Any:
-    from foveate.explain.labeller import Choice
+    from foveate.explain.labels.labeller import Choice
 
     return Choice(
         keep_all=request.keep_all,
@@ -153,9 +153,9 @@ def _choice(request: Labelling) -> Any:
 
 
 def _info(request: Labelling, subject: Subject, source: Source) -> LabelsInfo:
-    from foveate.explain.identity import identity
-    from foveate.explain.labels import ranges, versions
-    from foveate.explain.labels_format import LabelsInfo
+    from foveate.engine.identity import identity
+    from foveate.explain.labels.label_files import LabelsInfo
+    from foveate.explain.labels.make import ranges, versions
 
     return LabelsInfo(
         model=identity(subject.model),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from foveate.chat.models import DEMO
 from foveate.cli import console
-from foveate.cli.models import DEMO
 
 __all__ = ["list_methods", "list_models"]
 

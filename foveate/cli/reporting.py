@@ -8,7 +8,7 @@ from pathlib import Path
 from foveate.cli import console
 from foveate.cli.checks import check_output, check_outputs, write
 from foveate.errors import InputError
-from foveate.files import write_whole
+from foveate.files.writing import write_whole
 
 __all__ = ["report"]
 
@@ -25,8 +25,8 @@ def report(runs: Sequence[Path], out: Path | None, *, mixed: bool) -> None:
     check_output(path, "page", (".html", ".htm"))
     check_outputs([path], [file for run in runs for file in (run.glob("*.json") if run.is_dir() else [run])])
     try:
-        from foveate.measure.report_inputs import read_inputs
-        from foveate.measure.report_page import page
+        from foveate.measure.reporting.inputs import read_inputs
+        from foveate.measure.reporting.page import page
     except ModuleNotFoundError as error:
         raise InputError(f"foveate report needs {error.name}: pip install 'foveate[plots]'") from error
     with console.spinner("drawing"):

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from foveate.arguments import cache_of
-from foveate.cache import cache_bytes
-from foveate.clock import seconds
+from foveate.engine.arguments import cache_of
+from foveate.engine.cache import cache_bytes
+from foveate.engine.clock import seconds
 
 __all__ = ["Stopwatch"]
 

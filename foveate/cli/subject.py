@@ -12,7 +12,7 @@ from foveate.cli import console
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.cli.models import Shown, Subject
+    from foveate.chat.models import Shown, Subject
 
 __all__ = ["load", "read", "sized", "told", "unseen"]
 
@@ -35,7 +35,7 @@ def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[s
     Raises:
         InputError: the file is neither, damaged, or beyond a limit.
     """
-    from foveate.cli.models import Shown
+    from foveate.chat.models import Shown
     from foveate.images import is_picture, load_image
 
     with sized():
@@ -56,7 +56,7 @@ def sized() -> Iterator[None]:
     Raises:
         InputError: instead of the library's.
     """
-    from foveate.limits import TooManyPixelsError
+    from foveate.files.limits import TooManyPixelsError
 
     try:
         yield
@@ -72,7 +72,7 @@ def _may_be_video(path: Path) -> bool:
 
 def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:
     """`load_model`, and on the terminal that it goes on."""
-    from foveate.cli.models import is_local, load_model
+    from foveate.chat.models import is_local, load_model
 
     if is_local(name):
         with console.spinner(f"loading {name}"):

@@ -13,7 +13,7 @@ from foveate.cli import console
 from foveate.errors import FoveateError, InputError, RecordError
 
 if TYPE_CHECKING:
-    from foveate.demo.train import Recipe
+    from foveate.recipe.train import Recipe
 
 __all__ = ["Training", "train"]
 
@@ -48,9 +48,9 @@ def train(request: Training) -> None:
         raise InputError(f"{request.out} is a file; name a folder for checkpoints, log and weights")
     if request.start is not None and not (request.start / "config.json").is_file():
         raise InputError(f"{request.start} holds no weights to go on from (no config.json); name the folder of an earlier run's weights")
-    from foveate.cli.models import find_device
-    from foveate.demo.train import Recipe
-    from foveate.demo.train import train as run
+    from foveate.chat.models import find_device
+    from foveate.recipe.train import Recipe
+    from foveate.recipe.train import train as run
 
     recipe = Recipe(
         shape=_shape(request.shape),
@@ -79,8 +79,8 @@ def train(request: Training) -> None:
 
 
 def _shape(name: str | None) -> str:
-    from foveate.demo.shapes import SHAPES
-    from foveate.demo.train import Recipe
+    from foveate.demo.model.shapes import SHAPES
+    from foveate.recipe.train import Recipe
 
     if name is None:
         return Recipe.shape
@@ -90,7 +90,7 @@ def _shape(name: str | None) -> str:
 
 
 def _card(request: Training, device: str) -> Path:
-    from foveate.demo.card import describe
+    from foveate.recipe.card import describe
 
     with console.spinner(f"measuring on {request.card_questions} held-out questions of each family"):
         return describe(request.out, request.card_questions, device)
@@ -128,8 +128,8 @@ def _total(recipe: Recipe) -> float:
 
 def _so_far(log: Path, by_steps: bool) -> tuple[float, str]:
     """How much of the run its log shows, in steps or seconds, and the last line in words."""
-    from foveate.demo.loop import LOG
-    from foveate.records import read_text
+    from foveate.files.records import read_text
+    from foveate.recipe.loop import LOG
 
     unit = "steps" if by_steps else "seconds"
     reached: dict[str, float] = {}

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from foveate.demo.language import prompt, unknown_words
+from foveate.demo.model.language import prompt, unknown_words
 from foveate.demo.scenes import Question, Scene, scene
 
 if TYPE_CHECKING:
     from transformers import LlavaForConditionalGeneration, LlavaProcessor, Qwen2VLForConditionalGeneration
 
-    from foveate.demo.processing import DynamicProcessor
+    from foveate.demo.model.processing import DynamicProcessor
 
 __all__ = ["FOLDERS", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
 
@@ -73,8 +73,8 @@ def load(dtype: torch.dtype = torch.float32, shape: str = "llava") -> tuple[Any,
         FileNotFoundError: the weights are missing.
         CheckpointError: they are damaged.
     """
-    from foveate.checkpoints import load_folder
-    from foveate.demo.shapes import SHAPES
+    from foveate.demo.model.shapes import SHAPES
+    from foveate.files.checkpoints import load_folder
 
     folder = path(shape)
     return load_folder(folder, dtype), SHAPES[shape].processor(folder)

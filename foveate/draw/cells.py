@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from foveate.errors import InputError
 from foveate.families import Box, Region
-from foveate.families.regions import Span
+from foveate.families.kit.regions import Span
 from foveate.plan import DROPPED
 
 __all__ = [

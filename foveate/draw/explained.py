@@ -17,7 +17,7 @@ from foveate.draw.page import Mark, Tile, lay_out
 from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
 from foveate.draw.places import Crop
 from foveate.errors import InputError
-from foveate.explain.result import ImageRelevance, Relevance
+from foveate.explain.relevance.result import ImageRelevance, Relevance
 
 __all__ = ["MAX_WORDS", "Word", "relevance"]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from foveate.draw.places import Place, place_of
 from foveate.errors import InputError, UsageError
 from foveate.families import Region
-from foveate.families.regions import cells
+from foveate.families.kit.regions import cells
 from foveate.plan import Plan
 from foveate.printable import described
 from foveate.view import Grid

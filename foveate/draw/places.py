@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from foveate.errors import InputError, UnsupportedError
 from foveate.families import Box, Region, regions_of
-from foveate.families.regions import cells, placed
+from foveate.families.kit.regions import cells, placed
 from foveate.view import Grid
 
 __all__ = ["Crop", "Place", "place_of"]

@@ -13,9 +13,9 @@ from foveate.families import qwen2_vl as _qwen2_vl  # noqa: F401
 from foveate.families import qwen3_vl as _qwen3_vl  # noqa: F401
 from foveate.families import vila as _vila  # noqa: F401
 from foveate.families.base import Family, families, family_of, regions_of, register
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.regions import Box, Region, Request
 from foveate.families.refused import REFUSED
-from foveate.families.regions import Box, Region, Request
 from foveate.families.support import Support, support
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
-from foveate.families.layout import Encoding, ImageTokens, Kind
+from foveate.families.kit.layout import Encoding, ImageTokens, Kind
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.towers import single_layer
 from foveate.families.refused import REFUSED
-from foveate.families.regions import Regions, Request
-from foveate.families.towers import single_layer
 from foveate.view import Grid
 
 __all__ = ["Family", "families", "family_of", "regions_of", "register"]

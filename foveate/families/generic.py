@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from foveate.errors import InputError, UnsupportedError
 from foveate.families.base import Family, register
-from foveate.families.features import argument, check_encoded
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.processors import (
+from foveate.families.kit.features import argument, check_encoded
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.processors import (
     SQUARE,
     centred,
     check_resizing,
@@ -28,8 +28,8 @@ from foveate.families.processors import (
     tiles,
     whole_picture,
 )
-from foveate.families.regions import Box, Regions, Request, View
-from foveate.families.runs import crops_per_run, whole_runs
+from foveate.families.kit.regions import Box, Regions, Request, View
+from foveate.families.kit.runs import crops_per_run, whole_runs
 from foveate.view import Grid
 
 __all__ = ["ENTRIES", "Entry", "Generic"]

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import blocks, check_encoded
-from foveate.families.layout import Encoding, ImageTokens
-from foveate.families.processors import check_resizing, entries, known_processor, tiles
-from foveate.families.regions import Regions, Request
-from foveate.families.runs import whole_runs
+from foveate.families.kit.features import blocks, check_encoded
+from foveate.families.kit.layout import Encoding, ImageTokens
+from foveate.families.kit.processors import check_resizing, entries, known_processor, tiles
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.runs import whole_runs
 
 __all__ = ["Idefics3"]
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import blocks, check_encoded
-from foveate.families.layout import Encoding, ImageTokens, place
-from foveate.families.processors import known_processor, tiled_canvas
-from foveate.families.regions import Regions, Request
-from foveate.families.runs import crops_per_run
-from foveate.families.towers import feature_block
+from foveate.families.kit.features import blocks, check_encoded
+from foveate.families.kit.layout import Encoding, ImageTokens, place
+from foveate.families.kit.processors import known_processor, tiled_canvas
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.runs import crops_per_run
+from foveate.families.kit.towers import feature_block
 
 __all__ = ["InternVL"]
 

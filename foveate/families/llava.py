@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from foveate.errors import UnsupportedError, UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import fold_rows_of_patches, rows_of_patches
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.processors import SQUARE, centred, known_processor, whole_picture
-from foveate.families.regions import Regions, Request
-from foveate.families.towers import CLASS_TOKENS, feature_attention
+from foveate.families.kit.features import fold_rows_of_patches, rows_of_patches
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.processors import SQUARE, centred, known_processor, whole_picture
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.towers import CLASS_TOKENS, feature_attention
 
 __all__ = ["Llava"]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveate.families.anyres import Picture, check_class_token, layouts, regions, spatial_size
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import argument
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.regions import Regions, Request
-from foveate.families.towers import feature_attention
+from foveate.families.kit.anyres import Picture, check_class_token, layouts, regions, spatial_size
+from foveate.families.kit.features import argument
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.towers import feature_attention
 
 __all__ = ["LlavaNext"]
 

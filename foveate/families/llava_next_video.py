@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveate.families.anyres import side
 from foveate.families.base import register
-from foveate.families.features import clips
-from foveate.families.layout import Encoding, Layout
+from foveate.families.kit.anyres import side
+from foveate.families.kit.features import clips
+from foveate.families.kit.layout import Encoding, Layout
+from foveate.families.kit.processors import centred, known_processor
+from foveate.families.kit.regions import Regions, Request
 from foveate.families.llava_next import LlavaNext
-from foveate.families.processors import centred, known_processor
-from foveate.families.regions import Regions, Request
 
 __all__ = ["LlavaNextVideo"]
 

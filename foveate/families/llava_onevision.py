@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveate.errors import UnsupportedError
-from foveate.families.anyres import Picture, regions, side, spatial_size
 from foveate.families.base import register
-from foveate.families.features import argument, clips
-from foveate.families.layout import Encoding, Layout
+from foveate.families.kit.anyres import Picture, regions, side, spatial_size
+from foveate.families.kit.features import argument, clips
+from foveate.families.kit.layout import Encoding, Layout
+from foveate.families.kit.processors import centred, known_processor, square
+from foveate.families.kit.regions import Regions, Request
 from foveate.families.llava_next import LlavaNext
-from foveate.families.processors import centred, known_processor, square
-from foveate.families.regions import Regions, Request
 
 __all__ = ["LlavaOnevision"]
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import fold_rows_of_patches, rows_of_patches
-from foveate.families.layout import Encoding, ImageTokens, place
-from foveate.families.processors import whole_picture
-from foveate.families.regions import Regions, Request
-from foveate.families.towers import feature_attention
+from foveate.families.kit.features import fold_rows_of_patches, rows_of_patches
+from foveate.families.kit.layout import Encoding, ImageTokens, place
+from foveate.families.kit.processors import whole_picture
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.towers import feature_attention
 
 __all__ = ["Mistral3"]
 

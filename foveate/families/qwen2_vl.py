@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.features import argument
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.processors import whole_picture
-from foveate.families.regions import Regions, Request
+from foveate.families.kit.features import argument
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.processors import whole_picture
+from foveate.families.kit.regions import Regions, Request
 
 __all__ = ["Qwen2VL"]
 

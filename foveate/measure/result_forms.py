@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from foveate.records import Amount, Count, Form, Number, Seconds, Size, brief
+from foveate.files.records import Amount, Count, Form, Number, Seconds, Size, brief
 
 __all__ = [
     "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "SETTINGS", "Facts",
@@ -50,7 +50,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Answered:
-    """A question of `foveate.measure.harness.Sample`."""
+    """A question of `foveate.measure.evaluation.harness.Sample`."""
 
     id: str
     answer: str
@@ -91,7 +91,7 @@ class _Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell(_Scored):
-    """As `foveate.measure.evaluation_runs.cell_of` makes it."""
+    """As `foveate.measure.evaluation.runs.cell_of` makes it."""
 
     facts: _CellFacts
 
@@ -103,7 +103,7 @@ class _Cell(_Scored):
 
 @dataclass(frozen=True, kw_only=True)
 class _Figures(_Scored):
-    """As `foveate.measure.evaluation_results.gather` makes it."""
+    """As `foveate.measure.evaluation.results.gather` makes it."""
 
     low: Number | None
     high: Number | None
@@ -248,7 +248,7 @@ class _Analysis:
 
 @dataclass(frozen=True)
 class _AnalysedCell:
-    """As `foveate.measure.information_loss.measure_cell` makes it."""
+    """As `foveate.measure.analysis.information_loss.measure_cell` makes it."""
 
     right: Annotated[str, Field(pattern=r"^[01]+$")]
     tokens: Amount

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
-from foveate.explain.compressor import DEMO, WEIGHTS, ConvCompressor
-from foveate.explain.identity import ModelIdentity
-from foveate.explain.network import CompressorConfig, Sight
+from foveate.explain.compressor.compressor import DEMO, WEIGHTS, ConvCompressor
+from foveate.explain.compressor.network import CompressorConfig, Sight
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question

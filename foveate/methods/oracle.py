@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError, OptionError
-from foveate.explain.result import Relevance
+from foveate.explain.relevance.result import Relevance
 from foveate.method import Method, ranking
 from foveate.plan import Plan
 from foveate.view import View

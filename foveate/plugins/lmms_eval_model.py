@@ -12,13 +12,13 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
+from foveate.chat.asking import Reply, ask
+from foveate.chat.conversations import Chat, Conversation
+from foveate.chat.greedy import greedy
+from foveate.chat.models import Subject, load_model
 from foveate.cli.checks import build_method
-from foveate.cli.models import Subject, load_model
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
-from foveate.greedy import greedy
-from foveate.measure.asking import Reply, ask
-from foveate.measure.chat import Chat, Conversation
 from foveate.method import Method
 
 if TYPE_CHECKING:

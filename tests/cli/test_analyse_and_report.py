@@ -35,7 +35,7 @@ def test_an_analysis_writes_cells_results_and_a_picture_and_is_shown_on_a_page(r
 
 def test_what_is_finished_is_not_measured_again(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("analyse", *QUICK, "--out", folder)
-    monkeypatch.setattr("foveate.measure.information_loss.measure_cell", lambda *args, **kwargs: pytest.fail("measured again"))
+    monkeypatch.setattr("foveate.measure.analysis.information_loss.measure_cell", lambda *args, **kwargs: pytest.fail("measured again"))
     again = run("analyse", *QUICK, "--out", folder, "--json")
     assert again.code == 0, again.err
     assert again.data["questions"] == 4

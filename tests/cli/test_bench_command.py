@@ -11,8 +11,8 @@ import pytest
 from small_model import TOKENS, Result, Run
 
 from foveate.cli import bench_subject
-from foveate.measure import memory, speed
-from foveate.measure.bench_records import Timing
+from foveate.measure.bench import memory, speed
+from foveate.measure.bench.records import Timing
 
 QUICK = ("--methods", "fastv", "--keep", "9", "--prompt", "6+6", "--new-tokens", "1,3", "--repeats", "1")
 

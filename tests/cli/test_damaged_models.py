@@ -11,8 +11,8 @@ import torch
 from damaged_models import CASES, GOOD, Case, Damage, content, cut, setting, tensors
 from small_model import Run
 
+from foveate.chat.processors import Bounds
 from foveate.errors import CheckpointError, InputError
-from foveate.processors import Bounds
 
 QUESTION = "what colour is the circle ?"
 ASK = ("--keep", 9, "--max-new-tokens", 3)
@@ -178,7 +178,7 @@ def test_a_damaged_part_of_a_model_in_several_folders_is_named(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere templates are not bounded")
 def test_a_template_that_takes_too_long_is_stopped(run: Run, picture: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foveate.processors.calls._BOUNDS", Bounds(seconds=0.05))
+    monkeypatch.setattr("foveate.chat.processors.calls._BOUNDS", Bounds(seconds=0.05))
     loops = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}"
     content("chat_template.jinja", loops)(folder)
     result = run("ask", picture, QUESTION, "--model", folder, *ASK)

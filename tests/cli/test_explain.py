@@ -11,7 +11,7 @@ from small_model import TOKENS, Run
 from vila_release import TOKENS as FRAME_TOKENS
 
 from foveate import Relevance, draw
-from foveate.cli import models
+from foveate.chat import models
 
 QUESTION = "what colour is the circle ?"
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from foveate.errors import InputError
+from foveate.files.limits import TooManyPixelsError
 from foveate.images import FORMATS, load_image
-from foveate.limits import TooManyPixelsError
 
 RED = (255, 0, 0)
 

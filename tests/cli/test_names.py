@@ -11,7 +11,7 @@ from small_model import Run
 
 from foveate.cli import bench_tables, console
 from foveate.cli.evaluation_table import comparison_table, evaluation_table
-from foveate.measure.evaluation_comparison import Comparison
+from foveate.measure.evaluation.comparison import Comparison
 
 QUESTION = "what colour is the circle ?"
 NAMES = {

@@ -11,11 +11,11 @@ from PIL import Image
 from small_model import Run, save_tiled_model
 
 from foveate import Random
-from foveate.cli.models import load_model
-from foveate.greedy import greedy
-from foveate.measure.asking import ask
-from foveate.measure.chat import Chat
-from foveate.measure.counting import counted, placeholders
+from foveate.chat.asking import ask
+from foveate.chat.conversations import Chat
+from foveate.chat.counting import counted, placeholders
+from foveate.chat.greedy import greedy
+from foveate.chat.models import load_model
 
 QUESTION = "what colour is the circle ?"
 VISUAL, NEWLINES = 36 + 6 * 12, 6

@@ -11,7 +11,7 @@ import typer
 from small_model import Run
 
 from foveate import cli
-from foveate.cli import models
+from foveate.chat import models
 from foveate.cli.checks import finite
 
 HUGE = str(10**40)

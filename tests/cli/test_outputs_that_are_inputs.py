@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from small_model import Run
 
-from foveate.cli import models
-from foveate.paths import same_file
+from foveate.chat import models
+from foveate.files.paths import same_file
 
 QUESTION = "what colour is the circle ?"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_model import Run
 
-from foveate.cli import models
+from foveate.chat import models
 
 QUESTION = "what colour is the circle ?"
 

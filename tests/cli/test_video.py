@@ -16,7 +16,7 @@ from vila_release import CONTEXT, TOKENS
 
 import foveate
 from foveate import Report, draw
-from foveate.cli import models
+from foveate.chat import models
 from foveate.errors import InputError
 from foveate.video import read_frames
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foveate.draw.cells import Canvas
 from foveate.families import Region
-from foveate.families.regions import cells, placed
+from foveate.families.kit.regions import cells, placed
 
 
 def region(left: float, top: float, right: float, bottom: float, grid: tuple[int, int]) -> Region:

@@ -16,7 +16,7 @@ from foveate.draw import Word, explained
 from foveate.draw.heat import colour, paint_heat
 from foveate.draw.page import Mark, Tile
 from foveate.errors import InputError
-from foveate.explain.result import ImageRelevance
+from foveate.explain.relevance.result import ImageRelevance
 
 GRAY = Image.new("RGB", (160, 160), (128, 128, 128))
 

@@ -14,7 +14,7 @@ from foveate.draw.panes import Pane, panes_of
 from foveate.draw.places import Place
 from foveate.errors import InputError
 from foveate.families import Region
-from foveate.families.regions import cells as spans
+from foveate.families.kit.regions import cells as spans
 from foveate.report import ImageReport, Stage
 
 GREEN = (20, 160, 60)

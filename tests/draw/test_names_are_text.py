@@ -23,16 +23,16 @@ from foveate.cli import console
 from foveate.cli.bench_tables import comparison_table, generation_table, memory_table, prefill_table
 from foveate.cli.evaluation_table import comparison_table as evaluation_comparison
 from foveate.cli.evaluation_table import evaluation_table
-from foveate.demo import card
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, against_tokens, radar, svg
-from foveate.explain.result import ImageRelevance, Relevance
-from foveate.measure.bench_records import Run
-from foveate.measure.evaluation_comparison import Comparison
-from foveate.measure.report_inputs import read_inputs
-from foveate.measure.report_page import page
+from foveate.explain.relevance.result import ImageRelevance, Relevance
+from foveate.measure.bench.records import Run
+from foveate.measure.evaluation.comparison import Comparison
+from foveate.measure.reporting.inputs import read_inputs
+from foveate.measure.reporting.page import page
 from foveate.plan import Plan
 from foveate.printable import printable, shortened
+from foveate.recipe import card
 from foveate.report import ImageReport, Report, Stage
 
 NAMES = (

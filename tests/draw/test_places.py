@@ -11,7 +11,7 @@ from foveate.demo import load
 from foveate.draw.places import place_of
 from foveate.errors import InputError
 from foveate.families import Box, Request
-from foveate.families.processors import centred
+from foveate.families.kit.processors import centred
 from foveate.report import ImageReport, Stage
 
 SIZES = [(336, 336), (640, 427), (427, 640), (1001, 333), (100, 37), (40, 900), (337, 336)]

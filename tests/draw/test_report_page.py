@@ -10,8 +10,8 @@ import pytest
 from results_made_up import analysis, evaluation, speed
 
 from foveate.errors import InputError
-from foveate.measure.report_inputs import differences, read_inputs
-from foveate.measure.report_page import page
+from foveate.measure.reporting.inputs import differences, read_inputs
+from foveate.measure.reporting.page import page
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 

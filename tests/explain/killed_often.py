@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
 
 from foveate.cli import main
-from foveate.explain.labels_format import ShardWriter
+from foveate.explain.labels.label_files import ShardWriter
 
 
 class Count:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.explain.blocks import Attended, attention_backward, attention_output, attention_relevance
+from foveate.explain.relevance.blocks import Attended, attention_backward, attention_output, attention_relevance
 
 BATCH, HEADS, KEY_HEADS, LENGTH, WIDTH, VALUE = 2, 4, 2, 9, 6, 5
 CAUSAL = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from foveate.errors import InputError
-from foveate.explain.pictures import read_pictures, read_video
+from foveate.explain.labels.pictures import read_pictures, read_video
 
 CELLS: dict[str, Any] = {
     "nothing": None,

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from foveate import ConvCompressor
 from foveate.errors import CompressorError, OptionError
-from foveate.explain.compressor import SETTINGS, WEIGHTS
-from foveate.explain.network import CompressorConfig, ScoreNetwork, Sight
-from foveate.explain.train import channels_of
+from foveate.explain.compressor.compressor import SETTINGS, WEIGHTS
+from foveate.explain.compressor.network import CompressorConfig, ScoreNetwork, Sight
+from foveate.explain.compressor.train import channels_of
 from foveate.view import Grid
 
 KINDS: list[dict[str, Any]] = [

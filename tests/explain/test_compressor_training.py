@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from foveate import ConvCompressor
 from foveate.cli import main
 from foveate.errors import InputError, OptionError, TrainingError
-from foveate.explain.compressor import WEIGHTS
-from foveate.explain.labels_format import ShardWriter, read_info, write_info
-from foveate.explain.train import CHECKPOINT, Moment, Recipe, _Run, train
-from foveate.explain.training_data import Labels, held_out
+from foveate.explain.compressor.compressor import WEIGHTS
+from foveate.explain.compressor.train import CHECKPOINT, Moment, Recipe, _Run, train
+from foveate.explain.compressor.training_data import Labels, held_out
+from foveate.explain.labels.label_files import ShardWriter, read_info, write_info
 
 SHORT = Recipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
 
@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_bits_and_another_others(folder: Path, whole: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from foveate.explain.train import Recipe, train
+from foveate.explain.compressor.train import Recipe, train
 
 def watch(moment):
     if (moment.epoch, moment.step) == (3, 4):

@@ -11,9 +11,9 @@ import datasets
 import numpy as np
 import pytest
 
+from foveate.engine.identity import ModelIdentity
 from foveate.errors import InputError
-from foveate.explain.identity import ModelIdentity
-from foveate.explain.labels_format import (
+from foveate.explain.labels.label_files import (
     Counts,
     LabelRow,
     LabelsInfo,
@@ -24,7 +24,7 @@ from foveate.explain.labels_format import (
     shards,
     write_info,
 )
-from foveate.files import leftovers
+from foveate.files.writing import leftovers
 
 INFO = LabelsInfo(
     model=ModelIdentity("seeing", "speaking", 32, 4, 3, 96, "abc"),

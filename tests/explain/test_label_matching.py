@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from foveate.explain.matching import matches, normalised
+from foveate.explain.labels.matching import matches, normalised
 
 
 @pytest.mark.parametrize(

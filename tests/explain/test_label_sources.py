@@ -18,9 +18,9 @@ from vila_release import TOKENS, save_release
 
 from foveate.demo.scenes import scene
 from foveate.errors import InputError
-from foveate.explain.dataset_samples import Columns, DatasetSamples, open_dataset
-from foveate.explain.pictures import read_pictures, read_video
-from foveate.explain.scene_samples import SceneSamples
+from foveate.explain.labels.dataset_samples import Columns, DatasetSamples, open_dataset
+from foveate.explain.labels.pictures import read_pictures, read_video
+from foveate.explain.labels.scene_samples import SceneSamples
 
 Run = Callable[..., tuple[int, str]]
 

@@ -13,9 +13,9 @@ from label_data import encoded, picture, question, rows, write_json_lines, write
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate.explain import relevance as relevance_module
-from foveate.explain.labels_format import Counts, read_info, shards
-from foveate.explain.recorder import Recorder
+from foveate.explain.labels.label_files import Counts, read_info, shards
+from foveate.explain.labels.recorder import Recorder
+from foveate.explain.relevance import relevance as relevance_module
 
 Run = Callable[..., tuple[int, str]]
 
@@ -132,7 +132,7 @@ def test_a_bad_sample_is_skipped_and_listed_and_the_others_are_not(
 def test_a_sample_that_fails_in_the_model_spoils_no_other_of_its_batch(
     make_labels: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foveate.explain import labeller
+    from foveate.explain.labels import labeller
 
     def sometimes(model: object, inputs: dict[str, torch.Tensor], answers: object, **options: object) -> object:
         if any("yes" in text for text in seen(inputs)):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from label_data import rows, write_parquet
 
-from foveate.explain.labels_format import ShardWriter, read_info
-from foveate.files import leftovers
+from foveate.explain.labels.label_files import ShardWriter, read_info
+from foveate.files.writing import leftovers
 
 Run = Callable[..., tuple[int, str]]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from foveate.errors import BusyError, FoveateError, WriteError
-from foveate.explain.processes import Alone, by_the_first, claimed_by_the_first
-from foveate.files import write_error
-from foveate.locks import check_free, claimed_folder
+from foveate.files.locks import check_free, claimed_folder
+from foveate.files.processes import Alone, by_the_first, claimed_by_the_first
+from foveate.files.writing import write_error
 
 
 def test_the_first_acts_and_its_refusal_reaches_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import torch
 from tiny import batch, prompt, tiny_llava
 
 import foveate
-from foveate.measure.quality import remembered_features
+from foveate.engine.remembered import remembered_features
 
 
 def towers(model: torch.nn.Module) -> list[int]:

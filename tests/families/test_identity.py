@@ -13,8 +13,8 @@ from torch import nn
 from zoo import Case, known
 
 from foveate import demo
+from foveate.engine.identity import ModelIdentity, identity
 from foveate.errors import UnsupportedModelError
-from foveate.explain.identity import ModelIdentity, identity
 from foveate.families import family_of
 
 KNOWN = [case for case in CASES if known(case.model_type)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo import IMAGE, Case, Piece, known
 
 import foveate
-from foveate.encoders import Encoders
+from foveate.engine.encoders import Encoders
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
 from foveate.families import Encoding, family_of
 from foveate.families.idefics3 import Idefics3

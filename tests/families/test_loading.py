@@ -11,8 +11,8 @@ from cases import CASES
 from safetensors.torch import load_file, save_file
 from zoo import known
 
-from foveate.checkpoints import load_folder
 from foveate.errors import CheckpointError
+from foveate.files.checkpoints import load_folder
 
 KNOWN = [case for case in CASES if known(case.model_type)]
 

@@ -109,7 +109,7 @@ def test_videos_of_pooled_frames() -> None:
 
 
 def test_packed_sequences_are_read_one_by_one() -> None:
-    from foveate.signals.attention import _received_by_sequence
+    from foveate.engine.signals.attention import _received_by_sequence
 
     torch.manual_seed(0)
     query, key = torch.randn(2, 1, 4, 7, 8)

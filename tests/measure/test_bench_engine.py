@@ -13,12 +13,12 @@ from torch import Tensor
 
 from foveate import FastV, Method, Plan, TokenCarve, View, compress
 from foveate.errors import BudgetError, InputError, LayerError
-from foveate.measure import speed
-from foveate.measure.bench_records import Group, Row, Run, Timing, figures
-from foveate.measure.ideal import ideal
-from foveate.measure.prompts import random_prompt
-from foveate.measure.shapes import Picture, build, find_shape, parse_size
-from foveate.measure.speed import FULL, measure
+from foveate.measure.bench import speed
+from foveate.measure.bench.ideal import ideal
+from foveate.measure.bench.prompts import random_prompt
+from foveate.measure.bench.records import Group, Row, Run, Timing, figures
+from foveate.measure.bench.shapes import Picture, build, find_shape, parse_size
+from foveate.measure.bench.speed import FULL, measure
 
 PICTURE = Picture("square", 28, 28, 7, ())
 BEFORE, AFTER = 5, 6

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foveate.errors import InputError, UnknownNameError
-from foveate.measure.shapes import Size, build, find_shape, parse_size, shapes, sizes
+from foveate.measure.bench.shapes import Size, build, find_shape, parse_size, shapes, sizes
 
 META = torch.device("meta")
 PARAMETERS = {

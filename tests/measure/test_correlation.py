@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foveate.measure.correlation import correlation, estimate, over_questions, permutation_p, ranks, resamples
+from foveate.measure.analysis.correlation import correlation, estimate, over_questions, permutation_p, ranks, resamples
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:

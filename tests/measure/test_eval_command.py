@@ -14,12 +14,12 @@ import pytest
 
 from foveate.cli import main
 from foveate.errors import InputError
-from foveate.files import leftovers
+from foveate.files.writing import leftovers
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 
 import foveate.plugins.lmms_eval_model as plugin
-from foveate.measure.harness import Harness
+from foveate.measure.evaluation.harness import Harness
 
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ("--suite", "scenes", "--methods", "fastv", "--keep", "96", "--limit", "3", "--batch-size", "3", "--device", "cpu")

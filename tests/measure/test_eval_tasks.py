@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from foveate.demo.evaluate import balanced
 from foveate.errors import InputError, UnknownNameError
-from foveate.measure.suites import BENCHMARKS, SUITES, find_suite
-from foveate.measure.tasks import scenes
+from foveate.measure.evaluation.suites import BENCHMARKS, SUITES, find_suite
+from foveate.measure.evaluation.tasks import scenes
+from foveate.measure.scenes import balanced
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")
 
 import pyarrow.parquet
 from lmms_eval.tasks import TaskManager
 
-from foveate.measure.drawn_tasks import DRAWN, draw_task
+from foveate.measure.evaluation.drawn_tasks import DRAWN, draw_task
 
 
 def test_the_rows_are_the_evaluation_set_with_families_in_turn() -> None:

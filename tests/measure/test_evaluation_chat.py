@@ -12,10 +12,10 @@ from clips import number_of, write_clip
 from PIL import Image
 
 from foveate import FastV, Plan, demo
+from foveate.chat.asking import ask, mean_tokens_over_layers
+from foveate.chat.conversations import Chat
+from foveate.chat.greedy import greedy
 from foveate.errors import InputError, UnsupportedError
-from foveate.greedy import greedy
-from foveate.measure.asking import ask, mean_tokens_over_layers
-from foveate.measure.chat import Chat
 from foveate.report import ImageReport, Stage
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from foveate.measure.evaluation_results import gather
+from foveate.measure.evaluation.results import gather
 from foveate.measure.statistics import bootstrap_mean, mcnemar, mean_interval, paired_bootstrap, wilson
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from foveate.errors import BudgetError, InputError, UnknownNameError
-from foveate.measure.controls import Norm
-from foveate.measure.information_loss import FULL, Cell, Cells, cells_of, key, questions
-from foveate.measure.information_results import analyse
-from foveate.measure.kept_states import SOURCES
-from foveate.measure.spectrum import MEASURES
+from foveate.measure.analysis.controls import Norm
+from foveate.measure.analysis.information_loss import FULL, Cell, Cells, cells_of, key, questions
+from foveate.measure.analysis.kept_states import SOURCES
+from foveate.measure.analysis.results import analyse
+from foveate.measure.analysis.spectrum import MEASURES
 from foveate.methods import methods
 from foveate.view import View
 

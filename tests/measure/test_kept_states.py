@@ -8,7 +8,7 @@ from tiny import IMAGE, TOKENS, Fixed, batch, keep_target, prompt, tiny_llava
 
 import foveate
 from foveate.errors import LayerError
-from foveate.measure.kept_states import KeptStates
+from foveate.measure.analysis.kept_states import KeptStates
 
 CUT = 2
 KEPT = ((1, 4, 5, 11), (0, 2, 9, 15))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from foveate import demo
-from foveate.cli.models import Subject
+from foveate.chat.models import Subject
 from foveate.errors import BudgetError, FoveateError, InputError, UnknownNameError, UnsupportedError
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.errors import InputError
-from foveate.measure.spectrum import effective_rank, energy_rank, information, singular_values
+from foveate.measure.analysis.spectrum import effective_rank, energy_rank, information, singular_values
 
 
 def with_spectrum(values: list[float], n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import foveate
 from foveate import Explainer, FirstLayerAttention, Method, Oracle, View
 from foveate.errors import CompressorError, InputError, LayerError, OptionError
-from foveate.explain.network import Sight
-from foveate.explain.result import ImageRelevance, Relevance
+from foveate.explain.compressor.network import Sight
+from foveate.explain.relevance.result import ImageRelevance, Relevance
 from foveate.families import family_of
 
 ROWS = [prompt(3, "image", 5), prompt(2, "image", 1, "image", 7, seed=1)]

@@ -13,24 +13,24 @@ import results_made_up
 import torch
 from compressors import in_two_files
 
-from foveate.demo import card, loop
-from foveate.demo import train as demo_train
-from foveate.explain import labels_format
-from foveate.explain import train as compressor_train
-from foveate.explain.compressor import SETTINGS, ConvCompressor
-from foveate.explain.identity import ModelIdentity
-from foveate.explain.labels_format import Counts, LabelsInfo, ShardWriter
-from foveate.explain.network import CompressorConfig
-from foveate.explain.result import ImageRelevance, Relevance
+from foveate.engine.identity import ModelIdentity
+from foveate.explain.compressor import train as compressor_train
+from foveate.explain.compressor.compressor import SETTINGS, ConvCompressor
+from foveate.explain.compressor.network import CompressorConfig
+from foveate.explain.labels import label_files as labels_format
+from foveate.explain.labels.label_files import Counts, LabelsInfo, ShardWriter
+from foveate.explain.relevance.result import ImageRelevance, Relevance
 from foveate.families.vila.configuration import added_tokens
-from foveate.measure.bench_records import Run
-from foveate.measure.evaluation_comparison import read_results
-from foveate.measure.evaluation_results import gather
-from foveate.measure.evaluation_runs import RunFolder, Setting
-from foveate.measure.information_loss import Cell, Cells
-from foveate.measure.report_inputs import read_inputs
+from foveate.measure.analysis.information_loss import Cell, Cells
+from foveate.measure.bench.records import Run
+from foveate.measure.evaluation.comparison import read_results
+from foveate.measure.evaluation.results import gather
+from foveate.measure.evaluation.runs import RunFolder, Setting
+from foveate.measure.reporting.inputs import read_inputs
 from foveate.measure.result_forms import digest
 from foveate.plan import Plan
+from foveate.recipe import card, loop
+from foveate.recipe import train as demo_train
 from foveate.report import ImageReport, Report, Stage
 
 MODEL = ModelIdentity("llava", "llama", 32, 4, 3, 99, "abc")

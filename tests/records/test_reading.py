@@ -14,7 +14,7 @@ import torch
 
 import foveate
 from foveate.errors import InputError, RecordError
-from foveate.records import ANYTHING, DEPTH, Count, Form, read_bytes, read_tensors, read_text
+from foveate.files.records import ANYTHING, DEPTH, Count, Form, read_bytes, read_tensors, read_text
 
 ROOT = Path(foveate.__file__).parents[1]
 
@@ -173,4 +173,4 @@ def test_no_other_module_reads_json_or_pickles() -> None:
     ]
     assert found
     # Settings of a checkpoint are another library's files, which may hold Infinity.
-    assert {place.partition(":")[0] for place in found} == {"foveate/records.py", "foveate/checkpoints/files.py"}
+    assert {place.partition(":")[0] for place in found} == {"foveate/files/records.py", "foveate/files/checkpoints/files.py"}

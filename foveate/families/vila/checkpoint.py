@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig
 
-from foveate.checkpoints import check_loading_info, pretrained
 from foveate.errors import InputError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
-from foveate.records import Form, read_tensors
+from foveate.files.checkpoints import check_loading_info, pretrained
+from foveate.files.records import Form, read_tensors
 
 __all__ = ["END_OF_TURN", "load", "read_weights"]
 

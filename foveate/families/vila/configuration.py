@@ -10,7 +10,7 @@ from transformers import LlavaConfig
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.vila import internvit
-from foveate.records import ANYTHING, Count, Form
+from foveate.files.records import ANYTHING, Count, Form
 
 __all__ = ["FEATURES", "PARTS", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 

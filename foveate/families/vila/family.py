@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.processors import centred, known_processor
-from foveate.families.regions import Regions, Request
-from foveate.families.towers import feature_attention, feature_block
+from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
+from foveate.families.kit.processors import centred, known_processor
+from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.towers import feature_attention, feature_block
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import SIGLIP, image_side, patch_side
 

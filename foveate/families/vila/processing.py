@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from foveate.checkpoints import pretrained
 from foveate.errors import InputError, UnsupportedError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, is_release
+from foveate.files.checkpoints import pretrained
+from foveate.files.checkpoints.pillow import on_pillow
 from foveate.images import flat
-from foveate.pillow import on_pillow
 
 __all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
 

@@ -1,0 +1,1 @@
+"""The embedded model's two shapes: configuration, processor and vocabulary."""

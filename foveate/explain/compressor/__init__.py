@@ -1,0 +1,1 @@
+"""The network that predicts relevance from the first layer's attention, and its training."""

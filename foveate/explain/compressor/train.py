@@ -1,0 +1,361 @@
+"""Training a compressor on labels, on one process or several: `train`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.utils.data import DataLoader
+
+from foveate.engine.identity import ModelIdentity
+from foveate.errors import InputError, OptionError, RecordError, TrainingError
+from foveate.explain.compressor.compressor import ConvCompressor
+from foveate.explain.compressor.measures import Quality, divergence, quality, target
+from foveate.explain.compressor.network import CompressorConfig
+from foveate.explain.compressor.training_data import Labelled, Labels
+from foveate.files.checkpoints.finite import not_finite
+from foveate.files.processes import by_the_first, claimed_by_the_first
+from foveate.files.records import Count, Form, Number, brief, read_tensors
+from foveate.files.writing import write_error, write_made
+
+__all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
+
+CHECKPOINT = "checkpoint.pt"
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a run depends on beside its labels.
+
+    Args:
+        network: "grid" or "sequence", see `CompressorConfig`.
+        layers: how many separable convolutions; five are the paper's 32, 64, 128, 256 and 512 channels, others go from 32 to 512 as evenly.
+        kernel: width of the convolutions.
+        mean: average the attention heads before the network.
+        logarithm: take the logarithm of attention first.
+        states: let the network see the tokens' states too.
+        batch: images of a step, over all processes.
+        epochs: at most so many.
+        rate: learning rate at the start; it falls to zero along a cosine.
+        patience: stop after so many epochs without a better validation loss.
+        validation: share of the samples that is held out.
+        seed: of the weights and the order of the images.
+
+    Raises:
+        OptionError: a value outside its range.
+    """
+
+    network: Literal["sequence", "grid"] = "grid"
+    layers: int = 5
+    kernel: int = 3
+    mean: bool = False
+    logarithm: bool = True
+    states: bool = False
+    batch: int = 128
+    epochs: int = 100
+    rate: float = 1e-3
+    patience: int = 15
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "batch", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.rate > 0 or not 0 < self.validation < 1:
+            raise OptionError(f"rate={self.rate} must be above 0, and validation={self.validation} a share between 0 and 1")
+
+    def config(self, model: ModelIdentity) -> CompressorConfig:
+        """The network for a model."""
+        return CompressorConfig(
+            heads=model.heads,
+            network=self.network,
+            channels=channels_of(self.layers),
+            kernel=self.kernel,
+            mean=self.mean,
+            logarithm=self.logarithm,
+            hidden=model.hidden if self.states else 0,
+        )
+
+
+def channels_of(layers: int) -> tuple[int, ...]:
+    """Channels from 32 to 512 in equal ratios, to the nearest multiple of 8; one layer has 512."""
+    return tuple(round(32 * 16 ** (step / (layers - 1)) / 8) * 8 for step in range(layers)) if layers > 1 else (512,)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands: `step` of `steps` in an epoch, the loss of that step, and the last validation."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    quality: Quality | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a run.
+
+    Attributes:
+        folder: of the compressor.
+        best: on the held-out samples.
+        epoch: whose weights these are, from 1.
+        epochs: that were run.
+    """
+
+    folder: Path
+    best: Quality
+    epoch: int
+    epochs: int
+
+
+@dataclass
+class _State:
+    """What a checkpoint keeps beside weights and optimiser. Orders are drawn from seed and epoch, so no generator needs saving."""
+
+    epoch: Count = 0
+    best_epoch: Count = 0
+    best: list[Number] = field(default_factory=list)
+    history: list[dict[str, Number]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        wanted = [own.name for own in fields(Quality)]
+        if len(self.best) != (len(wanted) if self.best_epoch else 0) or self.best_epoch > self.epoch:
+            raise ValueError(f"best has {len(self.best)} figures of epoch {self.best_epoch}, and {self.epoch} epochs were run")
+        if len(self.history) != self.epoch or any(name not in entry for entry in self.history for name in wanted):
+            raise ValueError(f"history should have {', '.join(wanted)} of each of the {self.epoch} epochs")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a checkpoint holds that is no tensor."""
+
+    run: dict[str, Any]
+    state: _State
+
+
+_FORM: Form[Kept] = Form("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+
+
+def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
+    """How far a run came, and all that its checkpoint holds.
+
+    Raises:
+        RecordError: it is damaged.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict):
+        raise _FORM.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
+    return _FORM.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
+
+
+def train(
+    labels: Path, out: Path, recipe: Recipe | None = None, *, cpu: bool = False, watch: Callable[[Moment], None] = lambda _: None
+) -> Trained:
+    """Train a compressor, or go on with a run that was stopped; the same recipe on a CPU gives the same bits, stopped or not.
+
+    Under `accelerate launch` the processes share each batch.
+
+    Args:
+        labels: folder that `foveate labels` wrote.
+        out: folder for the compressor with the best validation loss so far, the checkpoint, and TensorBoard's logs.
+        recipe: the defaults if not given.
+        cpu: leave accelerators alone.
+        watch: called after every step, on the main process.
+
+    Raises:
+        InputError: labels that are missing, too few or not finite, a folder that holds another run, or packages that are not installed.
+        TrainingError: the loss or the weights are not finite any more; what the epochs before gave is kept.
+        BusyError: another run is writing to the folder.
+        WriteError: the folder cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the compressor and its checkpoint")
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+        import tensorboard  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
+    return _Run(labels, out, recipe or Recipe(), cpu, watch).run()
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, labels: Path, out: Path, recipe: Recipe, cpu: bool, watch: Callable[[Moment], None]) -> None:
+        from accelerate import Accelerator
+
+        self.recipe, self.out = recipe, out
+        self.accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=str(out))
+        self.watch = watch if self.accelerator.is_main_process else lambda _: None
+        with self.accelerator.main_process_first():
+            self.labels = Labels(labels, recipe.states)
+        self.training, self.validation = self.labels.split(recipe.validation)
+        model = self.labels.info.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.compressor = ConvCompressor(recipe.config(model), model, self.labels.info.to_dict())
+        self.network: Any = None
+        self.optimiser: Any = Adam(self.compressor.parameters(), lr=recipe.rate)
+        self.state = _State()
+
+    def run(self) -> Trained:
+        """Epoch after epoch, until all are done or validation gets no better, in a folder that is held."""
+        with claimed_by_the_first(self.accelerator, self.out):
+            self._resume()
+            return self._run()
+
+    def _run(self) -> Trained:
+        self.network, self.optimiser = self.accelerator.prepare(self.compressor, self.optimiser)
+        while self.state.epoch < self.recipe.epochs and self.state.epoch - self.state.best_epoch < self.recipe.patience:
+            self._keep(self._train(), self._validate())
+        self._log()
+        best = Quality.from_tensor(torch.tensor(self.state.best, dtype=torch.float64))
+        return Trained(self.out, best, self.state.best_epoch, self.state.epoch)
+
+    def _train(self) -> float:
+        """One epoch; its mean loss."""
+        batches = self._batches()
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        self.network.train()
+        own = [self._mine(batch) or batch[:1] for batch in batches]
+        for step, rows in enumerate(DataLoader(self.labels, batch_sampler=own, collate_fn=list)):
+            share = bool(self._mine(batches[step])) / len(batches[step])
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.recipe.rate * _cosine((self.state.epoch + step / len(batches)) / self.recipe.epochs)
+            self.optimiser.zero_grad()
+            loss = self._loss(rows) * share
+            # Gradients are averaged over the processes, and the batch's loss is a sum over them.
+            self.accelerator.backward(loss * self.accelerator.num_processes)
+            self.optimiser.step()
+            whole = self.accelerator.reduce(loss.detach())
+            total += whole
+            if not math.isfinite(reached := float(whole)):
+                raise self._diverged(f"the loss is {reached} in step {step + 1} of {len(batches)}")
+            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
+        return float(total / len(batches))
+
+    def _diverged(self, what: str) -> TrainingError:
+        kept = f"holds the compressor of epoch {self.state.best_epoch}" if self.state.best_epoch else "holds no compressor yet"
+        return TrainingError(
+            f"training stopped in epoch {self.state.epoch + 1}, because {what}; {self.out} {kept}. Take a lower rate than "
+            f"{self.recipe.rate}, and another folder"
+        )
+
+    def _loss(self, rows: Sequence[Labelled]) -> Tensor:
+        """The sum over some images."""
+        rows = [row.to(self.accelerator.device) for row in rows]
+        predicted = self.network([row.sight for row in rows])
+        return torch.stack([divergence(target(row.relevance), own) for row, own in zip(rows, predicted, strict=True)]).sum()
+
+    def _validate(self) -> Quality:
+        spoiled = not_finite(self.compressor.state_dict())
+        if spoiled:
+            raise self._diverged(f"{len(spoiled)} tensors of weights, {spoiled[0]} first, are not finite after its last step")
+        self.network.eval()
+        total = torch.zeros(len(fields(Quality)), dtype=torch.float64)
+        with torch.no_grad():
+            for place in self._mine(self.validation):
+                row = self.labels[place].to(self.accelerator.device)
+                (predicted,) = self.compressor([row.sight])
+                total += quality(predicted, row.relevance).to_tensor() if bool(predicted.isfinite().all()) else math.nan
+        whole: Tensor = self.accelerator.reduce(total.to(self.accelerator.device))
+        found = Quality.from_tensor(whole / len(self.validation))
+        if not math.isfinite(found.loss):
+            raise self._diverged(f"the loss of the samples held out is {found.loss}")
+        return found
+
+    def _batches(self) -> list[list[int]]:
+        """Places of each step's images, over all processes."""
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.state.epoch)
+        order = torch.randperm(len(self.training), generator=generator)
+        return [[self.training[place] for place in part.tolist()] for part in order.split(self.recipe.batch)]
+
+    def _mine(self, places: list[int]) -> list[int]:
+        return places[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _last(self) -> Quality | None:
+        return Quality(**{own.name: self.state.history[-1][own.name] for own in fields(Quality)}) if self.state.history else None
+
+    def _keep(self, loss: float, found: Quality) -> None:
+        """After an epoch: the compressor if it is the best so far, then the checkpoint."""
+        self.state.epoch += 1
+        self.state.history.append({"epoch": self.state.epoch, "training_loss": loss, **found.to_dict()})
+        better = not self.state.best or found.loss < self.state.best[0]
+        if better:
+            self.state.best, self.state.best_epoch = found.to_tensor().tolist(), self.state.epoch
+
+        def keep() -> None:
+            if better:
+                self.compressor.training_facts = self._facts(found)
+                self.compressor.save_pretrained(self.out)
+            self._save()
+
+        by_the_first(self.accelerator, keep)
+        self._log({"training loss": loss, **found.to_dict()})
+
+    def _log(self, figures: dict[str, float] | None = None) -> None:
+        """Give figures to TensorBoard, or end its log; begun late, because its thread prints a traceback where the disk is full."""
+        try:
+            if figures is None:
+                self.accelerator.end_training()
+                return
+            if not self.accelerator.trackers:
+                self.accelerator.init_trackers(LOGS)
+            self.accelerator.log(figures, step=self.state.epoch)
+        except OSError as error:
+            raise write_error(self.out / LOGS, error) from error
+
+    def _facts(self, found: Quality) -> dict[str, Any]:
+        images = {"training": len(self.training), "validation": len(self.validation)}
+        return {"recipe": asdict(self.recipe), "images": images, "epoch": self.state.epoch, "validation": found.to_dict()}
+
+    def _save(self) -> None:
+        content = {
+            "run": self._fingerprint(),
+            "state": asdict(self.state),
+            "network": self.compressor.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        write_made(self.out / CHECKPOINT, lambda buffer: torch.save(content, buffer))
+
+    def _resume(self) -> None:
+        path = self.out / CHECKPOINT
+        if not path.is_file():
+            return
+        kept, content = kept_in(path)
+        now = self._fingerprint()
+        differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
+        if differing:
+            raise InputError(f"{self.out} holds a run with another recipe or other labels ({'; '.join(differing)}); name another folder")
+        spoiled = not_finite(content["network"])
+        if spoiled:
+            raise InputError(f"{path} holds weights that are not finite ({', '.join(spoiled)}); remove the folder, or name another")
+        try:
+            self.compressor.load_state_dict(content["network"])
+            self.optimiser.load_state_dict(content["optimiser"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of another shape
+            reason = str(error).partition("\n")[0]
+            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_FORM.remedy}") from error
+        self.state = kept.state
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        rows = hashlib.sha256("\n".join(self.labels.ids).encode()).hexdigest()[:16]
+        return {**asdict(self.recipe), "images": len(self.labels), "hash of the images' names": rows}
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))

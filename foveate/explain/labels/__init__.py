@@ -1,0 +1,1 @@
+"""Labels for a compressor: relevance over many questions, in resumable files."""

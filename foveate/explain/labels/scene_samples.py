@@ -1,0 +1,74 @@
+"""Questions about the scenes that the embedded model was trained on, in unlimited number."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+from foveate.demo.scenes import VERSION, Scene, scene
+from foveate.errors import InputError
+from foveate.explain.labels.samples import Sample
+
+__all__ = ["SceneSamples"]
+
+LIMIT = 4000
+"""Questions, unless a number is given."""
+
+
+class SceneSamples:
+    """All questions of every kind about training scenes, one scene after the other. Held-out scenes are never touched.
+
+    Args:
+        limit: how many questions.
+        first: number of the first scene.
+
+    Raises:
+        InputError: scikit-learn, which carries the photographs behind the scenes, is not installed.
+    """
+
+    def __init__(self, limit: int | None = None, first: int | None = None) -> None:
+        self._limit, self._first = limit or LIMIT, first or 0
+        try:
+            self._ends = self._count()
+        except ImportError as error:
+            raise InputError(f"drawing scenes needs scikit-learn, which is not there ({error}): pip install 'foveate[demo]'") from error
+
+    def __len__(self) -> int:
+        return self._limit
+
+    def name(self, index: int) -> str:
+        """Scene and question by their numbers."""
+        number, question = self._place(index)
+        return f"scene-{number:07d}-{question:02d}"
+
+    def read(self, index: int) -> Sample:
+        """One question; those about one scene share its picture."""
+        number, question = self._place(index)
+        drawn = _scene(number)
+        asked = drawn.questions[question]
+        return Sample(asked.text, (drawn.image,), (asked.answer,))
+
+    def describe(self) -> Mapping[str, Any]:
+        """Which scenes, of which version."""
+        return {"data": "scenes", "split": "train", "version of the scenes": VERSION, "first scene": self._first, "samples": self._limit}
+
+    def _count(self) -> list[int]:
+        """Up to which question each scene goes; only drawing it tells how many questions it offers."""
+        counts: list[int] = []
+        total = 0
+        while total < self._limit:
+            counts.append(len(scene(self._first + len(counts)).questions))
+            total += counts[-1]
+        return list(accumulate(counts))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        position = bisect_right(self._ends, index)
+        return self._first + position, index - (self._ends[position - 1] if position else 0)
+
+
+@lru_cache(maxsize=2)
+def _scene(number: int) -> Scene:
+    return scene(number)

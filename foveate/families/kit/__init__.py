@@ -1,0 +1,1 @@
+"""What families share: where placeholders, features and tokens lie, and what processors do to pictures."""

@@ -1,0 +1,127 @@
+"""Sizes in a configuration that no model can have, told from the configuration and the weight files before anything is built."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from foveate.errors import CheckpointError
+from foveate.files.checkpoints.files import CONFIG, Checkpoint, Weights
+
+__all__ = ["check_counts", "check_image_tokens", "check_picture_size", "check_tensors", "check_weights"]
+
+MOST = 10_000
+"""Layers, or whatever else a model is built of one by one; published models have up to some hundred layers and experts each."""
+
+LONGEST_SIDE = 16_384
+"""Pixels of a picture that a processor makes of another; published ones make up to some thousand."""
+
+_COUNTED = ("layers", "layer_num", "n_layer", "depth", "depths", "blocks", "experts", "num_labels")
+"""Endings of settings that say how often something is built, or listed, in a loop."""
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "depth")
+_SLACK = 2**24
+"""Elements that need not be in any file, such as tables of positions that a model computes."""
+
+_IMAGE_TOKENS = ("image_token_id", "image_token_index")
+
+
+def check_counts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Refuse counts for which even reading the configuration would take for ever.
+
+    Args:
+        checkpoint: for the message.
+        config: as it was written.
+
+    Raises:
+        CheckpointError: a count is above `MOST`, or negative.
+    """
+    for setting, value in _numbers(config):
+        last = setting.rpartition(".")[2]
+        if (last.endswith(_COUNTED) and value > MOST) or (last in _LAYERS and value < 0):
+            raise CheckpointError(
+                f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MOST}); it is damaged"
+            )
+
+
+def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any], weights: Weights) -> None:
+    """Refuse more layers than there are tensors, because each has at least one.
+
+    Raises:
+        CheckpointError: there are more.
+    """
+    layers = [(setting, value) for setting, value in _numbers(config) if setting.rpartition(".")[2] in _LAYERS]
+    for setting, value in layers:
+        if weights.tensors is not None and value > weights.tensors:
+            raise CheckpointError(
+                f"{checkpoint.name}: {CONFIG} has {setting}={value}, but the weights are {weights.tensors} tensors, fewer than one for "
+                f"each layer; the two do not belong together"
+            )
+
+
+def check_weights(checkpoint: Checkpoint, skeleton: Any, weights: Weights, *, quantised: bool) -> None:
+    """Refuse a model that is far larger than its weight files, before memory is taken for it.
+
+    Args:
+        checkpoint: for the message.
+        skeleton: the model that the configuration describes, on the "meta" device.
+        weights: what the files hold.
+        quantised: whether elements may take less than a byte.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if weights.bytes is None:
+        return
+    needed = sum(tensor.numel() for tensor in itertools.chain(skeleton.parameters(), skeleton.buffers()))
+    most = weights.bytes * (8 if quantised else 1) + _SLACK
+    if needed > most:
+        raise CheckpointError(
+            f"{checkpoint.name}: {CONFIG} describes a model of {needed:.3g} numbers, and the files of its weights have {weights.bytes:.3g} "
+            f"bytes; the two do not belong together"
+        )
+
+
+def check_image_tokens(checkpoint: Checkpoint, config: Any) -> None:
+    """Refuse a placeholder for images that the vocabulary does not have.
+
+    Raises:
+        CheckpointError: its id is negative, or beyond the vocabulary.
+    """
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    for setting in _IMAGE_TOKENS:
+        value = getattr(config, setting, None)
+        if isinstance(value, int) and isinstance(vocabulary, int) and not 0 <= value < vocabulary:
+            raise CheckpointError(
+                f"{checkpoint.name}: {CONFIG} has {setting}={value}, but the vocabulary ends at {vocabulary - 1}; the token that stands "
+                f"for images must be in it"
+            )
+
+
+def check_picture_size(checkpoint: Checkpoint, file: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a processor that makes pictures which no machine can hold.
+
+    Args:
+        checkpoint: for the message.
+        file: that the settings are from, for the message.
+        settings: of the processor.
+
+    Raises:
+        CheckpointError: a height or width is above `LONGEST_SIDE`, or below 1.
+    """
+    for setting, value in _numbers(settings):
+        if setting.rpartition(".")[2] in ("height", "width") and not 1 <= value <= LONGEST_SIDE:
+            raise CheckpointError(
+                f"{checkpoint.name}: {file} has {setting}={value} pixels, and there may be 1 to {LONGEST_SIDE}; it is damaged"
+            )
+
+
+def _numbers(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, int]]:
+    """Every whole number in a configuration, lists of them too, with the path to it."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{before}{name}.")
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, int) and not isinstance(entry, bool):
+                yield f"{before}{name}", entry

@@ -1,0 +1,63 @@
+"""What a file of a report holds, with limits that no real report comes near: see `foveate.report`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import FailFast, Field
+
+from foveate.files.records import Count, Form, Seconds
+
+__all__ = ["FORMAT", "GRID_CELLS", "IMAGE", "REPORT", "STAGE", "Grid", "ImageRecord", "ReportRecord", "StageRecord"]
+
+FORMAT = 1
+GRID_CELLS = 2**20
+"""Tokens of one image or video, at most."""
+_STAGES = 256
+_METHOD = 2000
+
+Side = Annotated[int, Field(ge=1, le=GRID_CELLS)]
+Grid = tuple[Side, Side, Side]
+"""Frames, rows and columns."""
+_Place = Annotated[int, Field(ge=-1, le=2**40)]
+_Target = Annotated[list[_Place], FailFast(), Field(max_length=GRID_CELLS)]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """As `Stage.to_dict` writes it."""
+
+    method: Annotated[str, Field(max_length=_METHOD)]
+    layer: Annotated[int, Field(ge=0, le=2**20)]
+    plan: _Target
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """As `ImageReport.to_dict` writes it; the first reports had no parts and no kind."""
+
+    row: Count
+    position: Count
+    grid: Grid
+    plan: _Target
+    stages: Annotated[list[StageRecord], FailFast(), Field(max_length=_STAGES)]
+    parts: Annotated[tuple[Grid, ...], FailFast(), Field(min_length=1, max_length=GRID_CELLS)] = ()
+    kind: Literal["image", "video"] = "image"
+
+
+@dataclass(frozen=True)
+class ReportRecord:
+    """As `Report.to_dict` writes it."""
+
+    images: Annotated[list[ImageRecord], FailFast()]
+    cache_bytes_before: Count
+    cache_bytes_after: Count
+    method_seconds: Seconds
+    columns: tuple[Annotated[tuple[_Place, ...], FailFast()], ...]
+
+
+_WHAT, _REMEDY = "a foveate report", "save one with Report.save"
+REPORT: Form[ReportRecord] = Form(_WHAT, ReportRecord, {"format": FORMAT}, _REMEDY)
+IMAGE: Form[ImageRecord] = Form(_WHAT, ImageRecord)
+STAGE: Form[StageRecord] = Form(_WHAT, StageRecord)

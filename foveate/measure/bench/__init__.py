@@ -1,0 +1,1 @@
+"""Speed and memory: prefill, decoding, method and host, measured against the ideal."""

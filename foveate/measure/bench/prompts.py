@@ -1,0 +1,149 @@
+"""Prompts of exact length with random words and images: what is measured must not depend on what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.errors import InputError
+from foveate.families import family_of
+from foveate.measure.bench.shapes import Picture
+
+__all__ = ["Words", "prompt_like", "random_prompt", "visual_tokens"]
+
+FIRST_WORD = 3
+"""Ids below are padding, beginning and end in most vocabularies."""
+
+
+class Words:
+    """Draws token ids that are ordinary words.
+
+    Args:
+        vocabulary: number of token ids.
+        special: ids that are not to be drawn.
+        seed: of the draws.
+    """
+
+    def __init__(self, vocabulary: int, special: Collection[int], seed: int) -> None:
+        allowed = torch.ones(vocabulary, dtype=torch.bool)
+        allowed[:FIRST_WORD] = False
+        allowed[[token for token in special if token < vocabulary]] = False
+        self._ids = allowed.nonzero()[:, 0]
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self, rows: int, count: int) -> Tensor:
+        """Ids (rows, count), another sequence in each row."""
+        return self._ids[torch.randint(len(self._ids), (rows, count), generator=self.generator)]
+
+
+def random_prompt(model: nn.Module, picture: Picture, *, before: int, after: int, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
+    """One random image in random text, for a model without a processor; rows differ, and none is padded.
+
+    Args:
+        model: a model in a shape of `foveate.measure.bench.shapes`; the tensors go to its device, pixels in its precision.
+        picture: how it is shown an image.
+        before: text tokens in front of the image's placeholders, those that open an image included.
+        after: text tokens behind them, those that close an image included.
+        batch: rows.
+        seed: of words and pixels.
+
+    Raises:
+        InputError: too few text tokens for what stands around an image.
+    """
+    config: Any = model.config
+    text = config.get_text_config()
+    words = Words(text.vocab_size, {*family_of(model).placeholders(model).values(), *picture.around}, seed)
+    opening, closing = picture.around[: len(picture.around) // 2], picture.around[len(picture.around) // 2 :]
+    visual = torch.full((picture.tokens,), config.image_token_id)
+    inputs = _text(words, opening, visual, closing, before, after, batch)
+    inputs |= _pixels(config.vision_config, picture, batch, words.generator)
+    if picture.layout == "patches":
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == config.image_token_id).long()
+    return _ready(model, inputs)
+
+
+def prompt_like(
+    model: nn.Module, inputs: Mapping[str, Tensor], special: Collection[int], *, before: int, after: int, batch: int = 1, seed: int = 0
+) -> dict[str, Tensor]:
+    """A prompt of the wanted length around the image of one that a processor made; rows differ in words and pixels.
+
+    Args:
+        model: the model that takes them.
+        inputs: one row with one image, from the model's own processor.
+        special: the tokenizer's special ids.
+        before: text tokens in front of the first placeholder.
+        after: text tokens behind the last one.
+        batch: rows.
+        seed: of words and pixels.
+
+    Raises:
+        InputError: there is no image, or there are too few text tokens.
+    """
+    config: Any = model.config
+    placeholders = set(family_of(model).placeholders(model).values())
+    ids = inputs["input_ids"][0].cpu()
+    places = torch.isin(ids, torch.tensor(sorted(placeholders))).nonzero()[:, 0]
+    if not len(places):
+        raise InputError("the processor's prompt holds no placeholder of an image, so there is nothing to compress")
+    first, last = int(places[0]), int(places[-1]) + 1
+    words = Words(config.get_text_config().vocab_size, {*special, *placeholders}, seed)
+    opening, closing = (tuple(side.tolist()) for side in (ids[max(0, first - 1) : first], ids[last : last + 1]))
+    made = _text(words, opening, ids[first:last], closing, before, after, batch)
+    for name, tensor in inputs.items():
+        if name in made or not isinstance(tensor, Tensor):
+            continue
+        if tensor.shape[:2] == inputs["input_ids"].shape:
+            middle = tensor[:, first:last].cpu().expand(batch, -1)
+            made[name] = torch.nn.functional.pad(middle, (before, after))
+        else:
+            rows = [tensor.cpu()] * batch
+            made[name] = torch.cat([_noise(row, words.generator) if row.is_floating_point() else row for row in rows])
+    return _ready(model, made)
+
+
+def visual_tokens(model: nn.Module, input_ids: Tensor) -> int:
+    """Placeholders of images in the first row, newlines and the like included where they share the id."""
+    ids = torch.tensor(sorted(family_of(model).placeholders(model).values()), device=input_ids.device)
+    return int(torch.isin(input_ids[0], ids).sum())
+
+
+def _text(
+    words: Words, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
+) -> dict[str, Tensor]:
+    if before < len(opening) or after < len(closing) + 1:
+        raise InputError(
+            f"--prompt {before}+{after}: this model needs at least {len(opening)} token(s) before the image "
+            f"and {len(closing) + 1} behind it"
+        )
+    parts = [
+        words.draw(batch, before - len(opening)),
+        torch.tensor(opening, dtype=torch.long).expand(batch, -1),
+        visual.expand(batch, -1),
+        torch.tensor(closing, dtype=torch.long).expand(batch, -1),
+        words.draw(batch, after - len(closing)),
+    ]
+    ids = torch.cat(parts, dim=1)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _pixels(vision: Any, picture: Picture, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    if picture.layout == "square":
+        return {"pixel_values": torch.randn(batch, 3, picture.height, picture.width, generator=generator)}
+    rows, columns = picture.height // vision.patch_size, picture.width // vision.patch_size
+    values = 3 * vision.temporal_patch_size * vision.patch_size**2
+    return {
+        "pixel_values": torch.randn(batch * rows * columns, values, generator=generator),
+        "image_grid_thw": torch.tensor([[1, rows, columns]] * batch),
+    }
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator)
+
+
+def _ready(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    first = next(model.parameters())
+    return {name: value.to(first.device, first.dtype if value.is_floating_point() else None) for name, value in inputs.items()}

@@ -1,0 +1,251 @@
+"""Time, memory and work of a compressed model, beside the full model and beside the ideal.
+
+All ways of running take turns within each round, starting with another one each time, and ratios are formed within a round, so
+that a machine whose speed drifts does not favour one of them. There are two kinds of *ideal*, which choose nothing: one has the full
+sequence up to the method's layer and the short one from there on, as the method has; the other has the short one from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.chat.counting import recorded
+from foveate.compression import compress
+from foveate.engine.arguments import as_argument, cache_of
+from foveate.engine.cache import cache_bytes
+from foveate.engine.clock import seconds
+from foveate.errors import InputError
+from foveate.families import ImageTokens
+from foveate.measure.bench.flops import Count
+from foveate.measure.bench.ideal import ideal
+from foveate.measure.bench.memory import out_of_memory, peak_memory
+from foveate.measure.bench.records import Group, Row, Timing
+from foveate.measure.bench.stages import Timeline, inside_tower
+from foveate.method import Method
+
+__all__ = ["FULL", "measure", "runs_before"]
+
+FULL = "full"
+"""The name of the full model's row."""
+
+UNCOUNTED = 2
+"""Rounds before those that count: one for operations, one for memory. They are the warm-up too."""
+
+
+@dataclass
+class _Variant:
+    row: Row
+    around: Callable[[], AbstractContextManager[Any]]
+
+
+def measure(
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    methods: Sequence[Method],
+    *,
+    rounds: int = 10,
+    new_tokens: Sequence[int] = (1, 8),
+    group: Group | None = None,
+    after_round: Callable[[Group], None] = lambda group: None,
+    progress: Callable[[], object] = lambda: None,
+) -> Group:
+    """Run the full model, the ideals and every method in turn, `rounds` times after two rounds whose time does not count.
+
+    A row that runs out of memory is marked as failed, and the others go on.
+
+    Args:
+        model: a loaded model of a known family.
+        inputs: a prompt with one image per row and no padding; rows must differ, because equal ones share one plan.
+        methods: each at its own layer; ideals are measured for each distinct (layer, tokens).
+        rounds: counted rounds, those that `group` has already among them.
+        new_tokens: numbers of new tokens at which the clock is read; the longest is generated.
+        group: an interrupted measurement of the same model, prompt and methods, to go on with.
+        after_round: called with the group after every counted round, to save it.
+        progress: called after every single run.
+
+    Returns:
+        the group, with one more round per call of `after_round`.
+
+    Raises:
+        BudgetError, LayerError, SignalError: a method does not fit the model; before anything is timed.
+        InputError: `group` has other rows.
+    """
+    variants = _variants(model, inputs, methods)
+    if group is None:
+        group = _start(inputs, variants)
+    else:
+        variants = _bound(variants, group)
+    if group.rounds >= rounds:
+        return group
+    marks = sorted({1, *new_tokens})
+    for variant in variants:
+        _attempt(variant, lambda variant=variant: _count(variant, model, inputs))  # type: ignore[misc]
+        progress()
+    _split_method_flops(group)
+    for variant in variants:
+        _attempt(variant, lambda variant=variant: _weigh(variant, model, inputs, marks[-1]))  # type: ignore[misc]
+        progress()
+    for turn in range(group.rounds, rounds):
+        found: dict[str, Timing] = {}
+        for variant in variants[turn % len(variants) :] + variants[: turn % len(variants)]:
+            timing = _attempt(variant, lambda variant=variant: _time(variant, model, inputs, marks))  # type: ignore[misc]
+            progress()
+            if timing is not None:
+                found[variant.row.name] = timing
+        # All at once, so that an interruption leaves whole rounds.
+        for variant in variants:
+            if variant.row.failed is None:
+                variant.row.timings.append(found[variant.row.name])
+        after_round(group)
+    return group
+
+
+def runs_before(rounds: int, methods: Sequence[Method], tokens: int) -> int:
+    """How often `measure` will call `progress` for a fresh group of that many visual tokens."""
+    rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
+    return (rounds + UNCOUNTED) * (1 + len(methods) + len(rivals))
+
+
+def _start(inputs: Mapping[str, Tensor], variants: Sequence[_Variant]) -> Group:
+    """A group without rounds."""
+    batch, length = inputs["input_ids"].shape
+    return Group(batch, length, variants[0].row.tokens, [variant.row for variant in variants])
+
+
+def _variants(model: nn.Module, inputs: Mapping[str, Tensor], methods: Sequence[Method]) -> list[_Variant]:
+    for method in methods:
+        compress(model, method).remove()  # refuses layers and signals that are not there
+    image = _image(model, inputs)
+    total, length = image.columns.numel(), inputs["input_ids"].shape[1]
+    budgets = [method.budget(total, image.grid[0]) for method in methods]
+    text = torch.ones(length, dtype=torch.bool)
+    text[image.columns] = False
+    variants = [_Variant(Row(FULL, "full", total), contextlib.nullcontext)]
+    for method, keep in zip(methods, budgets, strict=True):
+        stays = text.clone()
+        stays[image.columns.sort().values[torch.linspace(0, total - 1, keep).round().long()]] = True
+        columns = stays.nonzero()[:, 0]
+        for layer in dict.fromkeys((0, method.layer)):
+            name = _ideal_name(keep, layer)
+            if all(variant.row.name != name for variant in variants):
+                variants.append(_Variant(Row(name, "ideal", keep, layer), _bind(ideal, model, columns, layer)))
+        options = {"name": method.name, **asdict(method)}
+        row = Row(str(method), "method", keep, method.layer, _ideal_name(keep, method.layer), options)
+        if all(variant.row.name != row.name for variant in variants):
+            variants.append(_Variant(row, _bind(compress, model, method)))
+    return variants
+
+
+def _ideal_name(keep: int, layer: int) -> str:
+    return f"ideal {keep} from {f'layer {layer}' if layer else 'the start'}"
+
+
+def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
+    """Where the image lies in each row, found by one forward pass."""
+    with recorded(model) as images:
+        with torch.no_grad():
+            model(**inputs, use_cache=False, logits_to_keep=1)
+        return images(inputs["input_ids"])[0][0]
+
+
+def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    return lambda: call(*args)
+
+
+def _bound(variants: Sequence[_Variant], group: Group) -> list[_Variant]:
+    """The same ways of running, which write to the rows of `group`."""
+    mine, theirs = [variant.row.name for variant in variants], [row.name for row in group.rows]
+    if mine != theirs:
+        raise InputError(f"the measurement to go on with has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
+    return [_Variant(row, variant.around) for row, variant in zip(group.rows, variants, strict=True)]
+
+
+def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | None:
+    """Run it, unless it has failed before; out of memory is a result, everything else an error."""
+    if variant.row.failed is not None:
+        return None
+    try:
+        return run()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+    variant.row.failed, variant.row.timings = "out of memory", []
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after: Callable[[int, Any], None]) -> None:
+    """Greedy generation of `count` tokens; `after(n, cache)` is called when the n-th is there, and with 0 after the prefill."""
+    output = model(**inputs, use_cache=True, logits_to_keep=1)
+    cache = cache_of(output)
+    after(0, cache)
+    token = output.logits[:, -1:].argmax(-1)
+    after(1, cache)
+    for number in range(2, count + 1):
+        token = model(input_ids=token, **as_argument(cache), use_cache=True, logits_to_keep=1).logits[:, -1:].argmax(-1)
+        after(number, cache)
+
+
+def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Operations of the prefill and of one decoding step, and the attention kernels."""
+    tower = Count()
+    counts = [Count(), Count()]
+    with torch.no_grad(), inside_tower(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
+        counting.enter_context(counts[0])
+
+        def next_stage(number: int, cache: Any) -> None:
+            if number == 1:
+                counting.pop_all().close()
+                counting.enter_context(counts[1])
+
+        _generate(model, inputs, 2, next_stage)
+    variant.row.flops = {"tower": tower.total, "prefill": counts[0].total - tower.total, "decode": counts[1].total}
+    variant.row.kernels = tuple(sorted({*counts[0].kernels, *counts[1].kernels}))
+
+
+def _split_method_flops(group: Group) -> None:
+    """What a method costs is what its ideal, which does the same without choosing, does not."""
+    for row in group.rows:
+        rival = group.row(row.rival)
+        if rival is not None and rival.flops and row.flops:
+            extra = sum(row.flops[stage] - rival.flops[stage] for stage in ("tower", "prefill"))
+            row.flops = {**row.flops, "method": extra}
+
+
+def _weigh(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], count: int) -> None:
+    """Peak memory of one generation, and the bytes of its cache after the prefill."""
+
+    def after(number: int, cache: Any) -> None:
+        if number == 0:
+            variant.row.cache_bytes = cache_bytes(cache)
+
+    with torch.no_grad(), variant.around(), peak_memory(inputs["input_ids"].device) as memory:
+        _generate(model, inputs, count, after)
+    variant.row.memory = {**asdict(memory), "added": memory.added}
+
+
+def _time(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int]) -> Timing:
+    device = inputs["input_ids"].device
+    line = Timeline(device)
+    wanted = {0, *marks}
+
+    def after(number: int, cache: Any) -> None:
+        if number in wanted:
+            line.mark(str(number))
+
+    with torch.no_grad(), inside_tower(model, line.span), variant.around() as handle:
+        seconds(device)  # earlier work must not be waited for later
+        line.mark("start")
+        _generate(model, inputs, marks[-1], after)
+        method = handle.report.method_seconds if variant.row.kind == "method" else 0.0
+    tower = line.inside()
+    ends = {mark: line.seconds("start", str(mark)) for mark in marks}
+    return Timing(tower, line.seconds("start", "0") - tower, method, ends)

@@ -1,0 +1,1 @@
+"""Accuracy on benchmarks, through lmms-eval."""

@@ -1,0 +1,1 @@
+"""One page out of results."""

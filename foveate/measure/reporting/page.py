@@ -1,0 +1,62 @@
+"""One self-contained page about runs of `foveate eval`, `bench` and `analyse`: tables, pictures, and what they were measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from foveate.errors import InputError
+from foveate.measure.reporting.inputs import Input, differences
+from foveate.measure.reporting.sections import sections
+from foveate.printable import printable
+
+__all__ = ["page"]
+
+
+def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
+    """The page as HTML. It loads nothing from anywhere.
+
+    Args:
+        inputs: what `read_inputs` gave, at least one.
+        mixed: let results of different models or data stand on one page, which says so then.
+
+    Raises:
+        InputError: they are of different models or data, and `mixed` is false.
+    """
+    warnings = differences(inputs)
+    if warnings and not mixed:
+        raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
+    environment = Environment(
+        loader=PackageLoader("foveate.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
+    )
+    environment.filters["picture"] = Markup
+    template = environment.get_template("report.html.jinja")
+    return template.render(warnings=warnings, sections=list(sections(inputs)), runs=[_run(each) for each in inputs])
+
+
+def _fit(value: Any) -> Any:
+    """What stands on the page for a value of the template; escaping comes after it, for all but the pictures."""
+    return value if isinstance(value, Markup) else printable(value, lines=True)
+
+
+def _run(each: Input) -> dict[str, Any]:
+    """What one file of results was measured on, for the page's last part."""
+    facts = each.data["facts"]
+    model: Mapping[str, Any] = each.model
+    machine = facts.get("accelerator") or f"{facts.get('processor')}, {facts.get('threads')} threads"
+    libraries = [f"{name} {facts[name]}" for name in ("foveate", "torch", "transformers", "lmms_eval", "python") if facts.get(name)]
+    attention = ", ".join(f"{part} {kernel}" for part, kernel in (model.get("attention") or {}).items())
+    rows = {
+        "command": each.data["command"],
+        "model": f"{each.data['settings'].get('model') if each.kind != 'analyse' else ''} {model.get('class', '')}".strip(),
+        "weights": f"{model.get('parameters', 0) / 1e6:.1f} M parameters, {model.get('dtype')}, {model.get('fingerprint')}",
+        "revision": model.get("revision"),
+        "attention": attention,
+        "machine": machine,
+        "versions": ", ".join(libraries),
+        "date": facts.get("date"),
+    }
+    return {"name": each.name, "rows": {name: str(value) for name, value in rows.items() if value}}

@@ -1,6 +1,0 @@
-"""Calling processors, tokenizers and chat templates, which come with a checkpoint and may fail or not end."""
-
-from foveate.processors.bounded import Bounds
-from foveate.processors.calls import chat_texts, check_tokens, encode, make_inputs, refusals_of
-
-__all__ = ["Bounds", "chat_texts", "check_tokens", "encode", "make_inputs", "refusals_of"]

@@ -1,0 +1,239 @@
+"""The training loop: a phase draws batches and gives a loss; the loop paces, logs, checkpoints and resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, distributed, nn
+
+from foveate.errors import RecordError, TrainingError
+from foveate.files.checkpoints.finite import not_finite
+from foveate.files.records import Count, Form, Number, Seconds, read_tensors
+from foveate.files.writing import append_line, write_made
+from foveate.recipe.optimise import Optimiser
+
+__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "Reached", "checkpoint", "restored"]
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A line of the log, beside what the phase has its own names for."""
+
+    phase: str
+    step: Count
+    seconds: Seconds
+    loss: Number | None = None
+
+
+LOG: Form[LogEntry] = Form("a line of a training log", LogEntry)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a checkpoint holds that is no tensor."""
+
+    step: Count
+    elapsed: Seconds
+    figures: dict[str, Number]
+
+
+_REACHED: Form[Reached] = Form("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase anew")
+
+
+def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:
+    """How far a phase came, and all that its checkpoint holds.
+
+    Raises:
+        RecordError: it is not there, or damaged.
+    """
+    content = read_tensors(path)
+    if not isinstance(content, dict) or not isinstance(content.get("masters"), dict) or "optimiser" not in content:
+        raise _REACHED.refusal(str(path), "it has no masters and no optimiser")
+    plain = {own.name: content[own.name] for own in fields(Reached) if own.name in content}
+    return _REACHED.of(plain, str(path)).value, content
+
+
+def restored(path: Path, part: Any, state: Any) -> None:
+    """Load a part of a checkpoint.
+
+    Raises:
+        RecordError: it does not fit.
+    """
+    try:
+        part.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:  # torch's, for states of another shape
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_REACHED.remedy}") from error
+
+
+class Phase(Protocol):
+    """One phase of training."""
+
+    name: str
+    optimiser: Optimiser
+
+    @property
+    def masters(self) -> nn.Module:
+        """The module that learns, in float32."""
+
+    def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The function, and its arguments, that draws a process's batch of a step; a worker may run it."""
+
+    def loss(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a drawn batch, and figures to log."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a phase runs, by the clock or by steps, and its learning rate along the way.
+
+    Exactly one of `seconds` and `steps` is set. Only a phase paced by steps repeats bit for bit.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    warm_up: int = 60
+    hold: float = 0.4  # share of the phase before the rate falls
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the phase that is done, in [0, 1]."""
+        done = step / self.steps if self.steps else elapsed / (self.seconds or 1e-9)
+        return min(1.0, done)
+
+    def rate(self, step: int, progress: float) -> float:
+        """Share of the peak learning rate: a short rise, a plateau, a straight fall to nothing."""
+        return min(1.0, (step + 1) / self.warm_up) * min(1.0, (1 - progress) / (1 - self.hold))
+
+
+def _drawers(workers: int) -> ProcessPoolExecutor:
+    """Processes that draw; spawned, because a fork would inherit torch's threads half-way, and of one thread each."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+
+
+@dataclass
+class Loop:
+    """Runs a phase to its end, from wherever its checkpoint left it."""
+
+    folder: Path
+    pace: Pace
+    workers: int = 0
+    checkpoint_every: float = 120.0  # seconds
+    log_every: int = 50
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def run(self, phase: Phase) -> None:
+        """Train a phase to its end and leave its last state in the checkpoint.
+
+        Raises:
+            TrainingError: the loss or the weights are not finite any more; the last checkpoint stays.
+            WriteError: checkpoint or log cannot be written; the last checkpoint stays.
+        """
+        path = self.folder / f"{phase.name}.pt"
+        begun, before = self._resume(phase, path)
+        step = begun
+        started = saved = time.monotonic()
+        pool = _drawers(self.workers) if self.workers else None
+        ahead: dict[int, Future[Any]] = {}
+        try:
+            while (progress := self._agreed(self.pace.progress(step, before + time.monotonic() - started))) < 1:
+                batch = self._batch(phase, step, progress, pool, ahead)
+                loss, figures = phase.loss(batch, progress)
+                phase.optimiser.step(loss, self.pace.rate(step, progress))
+                step += 1
+                elapsed = before + time.monotonic() - started
+                if self.rank:
+                    continue
+                self._note(phase.name, step, loss, figures)
+                if step % self.log_every == 0:
+                    self._log(phase.name, step, elapsed)
+                if time.monotonic() - saved >= self.checkpoint_every:
+                    self._save(phase, path, step, elapsed)
+                    saved = time.monotonic()
+        finally:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        if not self.rank and step > begun:
+            elapsed = before + time.monotonic() - started
+            self._log(phase.name, step, elapsed)
+            self._save(phase, path, step, elapsed)
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes that train together this is."""
+        return distributed.get_rank() if distributed.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        """How many processes train together."""
+        return distributed.get_world_size() if distributed.is_initialized() else 1
+
+    def _agreed(self, progress: float) -> float:
+        """The first process's progress: clocks differ, and all must learn at one rate and end at one step."""
+        if self.world == 1:
+            return progress
+        shared = torch.tensor([progress], dtype=torch.float64)
+        distributed.broadcast(shared, 0)
+        return shared.item()
+
+    def _resume(self, phase: Phase, path: Path) -> tuple[int, float]:
+        if not path.exists():
+            return 0, 0.0
+        reached, state = checkpoint(path)
+        spoiled = not_finite(state["masters"])
+        if spoiled:
+            raise TrainingError(f"{path} holds weights that are not finite ({spoiled[0]}); remove the folder and train anew")
+        restored(path, phase.masters, state["masters"])
+        restored(path, phase.optimiser, state["optimiser"])
+        self.figures = dict(reached.figures)
+        return reached.step, reached.elapsed
+
+    def _batch(self, phase: Phase, step: int, progress: float, pool: ProcessPoolExecutor | None, ahead: dict[int, Future[Any]]) -> Any:
+        if pool is None:
+            draw, arguments = phase.order(step, self.rank, progress)
+            return draw(*arguments)
+        for coming in range(step, step + 2 * self.workers + 1):
+            if coming not in ahead:
+                at = self.pace.progress(coming, 0) if self.pace.steps else progress
+                draw, arguments = phase.order(coming, self.rank, at)
+                ahead[coming] = pool.submit(draw, *arguments)
+        return ahead.pop(step).result()
+
+    def _note(self, name: str, step: int, loss: Tensor, figures: dict[str, float]) -> None:
+        reached = float(loss.detach())
+        if not math.isfinite(reached):
+            raise self._diverged(name, step, f"the loss is {reached}")
+        for key, value in {"loss": reached, **figures}.items():
+            self.figures[key] = 0.97 * self.figures.get(key, value) + 0.03 * value
+
+    def _log(self, name: str, step: int, elapsed: float) -> None:
+        line = {"phase": name, "step": step, "seconds": round(elapsed, 1)}
+        rounded = {key: round(value, 4) for key, value in self.figures.items()}
+        append_line(self.folder / "log.jsonl", json.dumps({**line, **rounded}))
+
+    def _diverged(self, name: str, step: int, what: str) -> TrainingError:
+        path = self.folder / f"{name}.pt"
+        kept = f"{path} holds the last checkpoint before" if path.exists() else f"there is no checkpoint of it in {self.folder} yet"
+        return TrainingError(f"training of the {name} stopped in step {step}, because {what}; {kept}. Train anew by another recipe")
+
+    def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
+        """Write a checkpoint, whole or not at all."""
+        masters = phase.masters.state_dict()
+        spoiled = not_finite(masters)
+        if spoiled:
+            raise self._diverged(phase.name, step, f"{len(spoiled)} tensors of weights, {spoiled[0]} first, are not finite")
+        state = {
+            "masters": masters,
+            "optimiser": phase.optimiser.state_dict(),
+            "figures": self.figures,
+            "step": step,
+            "elapsed": elapsed,
+        }
+        write_made(path, lambda buffer: torch.save(state, buffer))
