@@ -59,7 +59,7 @@ test-torchvision: $(READY)
 	$(VISION)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' num2words
 	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
-	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/test_pillow.py
+	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/files/test_pillow.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -29,12 +29,12 @@ PAGE = HERE / "docs" / "versions.md"
 RELEASES = (OLDEST, "5.17.0", "5.18.0", "5.19.0", "5.20.2", "5.21.1", "5.22.2", "5.23.0", NEWEST)
 """The last patch release of each minor one, and the ends of the range."""
 CORE = (
-    "tests/test_pruning_equals_masking.py",
-    "tests/test_compress.py",
-    "tests/test_calls_that_are_refused.py",
-    "tests/test_logits_to_keep.py",
-    "tests/test_copies_of_a_model.py",
-    "tests/test_invariants.py",
+    "tests/engine/test_pruning_equals_masking.py",
+    "tests/engine/test_compress.py",
+    "tests/engine/test_calls_that_are_refused.py",
+    "tests/engine/test_logits_to_keep.py",
+    "tests/engine/test_copies_of_a_model.py",
+    "tests/engine/test_invariants.py",
     "tests/families/test_turns.py",
     "tests/families/test_second_picture.py",
 )

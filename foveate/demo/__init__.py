@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from foveate.demo.model.processing import DynamicProcessor
 
-__all__ = ["FOLDERS", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
+__all__ = ["FOLDERS", "HOME", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
 
+HOME = Path(__file__).parent
 FOLDERS = {"llava": "weights", "qwen2-vl": "weights_qwen2_vl"}
 """Where the weights of each shape lie, beside this file."""
 
@@ -43,7 +44,7 @@ def path(shape: str = "llava") -> Path:
     """
     if shape not in FOLDERS:
         raise ValueError(f"the embedded model comes as {', '.join(FOLDERS)}, not as {shape!r}")
-    folder = Path(__file__).parent / FOLDERS[shape]
+    folder = HOME / FOLDERS[shape]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(f"no weights in {folder}: install foveate from a package, or train with `foveate demo train`")
     return folder

@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerFast
 from foveate.demo.model.language import IMAGE, build_tokenizer, prompt, vocabulary
 from foveate.demo.model.packed import packed_states
 from foveate.demo.model.shape import Shape, columns_of
-from foveate.demo.scenes import TOUCHED, relevant_patches
+from foveate.demo.scenes import relevant_patches
 from foveate.demo.scenes.backgrounds import Split
+from foveate.demo.scenes.compose import TOUCHED
 from foveate.demo.scenes.drawing import Item, paint, place
 from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, Grid, overlap, patch_labels, square
 from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, Asked, ask, describe, phrase

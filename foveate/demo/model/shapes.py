@@ -8,7 +8,7 @@ from typing import Any
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveate.demo import FOLDERS
+from foveate.demo import FOLDERS, HOME
 from foveate.demo.model.architecture import Llava
 from foveate.demo.model.dynamic import Dynamic
 from foveate.demo.model.processing import DynamicProcessor
@@ -30,7 +30,7 @@ def on_its_library(processor: Any, folder: Path) -> Any:
     """A loaded processor of a folder with the library that the embedded model was trained on, if it belongs to one; any other as it is."""
     if isinstance(processor, DynamicProcessor):
         return on_pillow(processor, Qwen2VLImageProcessorPil)
-    return on_pillow(processor, CLIPImageProcessorPil) if folder == Path(__file__).parent / FOLDERS[Llava.name] else processor
+    return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[Llava.name] else processor
 
 
 def shape_of(model: Any) -> Shape:

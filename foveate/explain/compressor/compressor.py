@@ -184,7 +184,7 @@ def _check_shapes(config: CompressorConfig, tensors: Mapping[str, Tensor]) -> No
 
 def _file(name: str | Path, file: str, revision: str | None) -> Path:
     """Where a file of a compressor lies, fetched from the hub if there is no such folder."""
-    folder = Path(__file__).parents[1] / "demo" / "compressor" if name == DEMO else Path(name)
+    folder = Path(__file__).parents[2] / "demo" / "compressor" if name == DEMO else Path(name)
     if folder.exists() or name == DEMO or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         if not (folder / file).is_file():
             where = "is no folder" if not folder.is_dir() else f"holds no {file}"

@@ -30,7 +30,7 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
     if warnings and not mixed:
         raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
     environment = Environment(
-        loader=PackageLoader("foveate.measure"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
+        loader=PackageLoader("foveate.measure.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
     )
     environment.filters["picture"] = Markup
     template = environment.get_template("report.html.jinja")

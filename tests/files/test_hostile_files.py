@@ -9,7 +9,7 @@ import pytest
 import reading_child
 from reading_child import READ, REFUSED, outcomes
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def written(folder: Path, files: dict[str, object]) -> Path:

@@ -29,7 +29,11 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_labels_of_one_that_w
     shares = [chance.uniform(0.02, 0.5) for _ in range(KILLS)]
     arguments = ["labels", data, "--out", pieces, "--model", small_model, "--max-new-tokens", 3, "--device", "cpu"]
     ran = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "killed_often.py"), json.dumps([shares, [str(one) for one in arguments], str(whole)])],
+        [
+            sys.executable,
+            str(Path(__file__).parents[1] / "killed_often.py"),
+            json.dumps([shares, [str(one) for one in arguments], str(whole)]),
+        ],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ def launch(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, "-m", "foveate", *map(str, arguments)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         check=False,

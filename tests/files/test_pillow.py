@@ -52,7 +52,7 @@ def test_operators_are_declared_where_they_are_missing_and_only_there(tmp_path: 
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text(build)
     asked = "import torchvision_here as t; kept = t.make_importable(); import torchvision, torch; print(torch.ops.torchvision.nms, kept)"
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1]), *sys.path])
     done = subprocess.run([sys.executable, "-c", asked], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "torchvision.nms" in done.stdout
