@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from foveate.moved import accept_old_paths
 from foveate.version import __version__
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ __all__ = [
     "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Handle", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance",
     "Report", "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
 ]  # fmt: skip
+
+accept_old_paths()
 
 # Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
 _HOMES = {

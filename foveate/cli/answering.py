@@ -111,8 +111,8 @@ def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: 
 
 
 def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[Answer, Report | None]:
-    from foveate import compress
     from foveate.chat.counting import counted
+    from foveate.compression import compress
 
     watches, method_seconds, report = [], [], None
     around: Any = counted(subject.model) if method is None else compress(subject.model, method)

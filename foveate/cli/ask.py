@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
-from foveate.cli.checks import PICTURES, build_method, check_output, check_outputs, check_question, model_files, write
+from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.subject import load, read, told, unseen
 from foveate.errors import InputError
 from foveate.files.writing import write_picture
@@ -78,6 +78,8 @@ def ask(request: Request) -> None:
 
 
 def _method(request: Request) -> Method | None:
+    from foveate.methods.options import build_method
+
     if request.method.strip().lower() != NO_METHOD:
         return build_method(request.method, request.keep, request.layer, request.seed, request.settings, request.clamp)
     unused = {"--picture": request.picture, "--report": request.report, "--compare": request.compare, "--set": request.settings}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 from foveate.cli.bench_subject import Bench, Prompts, load_bench
-from foveate.cli.checks import build_method, check_output, check_outputs, model_files, parse_keep, write
+from foveate.cli.checks import check_output, check_outputs, model_files, parse_keep, write
 from foveate.errors import InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
@@ -184,6 +184,8 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 def _methods(request: Request) -> list[Method]:
     """Every method at every budget."""
+    from foveate.methods.options import build_method
+
     specs = [spec.strip() for spec in request.methods.split(",") if spec.strip()]
     if specs == [FULL_ONLY]:
         return []

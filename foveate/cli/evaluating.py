@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
-from foveate.cli.checks import build_method, parse_keep
+from foveate.cli.checks import parse_keep
 from foveate.errors import InputError, WriteError
 from foveate.measure.evaluation.suites import Benchmark, find_suite, known
 
@@ -189,6 +189,7 @@ class _Session:
 def _wanted(request: Request) -> list[tuple[Setting, Method | None]]:
     """The settings in the order in which they run: what all others are compared with comes first."""
     from foveate.measure.evaluation.runs import BLIND, FULL, Setting
+    from foveate.methods.options import build_method
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
     names = [name for name in _listed(request.methods, "--methods") if name.lower() != NO_METHOD]
@@ -298,8 +299,8 @@ def _draw(request: Request, benchmarks: Sequence[Benchmark]) -> list[Path]:
 
 def _load(request: Request, methods: Sequence[Method]) -> Subject:
     """The model, once every method has been put into it and taken out again."""
-    from foveate import compress
     from foveate.chat.models import load_model
+    from foveate.compression import compress
 
     subject = load_model(request.model, request.dtype, request.device, compress=bool(methods))
     for method in methods:

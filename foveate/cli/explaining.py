@@ -75,8 +75,8 @@ def explain(request: Explanation) -> None:
 def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: list[int] | None) -> Relevance:
     import torch
 
-    from foveate import relevance
     from foveate.chat.processors import refusals_of
+    from foveate.explain.relevance.relevance import relevance
 
     try:
         with refusals_of(subject.model):

@@ -16,10 +16,10 @@ from foveate.chat.asking import Reply, ask
 from foveate.chat.conversations import Chat, Conversation
 from foveate.chat.greedy import greedy
 from foveate.chat.models import Subject, load_model
-from foveate.cli.checks import build_method
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method
+from foveate.methods.options import build_method
 
 if TYPE_CHECKING:
     import torch

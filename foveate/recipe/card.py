@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from foveate import Random, compress
+from foveate.compression import compress
 from foveate.demo.model.shape import Shape
 from foveate.demo.model.shapes import SHAPES, shape_of
 from foveate.demo.scenes import VERSION
@@ -24,6 +24,7 @@ from foveate.files.locks import claimed_folder
 from foveate.files.records import Count, Form, Number, Size, read_text
 from foveate.files.writing import write_whole
 from foveate.measure.scenes import BALANCED, Score, attention_recall, balanced, chance, digest, evaluate, named_things, summary
+from foveate.methods import Random
 from foveate.recipe.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
 from foveate.recipe.loop import LOG
 
