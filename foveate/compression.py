@@ -12,6 +12,7 @@ from torch import nn
 
 from foveate.engine.handle import Handle, handle_on
 from foveate.engine.identity import identity
+from foveate.engine.schedule import Schedule
 from foveate.engine.surroundings import check_generation, check_not_compiled, unwrapped
 from foveate.engine.versions import warn_if_untested
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedModelError, UsageError
@@ -65,7 +66,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     for each in schedule:
         each.check(identify)
     cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
-    return Handle(model, family, cuts, trim_early_layers)
+    return Handle(Schedule(model, family, cuts, trim_early_layers))
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -1,8 +1,8 @@
 """Key/value caches that hold fewer tokens than they stand for.
 
 `generate` decides what is new by the cache's length, and positions and masks are sized by it too. So a cache layer that
-lost tokens keeps answering with its *logical* length. The state lives on the layer itself: it survives `copy.deepcopy`,
-follows beams when they are reordered, and goes with the generation, not with the model.
+lost tokens still reports its *logical* length. The state lives on the layer itself: it survives `copy.deepcopy`,
+follows beams when they are reordered, and belongs to the generation, not to the model.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = [
     "check_cache",
     "cut_layer",
     "layer_state",
-    "new_columns",
-    "past_columns",
     "physical_length",
+    "real_columns",
+    "real_keys",
     "trim_layer",
 ]
 
@@ -51,17 +51,17 @@ def announce(cache: Any) -> None:
 
 @dataclass(frozen=True)
 class CutState:
-    """What a cut cache layer remembers.
+    """What a cut cache layer remembers of the prefill.
 
     Attributes:
-        columns: (b, p) bool, which of the first p physical keys are real (the rest is padding).
+        real_keys: (b, p) bool, which of the first p physical keys are real; the others are padding.
         next_position: (..., b) rotary position of the first token after the cut prefill, with one entry per kind of position
             where a model has several.
         logical: length that those p keys stand for.
-        segment: the decoder layer from which on layers hold these same tokens.
+        segment: the first decoder layer whose cache holds these same tokens.
     """
 
-    columns: Tensor
+    real_keys: Tensor
     next_position: Tensor
     logical: int
     segment: int
@@ -69,7 +69,7 @@ class CutState:
     @property
     def removed(self) -> int:
         """How many keys are missing."""
-        return self.logical - self.columns.shape[1]
+        return self.logical - self.real_keys.shape[1]
 
 
 class CutLayer(DynamicLayer):
@@ -126,7 +126,7 @@ class CutLayer(DynamicLayer):
     def reset(self) -> None:
         """Empty the layer; it is an ordinary one again."""
         super().reset()
-        self.keys = self.values = None  # older transformers only zero them, and what is gone cannot be counted as zeros
+        self.keys = self.values = None  # older transformers only zero them, and keys that left cannot be counted as zeros
         self.is_initialized = False
         self.__class__ = DynamicLayer  # type: ignore[assignment]
         del self.foveate
@@ -144,12 +144,12 @@ class CutLayer(DynamicLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
-        self._rows(torch.arange(self.foveate.columns.shape[0]).repeat_interleave(repeats))
+        self._rows(torch.arange(self.foveate.real_keys.shape[0]).repeat_interleave(repeats))
 
     def _rows(self, index: Tensor) -> None:
         state = self.foveate
-        index = index.to(state.columns.device)
-        self.foveate = replace(state, columns=state.columns[index], next_position=state.next_position[..., index])
+        index = index.to(state.real_keys.device)
+        self.foveate = replace(state, real_keys=state.real_keys[index], next_position=state.next_position[..., index])
 
 
 def check_cache(cache: Any) -> None:
@@ -176,18 +176,18 @@ def check_cache(cache: Any) -> None:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of all keys and values that a transformers cache really holds, padding included."""
+    """Bytes of all keys and values that a transformers cache holds, padding included."""
     tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def physical_length(layer: Any) -> int:
-    """Keys that a cache layer really holds."""
+    """Keys that a cache layer holds."""
     return layer.keys.shape[-2] if layer.is_initialized and layer.keys.numel() else 0
 
 
 def layer_state(cache: Any, index: int) -> CutState | None:
-    """The state of one cache layer, `None` when it was never cut."""
+    """The state of one cache layer; `None` if it was never cut."""
     if cache is None or index >= len(cache.layers):
         return None
     return getattr(cache.layers[index], "foveate", None)
@@ -217,15 +217,15 @@ def trim_layer(layer: Any, index: Tensor, tokens: int) -> None:
         setattr(layer, name, torch.cat([past, picked], dim=2) if past.shape[2] else picked)
 
 
-def new_columns(mask: Tensor | None, start: int, end: int, batch: int, device: torch.device) -> Tensor:
+def real_columns(mask: Tensor | None, start: int, end: int, batch: int, device: torch.device) -> Tensor:
     """Which logical columns start..end of an incoming 2-D mask are real, (b, end - start) bool; all where there is no mask."""
     if mask is None:
         return torch.ones(batch, end - start, dtype=torch.bool, device=device)
     return F.pad(mask, (0, max(0, end - mask.shape[1])))[:, start:end].to(device).bool()
 
 
-def past_columns(state: CutState | None, mask: Tensor | None, past: int, batch: int, device: torch.device) -> Tensor:
+def real_keys(state: CutState | None, mask: Tensor | None, past: int, batch: int, device: torch.device) -> Tensor:
     """Which physical keys of a layer that stands for `past` logical tokens are real, (b, physical) bool."""
     if state is None:
-        return new_columns(mask, 0, past, batch, device)
-    return torch.cat([state.columns.to(device), new_columns(mask, state.logical, past, batch, device)], dim=1)
+        return real_columns(mask, 0, past, batch, device)
+    return torch.cat([state.real_keys.to(device), real_columns(mask, state.logical, past, batch, device)], dim=1)

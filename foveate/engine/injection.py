@@ -1,4 +1,4 @@
-"""Features that a decoder adds to its visual tokens behind its first layers, and that must follow them when tokens leave."""
+"""Features that a decoder adds to its visual tokens after its first layers, and that follow them when tokens leave."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foveate.engine.slots import Route
 from foveate.plan import Plan
 
 __all__ = ["Injection"]
 
 
 class Injection:
-    """Adds features to the tokens they belong to, wherever those are by then.
+    """Adds features to the tokens that they belong to, in whichever slots those are.
 
     Args:
         mask: (b, s) bool, the tokens that features belong to.
@@ -36,13 +37,13 @@ class Injection:
         states[present.to(states.device)] += features[self._source[present].to(states.device)]
         return states
 
-    def gather(self, where: Tensor, valid: Tensor) -> None:
-        """The sequence becomes its places `where` (b, k), of which `valid` (b, k) are real."""
-        self._source = self._source.gather(1, where).masked_fill(~valid, -1)
+    def follow(self, way: Route) -> None:
+        """The sequence gets shorter."""
+        self._source = self._source.gather(1, way.source).masked_fill(~way.slots.real, -1)
 
-    def merge(self, row: int, places: Tensor, plan: Plan) -> None:
-        """The tokens at `places` (n,) of one row are about to be merged: so are the features still to come."""
-        source = self._source[row, places]
+    def merge(self, row: int, slots: Tensor, plan: Plan) -> None:
+        """The tokens in `slots` (n,) of one row are about to be merged: so are the features still to come."""
+        source = self._source[row, slots]
         for index, features in enumerate(self._features):
             own = source.to(features.device)
             self._features[index] = features.index_copy(0, own[plan.kept.to(features.device)], plan.merge(features[own]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foveate.engine.cache import base_state, layer_state, new_columns, past_columns, physical_length
+from foveate.engine.cache import base_state, layer_state, physical_length, real_columns, real_keys
+from foveate.engine.inputs import DecoderInputs
 from foveate.engine.invariants import check_length, check_mask
-from foveate.engine.prefill import causal_mask
+from foveate.engine.keys import causal_mask
 from foveate.errors import InputError
 
 __all__ = ["Resume"]
@@ -19,34 +20,31 @@ class Resume:
     """Masks and positions for new tokens after a cut prefill, at any number of turns.
 
     Args:
-        decoder: the text decoder.
-        cache: a cut cache.
-        embeddings: (b, q, d), the new tokens.
-        mask: the incoming 2-D mask over all logical columns, or `None`.
-        given: (..., b, q), the positions that the decoder was given, or `None`.
+        config: the decoder's.
+        inputs: what the decoder was given: the new tokens (b, q, d) and a cut cache.
         generating: whether `generate` calls, and not a caller of its own.
+
+    Attributes:
+        positions: (..., b, q), the positions of the new tokens.
+        arguments: what the decoder is to be given instead, by name.
     """
 
-    def __init__(
-        self, decoder: nn.Module, cache: Any, embeddings: Tensor, mask: Tensor | None, given: Tensor | None, *, generating: bool
-    ) -> None:
+    def __init__(self, config: Any, inputs: DecoderInputs, *, generating: bool) -> None:
+        cache, given, mask, past = inputs.cache, inputs.position_ids, inputs.mask, inputs.past
         last, first = base_state(cache), layer_state(cache, 0)
         assert last is not None
-        (batch, self._queries), device = embeddings.shape[:2], embeddings.device
-        self._cache, self._layers = cache, cache.layers
-        self._before = [physical_length(layer) for layer in cache.layers]
-        past, queries = cache.get_seq_length(), self._queries
-        since = new_columns(mask, last.logical, past + queries, batch, device)
+        batch, queries, device = inputs.batch, inputs.tokens, inputs.embeddings.device
+        self._layers, self._held, self._queries = cache.layers, inputs.held, queries
+        since = real_columns(mask, last.logical, past + queries, batch, device)
         order = (since.long().cumsum(1)[:, -queries:] - 1).clamp(min=0)
         new = self._new = since[:, -queries:]
         self.positions = _like(last.next_position.to(device)[..., None] + order, given)
-        # Positions of one kind that a caller gives are his. `generate` makes its own, which are wrong after padding on the right.
+        # Positions of one kind that a caller gives are taken. `generate` makes its own, which are wrong after padding on the right.
         taken = given is not None and given.ndim == 2 and last.next_position.ndim == 1 and not generating
         self.arguments: dict[str, Any] = {} if taken else {"position_ids": self.positions}
-        """What the decoder is to be given instead."""
         if first is not None:
             gone = torch.zeros(batch, first.removed, dtype=torch.bool, device=device)
-            self.arguments["attention_mask"] = torch.cat([gone, past_columns(first, mask, past, batch, device), new], dim=1)
+            self.arguments["attention_mask"] = torch.cat([gone, real_keys(first, mask, past, batch, device), new], dim=1)
         self._masks: dict[int, Any] = {}
         masks: dict[int, Any] = {}
         for index in range(len(cache.layers)):
@@ -54,8 +52,8 @@ class Resume:
             if state is None or (first is not None and state.segment == first.segment):
                 continue
             if state.segment not in masks:
-                columns = torch.cat([past_columns(state, mask, past, batch, device), new], dim=1)
-                masks[state.segment] = causal_mask(decoder.config, embeddings, columns, columns.shape[1] - queries)
+                real = torch.cat([real_keys(state, mask, past, batch, device), new], dim=1)
+                masks[state.segment] = causal_mask(config, inputs.embeddings, real, real.shape[1] - queries)
             self._masks[index] = masks[state.segment]
 
     def keep_axes(self, given: Tensor | None, single: bool) -> None:
@@ -85,15 +83,27 @@ class Resume:
             )
         self.arguments["position_ids"] = given
 
-    def mask(self, index: int, kwargs: dict[str, Any]) -> None:
-        """Hook before decoder layer `index`: its own mask, where it holds other tokens than the first layer.
+    def before_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Give decoder layer `index` its own mask, where it holds other tokens than the first layer.
+
+        In place: handing arguments back takes time in every layer of every step.
 
         Raises:
             ConsistencyError: its mask has another width than its keys will have.
         """
         if index in self._masks:
             kwargs["attention_mask"] = self._masks[index]
-        check_mask(index, kwargs.get("attention_mask"), self._before[index] + self._queries)
+        check_mask(index, kwargs.get("attention_mask"), self._held[index] + self._queries)
+
+    def after_layer(self, index: int, states: Tensor) -> Tensor:
+        """Nothing is added to new tokens."""
+        return states
+
+    def after_attention(self, index: int, output: Tensor) -> None:
+        """No method reads new tokens."""
+
+    def close(self) -> None:
+        """Nothing was left in the model."""
 
     def finish(self) -> None:
         """After the decoder's last layer.
@@ -101,8 +111,8 @@ class Resume:
         Raises:
             ConsistencyError: a layer's cache did not grow by the new tokens.
         """
-        for index, (layer, before) in enumerate(zip(self._layers, self._before, strict=True)):
-            check_length(index, physical_length(layer), before + self._queries)
+        for index, (layer, held) in enumerate(zip(self._layers, self._held, strict=True)):
+            check_length(index, physical_length(layer), held + self._queries)
 
 
 def _like(positions: Tensor, given: Tensor | None) -> Tensor:

@@ -103,7 +103,7 @@ def hidden(*columns: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("method", [Pool(keep=4), TokenCarve(keep=4)], ids=repr)
 def test_hidden_visual_tokens_are_not_merged(columns: Any, method: foveate.Method) -> None:
     with foveate.compress(tiny_llava(), method) as handle, torch.no_grad(), pytest.raises(InputError, match="hides visual tokens of row 0"):
-        handle._model(**hidden(*columns))
+        handle.model(**hidden(*columns))
 
 
 def test_hidden_visual_tokens_are_as_in_the_full_model_where_nothing_is_merged() -> None:
@@ -132,7 +132,7 @@ def test_a_method_that_calls_its_own_model_is_refused(layer: int) -> None:
 def test_a_row_of_padding_alone_is_refused(method: foveate.Method) -> None:
     inputs = batch([prompt(3, "image", 5), []])
     with foveate.compress(tiny_llava(), method) as handle, torch.no_grad(), pytest.raises(InputError, match=r"row 1 .* padding alone"):
-        handle._model(**inputs)
+        handle.model(**inputs)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

@@ -118,7 +118,7 @@ def test_placeholders_without_pixels_are_refused(cases: dict[str, Case]) -> None
     case = cases["postcard"]
     given = prompt(case, [[3, case.image(0), 5]]).inputs
     with foveate.compress(case.build(), foveate.FastV(keep=4)) as handle, pytest.raises(InputError, match="placeholders"):
-        handle._model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
+        handle.model(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
 
 
 @pytest.mark.parametrize("generate", [False, True], ids=["plain forward", "generate"])

@@ -173,7 +173,7 @@ def test_batches_behind_each_other_and_features_of_other_times_do_not_mix(case: 
     for given in (one, other):
         for name, call in CALLS.items():
             with foveate.compress(case.build(), everything(model)) as fresh:
-                alone[id(given), name] = call(fresh._model, given.inputs), [image.plan.to_list() for image in fresh.report.images]
+                alone[id(given), name] = call(fresh.model, given.inputs), [image.plan.to_list() for image in fresh.report.images]
     encode = family_of(model).backbone(model).get_image_features
     images = {name: one.inputs[name] for name in one.inputs if name in inspect.signature(encode).parameters}
     with torch.no_grad():

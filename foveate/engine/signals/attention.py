@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.engine.clock import seconds
 
-__all__ = ["AttentionProbe", "Enough", "Probe", "ReceivedProbe", "attention_maps", "attention_rows", "received_attention"]
+__all__ = ["AttentionProbe", "RowsRead", "Probe", "ReceivedProbe", "attention_maps", "attention_rows", "received_attention"]
 
 _NAME = "foveate_probe"
 _BLOCK = 2**25
@@ -94,7 +94,7 @@ class Probe:
         raise NotImplementedError
 
 
-class Enough(Exception):  # noqa: N818 - it carries control, not an error
+class RowsRead(Exception):  # noqa: N818 - it carries control, not an error
     """Ends a look-ahead once the rows are read, before the attention itself is computed."""
 
 
@@ -105,7 +105,7 @@ class AttentionProbe(Probe):
         module: see `Probe`.
         rows: (b, r) query rows wanted per batch row, counted within that call's queries.
         shares: (b, r) weight of each row in `by_head`; `None` if that is not wanted.
-        ahead: raise `Enough` instead of computing the attention, because the call was made for the rows alone.
+        ahead: raise `RowsRead` instead of computing the attention, because the call was made for the rows alone.
 
     Attributes:
         attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
@@ -125,7 +125,7 @@ class AttentionProbe(Probe):
         rows, shares = self.rows.to(query.device), None if self.shares is None else self.shares.to(query.device)
         self.attention, self.by_head = _read_rows(query, key, rows, shares, mask, **options)
         if self.ahead:
-            raise Enough
+            raise RowsRead
 
 
 class ReceivedProbe(Probe):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.engine.signals.attention import Enough, Probe
+from foveate.engine.signals.attention import Probe, RowsRead
 from foveate.engine.standins import StandIns
 from foveate.errors import UnsupportedModelError
 from foveate.explain.relevance.blocks import Attended, Gradients, attention_backward, attention_output, attention_relevance
@@ -112,7 +112,7 @@ def walk_attention(calls: Sequence[Call], relevance: Tensor, *, block: int | Non
         capture = _Capture(call.attention, index, ahead=True)
         try:
             call.again(call.states.detach())
-        except Enough:
+        except RowsRead:
             pass
         finally:
             capture.detach()
@@ -141,7 +141,7 @@ class _Capture(Probe):
             raise UnsupportedModelError(f"decoder layer {self.index} calls its attention more than once; relevance needs one map per layer")
         self.attended = Attended(query, key, value, mask, {"causal": _is_causal(module, options), **options})
         if self.ahead:
-            raise Enough
+            raise RowsRead
         with torch.no_grad():
             output, weights = implementation(module, query, key, value, mask, **options)
         self.output = output.detach().requires_grad_()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.engine.injection import Injection
+from foveate.engine.slots import Slots, route
 from foveate.families import family_of
 
 __all__ = ["ideal"]
@@ -55,8 +56,9 @@ def ideal(model: nn.Module, columns: Tensor, layer: int) -> Iterator[None]:
             if mask.ndim == 4:
                 short["attention_mask"] = short["attention_mask"].index_select(-2, where)
         for injection in injections:
-            rows = columns.expand(states.shape[0], -1)
-            injection.gather(rows, torch.ones_like(rows, dtype=torch.bool))
+            leaving = torch.ones(states.shape[:2], dtype=torch.bool)
+            leaving[:, columns] = False
+            injection.follow(route(Slots.of_input(torch.ones_like(leaving)), leaving))
         return (states.index_select(1, where), *args[1:]), {**kwargs, **short}
 
     def follow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
