@@ -14,7 +14,7 @@ from tiny import METHODS, batch, generate, prompt, tiny_llava
 
 import foveate
 from foveate import FastV, Random
-from foveate.engine import arguments, handle, invariants, prefill, versions
+from foveate.engine import arguments, forward, invariants, prefill, versions
 from foveate.errors import CacheError, ConsistencyError, UntestedVersionWarning
 
 INPUTS = batch([prompt(3, "image", 5)])
@@ -65,7 +65,7 @@ def test_a_step_whose_cache_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
     model = tiny_llava()
     with foveate.compress(model, FastV(keep=4)), torch.no_grad():
         cache = model(**INPUTS).past_key_values
-        monkeypatch.setattr(handle, "cache_of", lambda kwargs: None)
+        monkeypatch.setattr(forward, "cache_of", lambda kwargs: None)
         with pytest.raises(CacheError, match="no foveate handle"):
             model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
