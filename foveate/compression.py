@@ -26,14 +26,14 @@ __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False) -> Handle:
     """Compress the visual tokens of every prefill from now on, until the handle is removed.
 
-    The model itself is not changed: nothing is copied, no attention kernel is replaced, and text-only calls run as ever.
-    Each prefill makes its own choice; what it removed is remembered by that generation's cache alone.
+    The model itself is not changed: nothing is copied, no attention kernel is replaced, and text-only calls run as before.
+    Each prefill makes its own choice; only that generation's cache remembers what was removed.
 
     Args:
         model: a loaded transformers model of a known family (see `foveate.families`), with or without a PEFT wrapper.
         method: a method, or several as a schedule; each acts before its own `layer` on what the ones before it left.
         trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
-            layers have one length. Without it those layers go on seeing every visual token while decoding.
+            layers have one length. Without it those layers see every visual token while decoding.
         clamp: let an int `keep` above the number of tokens mean all of them, for every method.
 
     Returns:

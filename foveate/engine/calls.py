@@ -1,4 +1,4 @@
-"""How a model may be called while its visual tokens are compressed: what is refused before any layer runs, and why."""
+"""How a model may be called while its visual tokens are compressed. What cannot be is refused before any layer runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def input_ids_of(kwargs: Mapping[str, Any]) -> Tensor:
     input_ids: Tensor | None = kwargs.get("input_ids")
     if input_ids is None:
         raise UnsupportedError(
-            "inputs_embeds do not tell which tokens are visual; pass input_ids and no inputs_embeds (generate drops the ids where it has "
+            "inputs_embeds do not say which tokens are visual; pass input_ids and no inputs_embeds (generate drops the ids if it is given "
             "both), or remove the handle"
         )
     return input_ids

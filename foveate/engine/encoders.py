@@ -1,8 +1,8 @@
-"""What the vision encoder was asked, for the forward pass that uses its answer.
+"""Records the calls of the vision encoder, for the forward pass that uses their features.
 
-A plain forward encodes inside itself; `generate` encodes ahead of it and hands the features over, in newer transformers
+A plain forward encodes inside itself. `generate` encodes ahead of it and passes the features, in newer transformers
 without the pixels or their sizes. So each call is recorded where it is made, and found again by the features themselves:
-nothing has to be consumed in order, and nothing can leak from a call that failed into the next one.
+nothing has to be consumed in order, and nothing leaks from a call that failed into the next one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Encoders"]
 
 
 @dataclass
-class _Seen:
+class _Encoded:
     """What one thread has encoded: `ahead` of a forward, and `inside` the one that is running, if any."""
 
     ahead: list[tuple[weakref.ref[Any], Encoding]] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Encoders:
     def __init__(self, model: nn.Module, family: Family, signals: frozenset[str]) -> None:
         self._model, self._family, self._signals = model, family, signals
         self._backbone = family.backbone(model)
-        self._threads = PerThread(_Seen)
+        self._threads = PerThread(_Encoded)
         self._stand_ins = StandIns(self._backbone)
         for name, kind in family.encoders.items():
             if hasattr(self._backbone, name):
@@ -61,9 +61,9 @@ class Encoders:
         return self._threads.own.calls
 
     def remove(self) -> None:
-        """Give the backbone its own methods back."""
+        """Restore the backbone's own methods."""
         self._stand_ins.remove()
-        self._threads = PerThread(_Seen)
+        self._threads = PerThread(_Encoded)
 
     def enter(self) -> None:
         """A forward pass of the backbone begins."""

@@ -29,7 +29,7 @@ class Handle:
     """Compression that is in place on one model. Made by `compress`.
 
     Several threads may run the model at once: what belongs to a forward pass belongs to its thread. A copy of the model
-    (`copy.deepcopy`, pickling) is compressed by a handle of its own, which `foveate.handle_of` finds.
+    (`copy.deepcopy`, pickling) has its own handle, which `foveate.handle_of` finds.
     """
 
     def __init__(self, schedule: Schedule) -> None:

@@ -22,7 +22,7 @@ _NOT_THESE = frozenset({"v_proj", "o_proj", "out_proj", "wv", "wo", "dense"})
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What tells one model from another, whatever precision or device it was loaded in. JSON-able.
+    """Distinguishes one model from another, in any precision and on any device. JSON-able.
 
     Attributes:
         model_type: `config.model_type` of the whole model.
@@ -44,7 +44,7 @@ class ModelIdentity:
     weights: str | None
 
     def differences(self, other: ModelIdentity) -> list[str]:
-        """What tells them apart, one entry per field, for messages; unknown weights differ from nothing."""
+        """Where two identities differ, one entry per field, for messages. Unknown weights match any."""
         found = []
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)

@@ -1,4 +1,4 @@
-"""What must hold in every compressed forward pass, checked on the host's own integers: no device is ever waited for."""
+"""What must hold in every compressed forward pass. Host integers only, so no check waits for a device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["check_argument", "check_called", "check_length", "check_mask", "chec
 
 
 def broken(what: str) -> ConsistencyError:
-    """The error for something that does not hold."""
+    """The error for an invariant that does not hold."""
     return ConsistencyError(
-        f"{what}. The output of this forward pass would be wrong, so there is none. {tested_range()}. Install a tested version, take out "
-        "whatever else changes the model's layers or their hooks, or remove the handle; with a tested version, please report this"
+        f"{what}. The output of this forward pass would be wrong, so there is none. {tested_range()}. Install a tested version, remove "
+        "anything else that changes the model's layers or their hooks, or remove the handle; with a tested version, please report this"
     )
 
 

@@ -85,7 +85,7 @@ class Prefill:
         return self._segments[-1].slots
 
     def before_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Cut if a method acts before this layer, and shorten whatever else the layer is given."""
+        """Cut if a method acts before this layer, and shorten its other arguments to match."""
         if self._resume is not None:
             self._resume.before_layer(index, args, kwargs)
         states, *rest = args

@@ -22,7 +22,7 @@ ATTENTION = frozenset({"last_attention", "text_attention", "head_attention"})
 
 
 class Readings:
-    """Places probes where methods need them, and hands over what they read.
+    """Places probes where methods need them, and collects what they read.
 
     Args:
         schedule: the cuts.

@@ -1,4 +1,4 @@
-"""Running a model over the same pictures again and again without running the vision tower each time."""
+"""Runs a model over the same pictures many times, but its vision tower once for each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from foveate.families import family_of
 __all__ = ["remembered_features"]
 
 _ELSEWHERE = frozenset({"use_cache"})
-"""What a forward hands on to its encoder although it speaks of the text decoder alone."""
+"""Arguments that a forward passes to its encoder although they concern the text decoder alone."""
 
 
 @contextlib.contextmanager
 def remembered_features(model: nn.Module, most: int | None = None) -> Iterator[None]:
     """Inside this context the features of a picture (or video) are computed once and then remembered, bit for bit.
 
-    Pictures are told apart where their pixels are all that the features depend on; else calls are, by all their arguments.
+    Where features depend on pixels alone, the key is the picture; elsewhere it is the whole call, with all its arguments.
 
     Args:
         model: a loaded model of a known family, whose features need no gradients.

@@ -22,7 +22,7 @@ class Resume:
     Args:
         config: the decoder's.
         inputs: what the decoder was given: the new tokens (b, q, d) and a cut cache.
-        generating: whether `generate` calls, and not a caller of its own.
+        generating: whether `generate` makes the call.
 
     Attributes:
         positions: (..., b, q), the positions of the new tokens.

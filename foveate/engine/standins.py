@@ -34,7 +34,7 @@ class StandIn:
         return self._original(*args, **kwargs) if self._around is None else self._around(self._original, *args, **kwargs)
 
     def retire(self) -> None:
-        """Stand aside: whoever wrapped this function meanwhile still calls it."""
+        """Stand aside; a wrapper that was put around this function meanwhile still calls it."""
         self._around = None
 
 

@@ -1,4 +1,4 @@
-"""What stands around a model: wrappers that are seen through, and ways of running it that are refused by name."""
+"""What surrounds a model: wrappers that are unwrapped, and ways of running it that are refused by name."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for name, config in adapters.items():
         if getattr(config, "is_prompt_learning", False):
             raise UnsupportedModelError(
-                f"adapter {name!r} ({type(config).__name__}) puts virtual tokens in front of the prompt, where no input_ids tell which "
+                f"adapter {name!r} ({type(config).__name__}) puts virtual tokens in front of the prompt, where no input_ids say which "
                 "tokens are visual; use an adapter of the weights, such as LoRA"
             )
     return inner()  # type: ignore[no-any-return]
 
 
 def check_not_compiled(model: nn.Module, family: Family) -> None:
-    """Refuse torch.compile where hooks sit: compiled code does not look at hooks that came after it, and runs at full length.
+    """Refuse torch.compile where hooks sit: compiled code ignores hooks that were registered later, and runs at full length.
 
     Raises:
         UnsupportedError: naming the module.
@@ -69,7 +69,7 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
     """Refuse ways of generating whose first forward is not the whole prompt and nothing else.
 
     Args:
-        model: its own `generation_config` fills what the options leave open, as `generate` does it.
+        model: its own `generation_config` fills what the options leave open, as `generate` does.
         options: arguments of `generate` by name, of which `generation_config` may be one.
 
     Raises:
@@ -90,8 +90,7 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
         if value is not None and value is not False:
             shown = type(value).__name__ if isinstance(value, nn.Module) else value
             raise UnsupportedError(
-                f"assisted decoding ({name}={shown}) is not supported: its first forward ends in guesses, not in the prompt; "
-                f"leave {name} out"
+                f"assisted decoding ({name}={shown}) is not supported: its first forward ends in guesses, not in the prompt; omit {name}"
             )
 
 

@@ -1,7 +1,7 @@
 """Attention of chosen query rows, while the model keeps its own attention kernel.
 
 One attention module gets a shallow copy of its configuration that names a function registered with transformers. That
-function sees queries and keys after the rotary embedding, computes the few rows that are wanted, and hands over to the
+function sees queries and keys after the rotary embedding, computes the few rows that are wanted, and then calls the
 model's own implementation. No attention map is ever materialised, and the mask is still made for the model's own kernel.
 """
 
@@ -58,7 +58,7 @@ class Probe:
             config.foveate_probes[self._thread] = self
 
     def detach(self) -> None:
-        """Stop reading, and give the module its own configuration back once nobody reads it; safe to call twice."""
+        """Stop reading. The last probe to stop restores the module's own configuration. Safe to call twice."""
         with _LOCK:
             probes = getattr(self._module.config, "foveate_probes", {})
             if probes.get(self._thread) is self:
@@ -133,7 +133,7 @@ class ReceivedProbe(Probe):
 
     Args:
         module: see `Probe`.
-        class_token: the sequences begin with a class token: its attention counts, and it is left out of the result.
+        class_token: the sequences begin with a class token: its attention counts, and the result omits it.
 
     Attributes:
         received: per call (b, n) in at least float32: the class token's row, or the mean over all rows; mean over heads.
@@ -172,10 +172,10 @@ def attention_rows(query: Tensor, key: Tensor, rows: Tensor, mask: Tensor | None
         mask: `None` (causal), (b, k) key padding (true or 1 = visible; causality is applied as well), or (b, 1 or heads,
             q, >= k), boolean (true = visible) or additive.
 
-    Keyword args (others that a model gives its kernel are passed over):
+    Keyword args (others that a model gives its kernel are ignored):
         scaling: factor of the logits; 1 / sqrt(d) by default.
         softcap: limit of the logits as in Gemma 2.
-        sliding_window: how many keys back a query sees; used only where the mask is not (…, q, k), which has it in itself.
+        sliding_window: how many keys back a query sees; used only where the mask is not (…, q, k), which includes it.
         causal: without a 4-D mask a query sees no later key.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Leaving out projections whose results nobody will look at."""
+"""Omits projections whose results are not read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def only_rows(attention: nn.Module, rows: Tensor) -> Iterator[None]:
 
     Other threads that run the module meanwhile get whole projections.
 
-    Of a layer that runs for a few attention rows and no further, two of three projections are nearly saved. A module without separate
+    This saves nearly two of three projections in a layer that runs for a few attention rows and no further. A module without separate
     `q_proj`, `k_proj` and `v_proj` computes everything.
 
     Args:
@@ -31,27 +31,27 @@ def only_rows(attention: nn.Module, rows: Tensor) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for name, wanted in (("q_proj", rows), ("v_proj", rows[:, :1])):
-            thin = _Thin(wanted)
-            stack.callback(named[name].register_forward_pre_hook(thin.narrow).remove)
-            stack.callback(named[name].register_forward_hook(thin.widen).remove)
+            narrow = _RowProjection(wanted)
+            stack.callback(named[name].register_forward_pre_hook(narrow.before).remove)
+            stack.callback(named[name].register_forward_hook(narrow.after).remove)
         yield
 
 
-class _Thin:
+class _RowProjection:
     """Hooks that let a projection of (b, s, d) see rows (b, r) alone, in the thread that made them."""
 
     def __init__(self, rows: Tensor) -> None:
         self._rows, self._length = rows, 0
         self._thread = threading.get_ident()
 
-    def narrow(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def before(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if threading.get_ident() != self._thread:
             return None
         states = args[0]
         self._length = states.shape[1]
         return (states.gather(1, self._where(states)), *args[1:])
 
-    def widen(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def after(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         if threading.get_ident() != self._thread:
             return None
         whole = output.new_zeros(output.shape[0], self._length, output.shape[2])
