@@ -1,7 +1,7 @@
-"""Reading what foveate has written and anybody may have changed since: one typed reader for every file of JSON.
+"""Read files that foveate has written and that anyone may have changed since: one typed reader for every JSON file.
 
-A `Form` says what a kind of file holds, as a type with limits. Reading gives a document that fits it, or a `RecordError` of one line with
-the file, the key and what is expected there. Size and depth are limited, so that no file can fill the memory.
+A `RecordSchema` declares what a kind of file holds, as a type with limits. Reading returns a `Document` that matches it, or raises a
+`RecordError`: one line with the file, the key and what is expected there. Size and depth are limited, so that no file can fill the memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from foveate.errors import RecordError
 
 __all__ = [
-    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "brief", "check_regular", "read_bytes", "read_tensors",
-    "read_text", "shown",
+    "ANYTHING", "Amount", "Count", "Document", "Number", "RecordSchema", "Seconds", "Size", "brief", "check_regular", "read_bytes",
+    "read_tensors", "read_text", "shown",
 ]  # fmt: skip
 
 LIMIT = 64 * 2**20
@@ -74,7 +74,7 @@ class Document(Generic[_T]):
 
 
 @dataclass(frozen=True)
-class Form(Generic[_T]):
+class RecordSchema(Generic[_T]):
     """What a kind of file holds.
 
     Args:
@@ -152,7 +152,7 @@ class Form(Generic[_T]):
 
 
 class _FaultError(ValueError):
-    """What is wrong with a text, for `Form` to say of which file."""
+    """What is wrong with a text, for `RecordSchema` to say of which file."""
 
 
 def check_regular(path: str | Path) -> None:
@@ -239,7 +239,7 @@ def shown(path: str | Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-ANYTHING: Form[dict[str, Any]] = Form("an object of JSON", dict[str, Any], limit=2**30)
+ANYTHING: RecordSchema[dict[str, Any]] = RecordSchema("an object of JSON", dict[str, Any], limit=2**30)
 """Any object, whatever its keys."""
 
 

@@ -21,7 +21,7 @@ from foveate.demo.scenes.labels import GRID
 from foveate.engine.remembered import remembered_features
 from foveate.files.checkpoints import load_folder
 from foveate.files.locks import claimed_folder
-from foveate.files.records import Count, Form, Number, Size, read_text
+from foveate.files.records import Count, Number, RecordSchema, Size, read_text
 from foveate.files.writing import write_whole
 from foveate.measure.scenes import BALANCED, Score, attention_recall, balanced, chance, digest, evaluate, named_things, summary
 from foveate.methods import Random
@@ -149,8 +149,8 @@ class _Recipe:
     guidance: Number
 
 
-_FIGURES: Form[_Figures] = Form("the figures of an embedded model", _Figures, remedy="measure it again")
-_RECIPE: Form[_Recipe] = Form("the recipe of a training run", _Recipe)
+_FIGURES: RecordSchema[_Figures] = RecordSchema("the figures of an embedded model", _Figures, remedy="measure it again")
+_RECIPE: RecordSchema[_Recipe] = RecordSchema("the recipe of a training run", _Recipe)
 
 
 def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 
 from foveate.errors import RecordError, TrainingError
 from foveate.files.checkpoints.finite import not_finite
-from foveate.files.records import Count, Form, Number, Seconds, read_tensors
+from foveate.files.records import Count, Number, RecordSchema, Seconds, read_tensors
 from foveate.files.writing import append_line, write_made
 from foveate.recipe.optimise import Optimiser
 
@@ -34,7 +34,7 @@ class LogEntry:
     loss: Number | None = None
 
 
-LOG: Form[LogEntry] = Form("a line of a training log", LogEntry)
+LOG: RecordSchema[LogEntry] = RecordSchema("a line of a training log", LogEntry)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Reached:
     figures: dict[str, Number]
 
 
-_REACHED: Form[Reached] = Form("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase anew")
+_REACHED: RecordSchema[Reached] = RecordSchema("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase anew")
 
 
 def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:

@@ -28,7 +28,7 @@ from foveate.demo.model.shapes import SHAPES
 from foveate.errors import FoveateError
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.locks import claimed_folder
-from foveate.files.records import Form, brief, read_text
+from foveate.files.records import RecordSchema, brief, read_text
 from foveate.files.writing import whole_folder, write_error, write_whole
 from foveate.measure.scenes import BALANCED
 from foveate.recipe.card import describe
@@ -91,7 +91,7 @@ class Recipe:
         return Pace(seconds=self.tower_share * seconds), Pace(seconds=(1 - self.tower_share) * seconds)
 
 
-_FORM: Form[Recipe] = Form("the recipe of a training run", Recipe)
+_FORM: RecordSchema[Recipe] = RecordSchema("the recipe of a training run", Recipe)
 
 
 def train(out: Path, recipe: Recipe) -> Path:

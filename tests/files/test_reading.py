@@ -14,7 +14,7 @@ import torch
 
 import foveate
 from foveate.errors import InputError, RecordError
-from foveate.files.records import ANYTHING, DEPTH, Count, Form, read_bytes, read_tensors, read_text
+from foveate.files.records import ANYTHING, DEPTH, Count, RecordSchema, read_bytes, read_tensors, read_text
 
 ROOT = Path(foveate.__file__).parents[1]
 
@@ -35,7 +35,7 @@ class Outer:
             raise ValueError("name should not be odd")
 
 
-FORM: Form[Outer] = Form("an outer thing", Outer, {"format": 1}, "make another")
+FORM: RecordSchema[Outer] = RecordSchema("an outer thing", Outer, {"format": 1}, "make another")
 GOOD = '{"format": 1, "name": "a", "inner": [{"size": 3, "new": 1}], "share": 1}'
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foveate.demo.model.language import IMAGE, build_tokenizer, prompt, vocabulary
 from foveate.demo.scenes.labels import GRID, Grid
-from foveate.files.records import Form
+from foveate.files.records import RecordSchema
 
 
 class Shape(ABC):
@@ -153,7 +153,7 @@ class _Kind:
     model_type: str
 
 
-_KIND: Form[_Kind] = Form("the configuration of a model", _Kind)
+_KIND: RecordSchema[_Kind] = RecordSchema("the configuration of a model", _Kind)
 
 
 def _prefix() -> list[int]:

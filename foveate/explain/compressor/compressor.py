@@ -18,7 +18,7 @@ from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError, RecordError
 from foveate.explain.compressor.network import CompressorConfig, ScoreNetwork, Sight
 from foveate.files.checkpoints.finite import not_finite
-from foveate.files.records import Form, check_regular, read_bytes
+from foveate.files.records import RecordSchema, check_regular, read_bytes
 from foveate.files.writing import make_folder, write_whole
 
 __all__ = ["DEMO", "FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
@@ -45,7 +45,9 @@ class _Settings:
     sha256: str
 
 
-_FORM: Form[_Settings] = Form("the settings of a compressor", _Settings, {"format": FORMAT}, "copy or train it anew, or update foveate")
+_FORM: RecordSchema[_Settings] = RecordSchema(
+    "the settings of a compressor", _Settings, {"format": FORMAT}, "copy or train it anew, or update foveate"
+)
 
 
 class ConvCompressor(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.errors import OptionError
-from foveate.files.records import Form
+from foveate.files.records import RecordSchema
 from foveate.view import Grid
 
 __all__ = ["CompressorConfig", "ScoreNetwork", "Sight"]
@@ -92,7 +92,7 @@ class CompressorConfig:
         return _FORM.of(data, "config").value
 
 
-_FORM: Form[CompressorConfig] = Form("the shape of a compressor's network", CompressorConfig)
+_FORM: RecordSchema[CompressorConfig] = RecordSchema("the shape of a compressor's network", CompressorConfig)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from foveate.explain.compressor.network import CompressorConfig
 from foveate.explain.compressor.training_data import Labelled, Labels
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.processes import by_the_first, claimed_by_the_first
-from foveate.files.records import Count, Form, Number, brief, read_tensors
+from foveate.files.records import Count, Number, RecordSchema, brief, read_tensors
 from foveate.files.writing import write_error, write_made
 
 __all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
@@ -145,7 +145,7 @@ class Kept:
     state: _State
 
 
-_FORM: Form[Kept] = Form("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+_FORM: RecordSchema[Kept] = RecordSchema("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
 
 
 def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import InputError
-from foveate.files.records import ANYTHING, Count, Form, check_regular
+from foveate.files.records import ANYTHING, Count, RecordSchema, check_regular
 from foveate.files.writing import whole, write_whole
 
 __all__ = [
@@ -194,8 +194,8 @@ class LabelsInfo:
 
 
 _REMEDY = "make the labels again with `foveate labels`"
-_INFO_FORM: Form[LabelsInfo] = Form("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
-_OUTCOME_FORM: Form[Outcome] = Form("a shard of labels", Outcome, remedy="remove it, and the same command makes it again")
+_INFO_FORM: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
+_OUTCOME_FORM: RecordSchema[Outcome] = RecordSchema("a shard of labels", Outcome, remedy="remove it, and the same command makes it again")
 
 
 def read_info(folder: str | Path) -> LabelsInfo:

@@ -12,7 +12,7 @@ import torch
 from pydantic import FailFast, Field
 from torch import Tensor
 
-from foveate.files.records import Amount, Count, Form
+from foveate.files.records import Amount, Count, RecordSchema
 from foveate.files.report_form import GRID_CELLS
 from foveate.files.report_form import Grid as GridRecord
 from foveate.files.writing import write_whole
@@ -48,10 +48,10 @@ class _RelevanceRecord:
     images: Annotated[list[_ImageRecord], FailFast()]
 
 
-_FORM: Form[_RelevanceRecord] = Form(
+_FORM: RecordSchema[_RelevanceRecord] = RecordSchema(
     "a foveate relevance", _RelevanceRecord, {"format": FORMAT}, "save one with Relevance.save", limit=2**29
 )
-_IMAGE: Form[_ImageRecord] = Form("a foveate relevance", _ImageRecord, limit=_FORM.limit)
+_IMAGE: RecordSchema[_ImageRecord] = RecordSchema("a foveate relevance", _ImageRecord, limit=_FORM.limit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from foveate.errors import InputError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
 from foveate.files.checkpoints import check_loading_info, pretrained
-from foveate.files.records import Form, read_tensors
+from foveate.files.records import RecordSchema, read_tensors
 
 __all__ = ["END_OF_TURN", "load", "read_weights"]
 
@@ -91,7 +91,7 @@ class _Index:
     weight_map: dict[str, str]
 
 
-_INDEX_FORM: Form[_Index] = Form("an index of shards", _Index)
+_INDEX_FORM: RecordSchema[_Index] = RecordSchema("an index of shards", _Index)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from transformers import LlavaConfig
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.vila import internvit
-from foveate.files.records import ANYTHING, Count, Form
+from foveate.files.records import ANYTHING, Count, RecordSchema
 
 __all__ = ["FEATURES", "PARTS", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 
@@ -93,9 +93,9 @@ class _Slow:
     added_tokens_decoder: dict[Count, _Added] = field(default_factory=dict)
 
 
-_FAST: Form[_Fast] = Form("a tokenizer", _Fast, limit=2**28)
-_SLOW: Form[_Slow] = Form("the configuration of a tokenizer", _Slow)
-_EXTRA: Form[dict[str, int]] = Form("a list of added tokens", dict[str, Count])
+_FAST: RecordSchema[_Fast] = RecordSchema("a tokenizer", _Fast, limit=2**28)
+_SLOW: RecordSchema[_Slow] = RecordSchema("the configuration of a tokenizer", _Slow)
+_EXTRA: RecordSchema[dict[str, int]] = RecordSchema("a list of added tokens", dict[str, Count])
 
 
 def added_tokens(folder: Path) -> dict[str, int]:
