@@ -55,7 +55,7 @@ def judged(network: Path, labels: Path) -> dict[str, float]:
     for place in range(len(rows)):
         row = rows[place]
         if float(row.relevance.sum()) > 0:
-            found.append(quality(compressor([row.sight])[0], row.relevance).to_dict())
+            found.append(quality(compressor([row.inputs])[0], row.relevance).to_dict())
     return {"images": len(found), **{name: float(np.mean([cells[name] for cells in found])) for name in found[0]}}
 
 

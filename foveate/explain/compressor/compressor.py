@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError, RecordError
-from foveate.explain.compressor.network import CompressorConfig, ScoreNetwork, Sight
+from foveate.explain.compressor.network import CompressorConfig, CompressorInput, ScoreNetwork
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.records import RecordSchema, check_regular, read_bytes
 from foveate.files.writing import make_folder, write_whole
@@ -87,9 +87,9 @@ class ConvCompressor(nn.Module):
         count = sum(value.numel() for value in self.parameters())
         return f"ConvCompressor({self.config.network}, {count} parameters, for {self.model.model_type})"
 
-    def forward(self, sights: Sequence[Sight]) -> list[Tensor]:
+    def forward(self, images: Sequence[CompressorInput]) -> list[Tensor]:
         """Predicted relevance of each image's tokens: per image (n,) float32, log-probabilities that sum to one over its tokens."""
-        return [scores.log_softmax(0) for scores in self.network(sights)]
+        return [scores.log_softmax(0) for scores in self.network(images)]
 
     def check(self, model: ModelIdentity) -> None:
         """See that this compressor is fit for use, and that a model is the one that it was trained for.

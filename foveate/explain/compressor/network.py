@@ -17,7 +17,7 @@ from foveate.errors import OptionError
 from foveate.files.records import RecordSchema
 from foveate.view import Grid
 
-__all__ = ["CompressorConfig", "ScoreNetwork", "Sight"]
+__all__ = ["CompressorConfig", "ScoreNetwork", "CompressorInput"]
 
 NETWORKS = ("sequence", "grid")
 _WIDEST = 2**16
@@ -96,7 +96,7 @@ _FORM: RecordSchema[CompressorConfig] = RecordSchema("the shape of a compressor'
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class CompressorInput:
     """What the network sees of one image or video with n tokens.
 
     Attributes:
@@ -141,18 +141,18 @@ class ScoreNetwork(nn.Module):
         self.blocks = nn.ModuleList(_Separable(a, b, (frames, tall, config.kernel)) for a, b in itertools.pairwise(widths))
         self.head = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, sights: Sequence[Sight]) -> list[Tensor]:
+    def forward(self, images: Sequence[CompressorInput]) -> list[Tensor]:
         """Scores (n,) of each image's tokens, float32, before any softmax."""
         if self.config.network == "sequence":
-            sights = [Sight(sight.attention, ((1, 1, _cells(sight)),), sight.states, sight.index) for sight in sights]
-        features = [self._features(sight) for sight in sights]
+            images = [CompressorInput(image.attention, ((1, 1, _cells(image)),), image.states, image.index) for image in images]
+        features = [self._features(image) for image in images]
         scores = [own.new_empty(len(own)) for own in features]
         groups: dict[Grid, list[tuple[int, slice | Tensor, Tensor | None]]] = {}
-        for number, sight in enumerate(sights):
-            for part, own, cells in sight.cut():
+        for number, image in enumerate(images):
+            for part, own, cells in image.cut():
                 groups.setdefault(part, []).append((number, own, cells))
-        found: list[list[Tensor]] = [[] for _ in sights]
-        places: list[list[slice | Tensor]] = [[] for _ in sights]
+        found: list[list[Tensor]] = [[] for _ in images]
+        places: list[list[slice | Tensor]] = [[] for _ in images]
         for part, members in groups.items():
             pieces = [(features[number][own], cells) for number, own, cells in members]
             for (number, own, _), values in zip(members, self._group(part, pieces), strict=True):
@@ -160,9 +160,9 @@ class ScoreNetwork(nn.Module):
                 places[number].append(own)
         return [_join(*each) for each in zip(scores, places, found, strict=True)]
 
-    def _features(self, sight: Sight) -> Tensor:
+    def _features(self, image: CompressorInput) -> Tensor:
         """(n, c), what enters the first convolution."""
-        attention = sight.attention.float()
+        attention = image.attention.float()
         if self.config.mean:
             attention = attention.mean(0, keepdim=True)
         if self.config.logarithm:
@@ -171,8 +171,8 @@ class ScoreNetwork(nn.Module):
         spread = attention.std(1, keepdim=True, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
         channels = [((attention - attention.mean(1, keepdim=True)) / spread).T]
         if self.states is not None:
-            assert sight.states is not None
-            channels.append(self.states(sight.states.float()))
+            assert image.states is not None
+            channels.append(self.states(image.states.float()))
         return torch.cat(channels, dim=1)
 
     def _group(self, part: Grid, pieces: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
@@ -245,8 +245,8 @@ def _frames(canvas: Tensor, part: Grid) -> Tensor:
     return canvas.view(-1, part[1], part[2], canvas.shape[2]).permute(0, 3, 1, 2)
 
 
-def _cells(sight: Sight) -> int:
-    return sum(math.prod(part) for part in sight.parts)
+def _cells(image: CompressorInput) -> int:
+    return sum(math.prod(part) for part in image.parts)
 
 
 def _join(whole: Tensor, places: Sequence[slice | Tensor], values: Sequence[Tensor]) -> Tensor:

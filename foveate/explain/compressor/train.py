@@ -257,7 +257,7 @@ class _Run:
     def _loss(self, rows: Sequence[Labelled]) -> Tensor:
         """The sum over some images."""
         rows = [row.to(self.accelerator.device) for row in rows]
-        predicted = self.network([row.sight for row in rows])
+        predicted = self.network([row.inputs for row in rows])
         return torch.stack([divergence(target(row.relevance), own) for row, own in zip(rows, predicted, strict=True)]).sum()
 
     def _validate(self) -> Quality:
@@ -269,7 +269,7 @@ class _Run:
         with torch.no_grad():
             for place in self._mine(self.validation):
                 row = self.labels[place].to(self.accelerator.device)
-                (predicted,) = self.compressor([row.sight])
+                (predicted,) = self.compressor([row.inputs])
                 total += quality(predicted, row.relevance).to_tensor() if bool(predicted.isfinite().all()) else math.nan
         whole: Tensor = self.accelerator.reduce(total.to(self.accelerator.device))
         found = Quality.from_tensor(whole / len(self.validation))

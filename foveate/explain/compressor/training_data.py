@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveate.errors import InputError
-from foveate.explain.compressor.network import Sight
+from foveate.explain.compressor.network import CompressorInput
 from foveate.explain.labels.label_files import LabelsInfo, read_info, shards
 from foveate.files.records import check_regular
 
@@ -27,14 +27,14 @@ _TWO_NUMBERS = re.compile(r"(.*-\d+)-\d+")
 class Labelled:
     """One image: what the network sees of it, and the relevance (n,) of its tokens."""
 
-    sight: Sight
+    inputs: CompressorInput
     relevance: Tensor
 
     def to(self, device: torch.device) -> Labelled:
         """The same on another device."""
-        states = self.sight.states
-        sight = Sight(self.sight.attention.to(device), self.sight.parts, None if states is None else states.to(device))
-        return Labelled(sight, self.relevance.to(device))
+        states = self.inputs.states
+        inputs = CompressorInput(self.inputs.attention.to(device), self.inputs.parts, None if states is None else states.to(device))
+        return Labelled(inputs, self.relevance.to(device))
 
 
 class Labels(Dataset[Labelled]):
@@ -62,8 +62,8 @@ class Labels(Dataset[Labelled]):
             raise InputError(f"the labels in {folder} hold no image: no sample was answered right, see skipped.jsonl there")
         self._folder = folder
         self.ids: list[str] = self._rows.with_format(None)["id"][:]
-        if len(self[0].sight.attention) != self.info.heads:
-            raise InputError(f"{folder} holds attention of {len(self[0].sight.attention)} heads, and labels.json says {self.info.heads}")
+        if len(self[0].inputs.attention) != self.info.heads:
+            raise InputError(f"{folder} holds attention of {len(self[0].inputs.attention)} heads, and labels.json says {self.info.heads}")
         sums = _sums(self._rows)
         spoiled = next((place for place, total in enumerate(sums) if not math.isfinite(total)), None)
         if spoiled is not None:
@@ -81,7 +81,7 @@ class Labels(Dataset[Labelled]):
         for name, values in read.items():
             if not bool(torch.isfinite(values).all()):
                 raise self._not_finite(name, index)
-        return Labelled(Sight(read["attention"], parts, read.get("states")), relevance.float())
+        return Labelled(CompressorInput(read["attention"], parts, read.get("states")), relevance.float())
 
     def _not_finite(self, what: str, place: int) -> InputError:
         return InputError(

@@ -160,11 +160,11 @@ def test_labels_are_read_as_they_were_written(tmp_path: Path) -> None:
     for number, parts in enumerate(GRIDS * 2):
         n = sum(t * h * w for t, h, w in parts)
         row = found[number]
-        assert row.sight.parts == parts
-        assert row.sight.attention.shape == (MODEL.heads, n)
-        assert row.sight.states is not None
-        assert row.sight.states.shape == (n, MODEL.hidden)
-        torch.testing.assert_close(row.relevance, row.sight.attention[1].float().square())
+        assert row.inputs.parts == parts
+        assert row.inputs.attention.shape == (MODEL.heads, n)
+        assert row.inputs.states is not None
+        assert row.inputs.states.shape == (n, MODEL.hidden)
+        torch.testing.assert_close(row.relevance, row.inputs.attention[1].float().square())
 
 
 def test_images_of_a_sample_and_questions_about_a_scene_are_held_out_together() -> None:
