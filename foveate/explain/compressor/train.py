@@ -25,14 +25,14 @@ from foveate.files.processes import by_the_first, claimed_by_the_first
 from foveate.files.records import Count, Number, RecordSchema, brief, read_tensors
 from foveate.files.writing import write_error, write_made
 
-__all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
+__all__ = ["TrainingProgress", "CompressorRecipe", "TrainingResult", "channels_of", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 LOGS = "logs"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CompressorRecipe:
     """Everything that a run depends on beside its labels.
 
     Args:
@@ -92,7 +92,7 @@ def channels_of(layers: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """Where a run stands: `step` of `steps` in an epoch, the loss of that step, and the last validation."""
 
     epoch: int
@@ -104,7 +104,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came out of a run.
 
     Attributes:
@@ -138,17 +138,19 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CheckpointRecord:
     """What a checkpoint holds that is no tensor."""
 
     run: dict[str, Any]
     state: _State
 
 
-_FORM: RecordSchema[Kept] = RecordSchema("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+_FORM: RecordSchema[CheckpointRecord] = RecordSchema(
+    "a checkpoint of foveate train", CheckpointRecord, remedy="remove the folder, or name another"
+)
 
 
-def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Any]]:
     """How far a run came, and all that its checkpoint holds.
 
     Raises:
@@ -161,8 +163,13 @@ def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
 
 
 def train(
-    labels: Path, out: Path, recipe: Recipe | None = None, *, cpu: bool = False, watch: Callable[[Moment], None] = lambda _: None
-) -> Trained:
+    labels: Path,
+    out: Path,
+    recipe: CompressorRecipe | None = None,
+    *,
+    cpu: bool = False,
+    watch: Callable[[TrainingProgress], None] = lambda _: None,
+) -> TrainingResult:
     """Train a compressor, or go on with a run that was stopped; the same recipe on a CPU gives the same bits, stopped or not.
 
     Under `accelerate launch` the processes share each batch.
@@ -188,13 +195,13 @@ def train(
         import tensorboard  # noqa: F401
     except ImportError as error:
         raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
-    return _Run(labels, out, recipe or Recipe(), cpu, watch).run()
+    return _Run(labels, out, recipe or CompressorRecipe(), cpu, watch).run()
 
 
 class _Run:
     """One process's part of a run."""
 
-    def __init__(self, labels: Path, out: Path, recipe: Recipe, cpu: bool, watch: Callable[[Moment], None]) -> None:
+    def __init__(self, labels: Path, out: Path, recipe: CompressorRecipe, cpu: bool, watch: Callable[[TrainingProgress], None]) -> None:
         from accelerate import Accelerator
 
         self.recipe, self.out = recipe, out
@@ -211,19 +218,19 @@ class _Run:
         self.optimiser: Any = Adam(self.compressor.parameters(), lr=recipe.rate)
         self.state = _State()
 
-    def run(self) -> Trained:
+    def run(self) -> TrainingResult:
         """Epoch after epoch, until all are done or validation gets no better, in a folder that is held."""
         with claimed_by_the_first(self.accelerator, self.out):
             self._resume()
             return self._run()
 
-    def _run(self) -> Trained:
+    def _run(self) -> TrainingResult:
         self.network, self.optimiser = self.accelerator.prepare(self.compressor, self.optimiser)
         while self.state.epoch < self.recipe.epochs and self.state.epoch - self.state.best_epoch < self.recipe.patience:
             self._keep(self._train(), self._validate())
         self._log()
         best = Quality.from_tensor(torch.tensor(self.state.best, dtype=torch.float64))
-        return Trained(self.out, best, self.state.best_epoch, self.state.epoch)
+        return TrainingResult(self.out, best, self.state.best_epoch, self.state.epoch)
 
     def _train(self) -> float:
         """One epoch; its mean loss."""
@@ -244,7 +251,7 @@ class _Run:
             total += whole
             if not math.isfinite(reached := float(whole)):
                 raise self._diverged(f"the loss is {reached} in step {step + 1} of {len(batches)}")
-            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
+            self.watch(TrainingProgress(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
         return float(total / len(batches))
 
     def _diverged(self, what: str) -> TrainingError:
@@ -335,7 +342,7 @@ class _Run:
         path = self.out / CHECKPOINT
         if not path.is_file():
             return
-        kept, content = kept_in(path)
+        kept, content = read_checkpoint(path)
         now = self._fingerprint()
         differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
         if differing:

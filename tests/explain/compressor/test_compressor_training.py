@@ -22,11 +22,11 @@ from foveate import ConvCompressor
 from foveate.cli import main
 from foveate.errors import InputError, OptionError, TrainingError
 from foveate.explain.compressor.compressor import WEIGHTS
-from foveate.explain.compressor.train import CHECKPOINT, Moment, Recipe, _Run, train
+from foveate.explain.compressor.train import CHECKPOINT, CompressorRecipe, TrainingProgress, _Run, train
 from foveate.explain.compressor.training_data import Labels, held_out
 from foveate.explain.labels.label_files import ShardWriter, read_info, write_info
 
-SHORT = Recipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
+SHORT = CompressorRecipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
-    moments: list[Moment] = []
+    moments: list[TrainingProgress] = []
     folder, tmp_path = labels(tmp_path / "labels", 150), tmp_path / "out"
     trained = train(folder, tmp_path, replace(SHORT, layers=2, kernel=1, epochs=15), cpu=True, watch=moments.append)
     assert moments[0].quality is None
@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(folder: Path, whole: Pat
     killed = subprocess.run([sys.executable, "-c", KILLED, folder, tmp_path, recipe], env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert saved(tmp_path)[2]["state"]["epoch"] == 2
-    moments: list[Moment] = []
+    moments: list[TrainingProgress] = []
     train(folder, tmp_path, SHORT, cpu=True, watch=moments.append)
     assert moments[0].epoch == 3
     assert all(map(same, saved(tmp_path), saved(whole)))
@@ -120,7 +120,7 @@ def test_two_processes_train_what_one_does(folder: Path, whole: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["epochs"] == 4
-    recipe = replace(SHORT, validation=Recipe.validation)
+    recipe = replace(SHORT, validation=CompressorRecipe.validation)
     single = train(folder, tmp_path / "single", recipe, cpu=True)
     assert told["epoch"] == single.epoch
     assert told["loss"] == pytest.approx(single.best.loss, rel=1e-3)
@@ -192,7 +192,7 @@ def test_images_without_relevance_are_left_out(folder: Path) -> None:
 @pytest.mark.parametrize("options", [{"layers": 0}, {"batch": 0}, {"epochs": 0}, {"patience": 0}, {"rate": 0.0}, {"validation": 1.0}])
 def test_recipes_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
-        Recipe(**options)
+        CompressorRecipe(**options)
 
 
 def test_another_recipe_or_other_labels_in_a_folder_are_refused(folder: Path, whole: Path, tmp_path: Path) -> None:
