@@ -19,7 +19,7 @@ from foveate.errors import InputError, OptionError, RecordError, TrainingError
 from foveate.explain.compressor.compressor import ConvCompressor
 from foveate.explain.compressor.measures import Quality, divergence, quality, target
 from foveate.explain.compressor.network import CompressorConfig
-from foveate.explain.compressor.training_data import Labelled, Labels
+from foveate.explain.compressor.training_data import LabelDataset, LabelledImage
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.processes import by_the_first, claimed_by_the_first
 from foveate.files.records import Count, Number, RecordSchema, brief, read_tensors
@@ -208,7 +208,7 @@ class _Run:
         self.accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=str(out))
         self.watch = watch if self.accelerator.is_main_process else lambda _: None
         with self.accelerator.main_process_first():
-            self.labels = Labels(labels, recipe.states)
+            self.labels = LabelDataset(labels, recipe.states)
         self.training, self.validation = self.labels.split(recipe.validation)
         model = self.labels.info.model
         with torch.random.fork_rng(devices=[]):
@@ -261,7 +261,7 @@ class _Run:
             f"{self.recipe.rate}, and another folder"
         )
 
-    def _loss(self, rows: Sequence[Labelled]) -> Tensor:
+    def _loss(self, rows: Sequence[LabelledImage]) -> Tensor:
         """The sum over some images."""
         rows = [row.to(self.accelerator.device) for row in rows]
         predicted = self.network([row.inputs for row in rows])

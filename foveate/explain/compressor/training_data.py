@@ -18,26 +18,26 @@ from foveate.explain.compressor.network import CompressorInput
 from foveate.explain.labels.label_files import LabelsInfo, read_info, shards
 from foveate.files.records import check_regular
 
-__all__ = ["Labelled", "Labels", "held_out"]
+__all__ = ["LabelledImage", "LabelDataset", "held_out"]
 
 _TWO_NUMBERS = re.compile(r"(.*-\d+)-\d+")
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledImage:
     """One image: what the network sees of it, and the relevance (n,) of its tokens."""
 
     inputs: CompressorInput
     relevance: Tensor
 
-    def to(self, device: torch.device) -> Labelled:
+    def to(self, device: torch.device) -> LabelledImage:
         """The same on another device."""
         states = self.inputs.states
         inputs = CompressorInput(self.inputs.attention.to(device), self.inputs.parts, None if states is None else states.to(device))
-        return Labelled(inputs, self.relevance.to(device))
+        return LabelledImage(inputs, self.relevance.to(device))
 
 
-class Labels(Dataset[Labelled]):
+class LabelDataset(Dataset[LabelledImage]):
     """The rows of a folder of labels; indexing reads one from the disk.
 
     Args:
@@ -73,7 +73,7 @@ class Labels(Dataset[Labelled]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Labelled:
+    def __getitem__(self, index: int) -> LabelledImage:
         row = self._rows[index]
         relevance = _numbers(row["relevance"], 1)
         parts = tuple((t, h, w) for t, h, w in row["parts"].to_pylist()[0])
@@ -81,7 +81,7 @@ class Labels(Dataset[Labelled]):
         for name, values in read.items():
             if not bool(torch.isfinite(values).all()):
                 raise self._not_finite(name, index)
-        return Labelled(CompressorInput(read["attention"], parts, read.get("states")), relevance.float())
+        return LabelledImage(CompressorInput(read["attention"], parts, read.get("states")), relevance.float())
 
     def _not_finite(self, what: str, place: int) -> InputError:
         return InputError(

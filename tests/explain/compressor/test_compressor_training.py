@@ -23,7 +23,7 @@ from foveate.cli import main
 from foveate.errors import InputError, OptionError, TrainingError
 from foveate.explain.compressor.compressor import WEIGHTS
 from foveate.explain.compressor.train import CHECKPOINT, CompressorRecipe, TrainingProgress, _Run, train
-from foveate.explain.compressor.training_data import Labels, held_out
+from foveate.explain.compressor.training_data import LabelDataset, held_out
 from foveate.explain.labels.label_files import ShardWriter, read_info, write_info
 
 SHORT = CompressorRecipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
@@ -155,7 +155,7 @@ def test_every_kind_of_network_can_be_trained(options: dict[str, Any], tmp_path:
 
 
 def test_labels_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = Labels(labels(tmp_path / "labels", 8, states=True), states=True)
+    found = LabelDataset(labels(tmp_path / "labels", 8, states=True), states=True)
     assert len(found) == 8
     for number, parts in enumerate(GRIDS * 2):
         n = sum(t * h * w for t, h, w in parts)
@@ -180,7 +180,7 @@ def test_images_of_a_sample_and_questions_about_a_scene_are_held_out_together() 
 
 
 def test_images_without_relevance_are_left_out(folder: Path) -> None:
-    found = Labels(folder, states=False)
+    found = LabelDataset(folder, states=False)
     whole = found.split(0.2)
     found._blank = {whole[0][0], whole[1][0]}
     assert found.split(0.2) == (whole[0][1:], whole[1][1:])
@@ -314,7 +314,7 @@ def test_labels_that_are_not_finite_are_refused_with_the_name_of_their_row(colum
     with ShardWriter(folder, 2, states=True) as writer:
         writer.keep([spoiled])
     with pytest.raises(InputError, match=rf"the {column} of '000000777/0' in .*labels is not finite"):
-        found = Labels(folder, states=True)
+        found = LabelDataset(folder, states=True)
         found[len(found) - 1]
     with pytest.raises(InputError, match="is not finite"):
         train(folder, tmp_path / "out", replace(SHORT, states=True, epochs=1), cpu=True)
