@@ -139,9 +139,9 @@ def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str
 
 
 def _choice(request: Labelling) -> Any:
-    from foveate.explain.labels.labeller import Choice
+    from foveate.explain.labels.labeller import LabellingOptions
 
-    return Choice(
+    return LabellingOptions(
         keep_all=request.keep_all,
         match=request.match,
         states=request.states,

@@ -33,10 +33,10 @@ __all__ = [
     "Counts",
     "LabelRow",
     "LabelsInfo",
-    "Outcome",
+    "ShardSummary",
     "ShardWriter",
     "Skipped",
-    "outcome",
+    "read_summary",
     "read_info",
     "schema",
     "shard_path",
@@ -121,7 +121,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ShardSummary:
     """What the footer of a shard says about its samples."""
 
     counts: Counts
@@ -195,7 +195,9 @@ class LabelsInfo:
 
 _REMEDY = "make the labels again with `foveate labels`"
 _INFO_FORM: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
-_OUTCOME_FORM: RecordSchema[Outcome] = RecordSchema("a shard of labels", Outcome, remedy="remove it, and the same command makes it again")
+_OUTCOME_FORM: RecordSchema[ShardSummary] = RecordSchema(
+    "a shard of labels", ShardSummary, remedy="remove it, and the same command makes it again"
+)
 
 
 def read_info(folder: str | Path) -> LabelsInfo:
@@ -231,7 +233,7 @@ def schema(states: bool) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=optional) for name, kind, optional in [*_ROW, *([_STATES] if states else [])]])
 
 
-def outcome(path: Path) -> Outcome:
+def read_summary(path: Path) -> ShardSummary:
     """What became of the samples of a shard, from its footer.
 
     Raises:
@@ -291,9 +293,9 @@ class ShardWriter:
         self._skipped.append(Skipped(sample, reason))
 
     @property
-    def outcome(self) -> Outcome:
+    def read_summary(self) -> ShardSummary:
         """What became of the samples so far."""
-        return Outcome(self._counts, tuple(self._wrong), tuple(self._skipped))
+        return ShardSummary(self._counts, tuple(self._wrong), tuple(self._skipped))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._opened:

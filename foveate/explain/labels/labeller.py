@@ -26,11 +26,11 @@ from foveate.explain.relevance.sequences import answers_of
 from foveate.families import family_of
 from foveate.view import View
 
-__all__ = ["Choice", "Labeller", "Verdict"]
+__all__ = ["LabellingOptions", "Labeller", "SampleResult"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class LabellingOptions:
     """How labels are made.
 
     Attributes:
@@ -53,7 +53,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SampleResult:
     """What became of a sample: it has `rows`, or there is a `reason` why it was skipped, or neither, because the answer is wrong."""
 
     sample: str
@@ -62,7 +62,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PreparedSample:
     name: str
     sample: Sample
     inputs: Mapping[str, Any]
@@ -78,7 +78,7 @@ class Labeller:
         choice: how.
     """
 
-    def __init__(self, model: Any, processor: Any, prompt: Callable[[Sample], Mapping[str, Any]], choice: Choice) -> None:
+    def __init__(self, model: Any, processor: Any, prompt: Callable[[Sample], Mapping[str, Any]], choice: LabellingOptions) -> None:
         self._model, self._prompt, self.choice = model, prompt, choice
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._placeholders = torch.tensor(list(family_of(model).placeholders(model).values()))
@@ -86,17 +86,17 @@ class Labeller:
         self._ends: list[int] = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self._pad = next((int(token) for token in (self._tokenizer.pad_token_id, *self._ends) if token is not None), 0)
 
-    def label(self, source: Source, indices: Sequence[int]) -> Iterator[list[Verdict]]:
+    def label(self, source: Source, indices: Sequence[int]) -> Iterator[list[SampleResult]]:
         """Label samples by their numbers, batch by batch. No sample is fatal: whatever one raises is its reason.
 
         A picture that several samples in a row are about is encoded once.
         """
         with remembered_features(self._model, most=self.choice.batch + 1):
             for batch in in_batches(self._read(source, indices), self.choice.batch):
-                asked = [one for one in batch if isinstance(one, _Asked)]
-                yield [one for one in batch if isinstance(one, Verdict)] + (self._label(asked) if asked else [])
+                asked = [one for one in batch if isinstance(one, _PreparedSample)]
+                yield [one for one in batch if isinstance(one, SampleResult)] + (self._label(asked) if asked else [])
 
-    def _read(self, source: Source, indices: Sequence[int]) -> Iterator[tuple[Any, _Asked | Verdict]]:
+    def _read(self, source: Source, indices: Sequence[int]) -> Iterator[tuple[Any, _PreparedSample | SampleResult]]:
         for index in indices:
             name = source.name(index)
             try:
@@ -104,9 +104,9 @@ class Labeller:
                 inputs = self._prompt(sample)
                 self._check_order(sample.question, inputs["input_ids"][0].cpu())
             except Exception as error:  # decoders and processors raise anything on damaged data
-                yield None, Verdict(name, reason=_reason(error))
+                yield None, SampleResult(name, reason=_reason(error))
             else:
-                yield alike(inputs), _Asked(name, sample, inputs)
+                yield alike(inputs), _PreparedSample(name, sample, inputs)
 
     def _check_order(self, question: str, ids: Tensor) -> None:
         """Refuse a prompt whose question is not behind the image: nothing there attends to the image for its sake."""
@@ -122,15 +122,15 @@ class Labeller:
     def _plain(self, ids: Any) -> str:
         return "".join(self._tokenizer.decode(ids, skip_special_tokens=True).split()).casefold()
 
-    def _label(self, asked: Sequence[_Asked]) -> list[Verdict]:
+    def _label(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
         try:
             return self._verdicts(asked)
         except Exception as error:  # of one sample out of several: which one, only asking them alone tells
             if len(asked) > 1:
                 return [verdict for one in asked for verdict in self._label([one])]
-            return [Verdict(asked[0].name, reason=_reason(error))]
+            return [SampleResult(asked[0].name, reason=_reason(error))]
 
-    def _verdicts(self, asked: Sequence[_Asked]) -> list[Verdict]:
+    def _verdicts(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
         answers, views = self._answer(joined([one.inputs for one in asked], self._pad))
         texts = [self._tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
         correct = [self._is_correct(text, one.sample) for text, one in zip(texts, asked, strict=True)]
@@ -139,13 +139,13 @@ class Labeller:
         verdicts = []
         for row, one in enumerate(asked):
             if not len(answers[row]):
-                verdicts.append(Verdict(one.name, reason="the model gave no answer: it ended at once"))
+                verdicts.append(SampleResult(one.name, reason="the model gave no answer: it ended at once"))
             elif row not in kept:
-                verdicts.append(Verdict(one.name))
+                verdicts.append(SampleResult(one.name))
             else:
                 found = zip(images[kept.index(row)], views[row], strict=True)
                 rows = [self._row(one, texts[row], correct[row], image, view) for image, view in found]
-                verdicts.append(Verdict(one.name, tuple(rows)))
+                verdicts.append(SampleResult(one.name, tuple(rows)))
         return verdicts
 
     def _answer(self, inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], list[list[View]]]:
@@ -164,7 +164,7 @@ class Labeller:
     def _is_correct(self, text: str, sample: Sample) -> bool | None:
         return matches(text, sample.references, self.choice.match) if sample.references else None
 
-    def _explain(self, asked: Sequence[_Asked], answers: Sequence[Tensor]) -> list[list[ImageRelevance]]:
+    def _explain(self, asked: Sequence[_PreparedSample], answers: Sequence[Tensor]) -> list[list[ImageRelevance]]:
         """The relevance of each row's images. Rows share a walk for each answer token, so only answers of one length go together."""
         found: list[list[ImageRelevance]] = [[] for _ in asked]
         for length in sorted({len(answer) for answer in answers}):
@@ -176,7 +176,7 @@ class Labeller:
                 found[rows[image.row]].append(image)
         return found
 
-    def _row(self, asked: _Asked, answer: str, correct: bool | None, image: ImageRelevance, view: View) -> LabelRow:
+    def _row(self, asked: _PreparedSample, answer: str, correct: bool | None, image: ImageRelevance, view: View) -> LabelRow:
         assert view.head_attention is not None
         mean = image.mean.numpy()
         if not np.isfinite(mean).all() or not mean.any():

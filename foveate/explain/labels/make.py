@@ -20,15 +20,15 @@ from foveate.explain.labels.label_files import (
     SKIPPED,
     Counts,
     LabelsInfo,
-    Outcome,
+    ShardSummary,
     ShardWriter,
-    outcome,
     read_info,
+    read_summary,
     shard_path,
     shards,
     write_info,
 )
-from foveate.explain.labels.labeller import Labeller, Verdict
+from foveate.explain.labels.labeller import Labeller, SampleResult
 from foveate.explain.labels.samples import Source
 from foveate.files.processes import Alone, Processes, by_the_first, claimed_by_the_first
 from foveate.files.writing import write_whole
@@ -46,13 +46,13 @@ class Tally:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, Outcome] = {}
+        self._known: dict[Path, ShardSummary] = {}
 
     def refresh(self) -> Counts:
         """Look for shards that were finished since, by whatever process, and count."""
         for path in shards(self._folder):
             if path not in self._known:
-                self._known[path] = outcome(path)
+                self._known[path] = read_summary(path)
         return sum((one.counts for one in self._known.values()), Counts())
 
     def write_skipped(self) -> None:
@@ -197,7 +197,7 @@ def _shard(
                 progress(tally.refresh() + shard.outcome.counts)
 
 
-def _record(shard: ShardWriter, verdict: Verdict) -> None:
+def _record(shard: ShardWriter, verdict: SampleResult) -> None:
     if verdict.rows:
         shard.keep(verdict.rows)
     elif verdict.reason is not None:
