@@ -14,7 +14,7 @@ import datasets
 
 from foveate.errors import InputError
 from foveate.explain.labels.pictures import read_pictures, read_video
-from foveate.explain.labels.samples import Sample
+from foveate.explain.labels.samples import LabelSample
 
 __all__ = ["Columns", "DatasetSamples", "open_dataset"]
 
@@ -83,7 +83,7 @@ class DatasetSamples:
         """The row's number, after shuffling."""
         return f"{index:09d}"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int) -> LabelSample:
         """Decode one row."""
         row = self._data[index]
         names = self._columns
@@ -96,10 +96,10 @@ class DatasetSamples:
             raise InputError("there are both an image and a video; a sample is about one of them")
         if video is not None:
             shown = read_video(video, self._frames, self._origin.folder)
-            return Sample(question.strip(), shown.images, references, shown)
+            return LabelSample(question.strip(), shown.images, references, shown)
         if image is None:
             raise InputError("there is no image")
-        return Sample(question.strip(), read_pictures(image, self._origin.folder), references)
+        return LabelSample(question.strip(), read_pictures(image, self._origin.folder), references)
 
     def describe(self) -> Mapping[str, Any]:
         """Where the rows come from, and a hash over their texts."""

@@ -19,7 +19,7 @@ from foveate.explain.labels.batches import alike, in_batches, joined
 from foveate.explain.labels.label_files import LabelRow
 from foveate.explain.labels.matching import Match, matches
 from foveate.explain.labels.recorder import Recorder
-from foveate.explain.labels.samples import Sample, Source
+from foveate.explain.labels.samples import LabelSample, SampleSource
 from foveate.explain.relevance.relevance import relevance
 from foveate.explain.relevance.result import ImageRelevance, Target
 from foveate.explain.relevance.sequences import answers_of
@@ -64,7 +64,7 @@ class SampleResult:
 @dataclass(frozen=True)
 class _PreparedSample:
     name: str
-    sample: Sample
+    sample: LabelSample
     inputs: Mapping[str, Any]
 
 
@@ -78,7 +78,7 @@ class Labeller:
         choice: how.
     """
 
-    def __init__(self, model: Any, processor: Any, prompt: Callable[[Sample], Mapping[str, Any]], choice: LabellingOptions) -> None:
+    def __init__(self, model: Any, processor: Any, prompt: Callable[[LabelSample], Mapping[str, Any]], choice: LabellingOptions) -> None:
         self._model, self._prompt, self.choice = model, prompt, choice
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._placeholders = torch.tensor(list(family_of(model).placeholders(model).values()))
@@ -86,7 +86,7 @@ class Labeller:
         self._ends: list[int] = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self._pad = next((int(token) for token in (self._tokenizer.pad_token_id, *self._ends) if token is not None), 0)
 
-    def label(self, source: Source, indices: Sequence[int]) -> Iterator[list[SampleResult]]:
+    def label(self, source: SampleSource, indices: Sequence[int]) -> Iterator[list[SampleResult]]:
         """Label samples by their numbers, batch by batch. No sample is fatal: whatever one raises is its reason.
 
         A picture that several samples in a row are about is encoded once.
@@ -96,7 +96,7 @@ class Labeller:
                 asked = [one for one in batch if isinstance(one, _PreparedSample)]
                 yield [one for one in batch if isinstance(one, SampleResult)] + (self._label(asked) if asked else [])
 
-    def _read(self, source: Source, indices: Sequence[int]) -> Iterator[tuple[Any, _PreparedSample | SampleResult]]:
+    def _read(self, source: SampleSource, indices: Sequence[int]) -> Iterator[tuple[Any, _PreparedSample | SampleResult]]:
         for index in indices:
             name = source.name(index)
             try:
@@ -161,7 +161,7 @@ class Labeller:
             views[image.row].append(view)
         return answers_of(output[:, inputs["input_ids"].shape[1] :], self._ends), views
 
-    def _is_correct(self, text: str, sample: Sample) -> bool | None:
+    def _is_correct(self, text: str, sample: LabelSample) -> bool | None:
         return matches(text, sample.references, self.choice.match) if sample.references else None
 
     def _explain(self, asked: Sequence[_PreparedSample], answers: Sequence[Tensor]) -> list[list[ImageRelevance]]:

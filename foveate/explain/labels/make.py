@@ -29,7 +29,7 @@ from foveate.explain.labels.label_files import (
     write_info,
 )
 from foveate.explain.labels.labeller import Labeller, SampleResult
-from foveate.explain.labels.samples import Source
+from foveate.explain.labels.samples import SampleSource
 from foveate.files.processes import Alone, Processes, by_the_first, claimed_by_the_first
 from foveate.files.writing import write_whole
 
@@ -68,7 +68,7 @@ class Tally:
 
 def make_labels(
     folder: Path,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
     processes: Processes | None = None,
@@ -102,7 +102,7 @@ def make_labels(
 
 def _make(
     folder: Path,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
     group: Processes,
@@ -184,7 +184,7 @@ def _shard(
     folder: Path,
     number: int,
     indices: range,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     tally: Tally,
     progress: Callable[[Counts], object] | None,

@@ -1,4 +1,4 @@
-"""What is asked: `Sample`, one question about pictures or a video, and `Source`, where samples come from."""
+"""What is asked: `LabelSample`, one question about pictures or a video, and `SampleSource`, where samples come from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 
 from foveate.video import Frames
 
-__all__ = ["Sample", "Source"]
+__all__ = ["LabelSample", "SampleSource"]
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelSample:
     """One question.
 
     Attributes:
@@ -30,7 +30,7 @@ class Sample:
     video: Frames | None = field(default=None, repr=False)
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """A numbered list of samples: the same number is the same sample in every process and every run."""
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What sample `index` is called, in the order of the numbers when sorted."""
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int) -> LabelSample:
         """Sample `index`.
 
         Raises:

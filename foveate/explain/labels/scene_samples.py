@@ -10,7 +10,7 @@ from typing import Any
 
 from foveate.demo.scenes import VERSION, Scene, scene
 from foveate.errors import InputError
-from foveate.explain.labels.samples import Sample
+from foveate.explain.labels.samples import LabelSample
 
 __all__ = ["SceneSamples"]
 
@@ -44,12 +44,12 @@ class SceneSamples:
         number, question = self._place(index)
         return f"scene-{number:07d}-{question:02d}"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int) -> LabelSample:
         """One question; those about one scene share its picture."""
         number, question = self._place(index)
         drawn = _scene(number)
         asked = drawn.questions[question]
-        return Sample(asked.text, (drawn.image,), (asked.answer,))
+        return LabelSample(asked.text, (drawn.image,), (asked.answer,))
 
     def describe(self) -> Mapping[str, Any]:
         """Which scenes, of which version."""
