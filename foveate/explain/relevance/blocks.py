@@ -17,7 +17,7 @@ from torch import Tensor
 
 from foveate.engine.signals.attention import attention_maps
 
-__all__ = ["Attended", "Gradients", "attention_backward", "attention_output", "attention_relevance"]
+__all__ = ["AttentionInputs", "InputGradients", "attention_backward", "attention_output", "attention_relevance"]
 
 _BLOCK = {"cpu": 2**18}
 """Attention weights of one block where the caller names no block size: on a CPU 1 MiB, which its cache holds."""
@@ -30,7 +30,7 @@ _FEWEST = 32
 
 
 @dataclass(frozen=True)
-class Attended:
+class AttentionInputs:
     """What one attention module was called with.
 
     Attributes:
@@ -63,11 +63,11 @@ class Attended:
         """Whether the mask says for every query which keys it sees."""
         return self.mask is not None and self.mask.ndim == 4
 
-    def exact(self) -> Attended:
+    def exact(self) -> AttentionInputs:
         """Without a graph and in at least float32."""
         kind = torch.promote_types(self.query.dtype, torch.float32)
         query, key, value = (tensor.detach().to(kind) for tensor in (self.query, self.key, self.value))
-        return Attended(query, key, value, self.mask, self.options)
+        return AttentionInputs(query, key, value, self.mask, self.options)
 
     def blocks(self, size: int | None) -> Iterator[slice]:
         """Query rows that are handled at once, from the first on."""
@@ -75,14 +75,14 @@ class Attended:
         size = size or max(_FEWEST, _BLOCK.get(self.query.device.type, _LARGE_BLOCK) // (batch * heads * rows))
         return (slice(first, min(first + size, rows)) for first in range(0, rows, size))
 
-    def part(self, rows: slice) -> Attended:
+    def part(self, rows: slice) -> AttentionInputs:
         """The same with a block of queries, and the keys that its rows may see."""
         ahead = _looks_ahead(self.mask, rows) if self._has_map else not self.options.get("causal", True)
         seen = self.key.shape[2] if ahead else rows.stop
         mask = self.mask
         if mask is not None:
             mask = mask[..., rows, :seen] if self._has_map else mask[:, -self.key.shape[2] :][:, :seen]
-        return Attended(self.query[:, :, rows], self.key[:, :, :seen], self.value[:, :, :seen], mask, self.options)
+        return AttentionInputs(self.query[:, :, rows], self.key[:, :, :seen], self.value[:, :, :seen], mask, self.options)
 
     def maps(self) -> Tensor:
         """(b, heads, rows, keys), softmax over the keys; 0 in rows that see none."""
@@ -92,15 +92,15 @@ class Attended:
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """Of one target with respect to one attention's queries, keys and values; shapes as in `Attended`."""
+class InputGradients:
+    """Of one target with respect to one attention's queries, keys and values; shapes as in `AttentionInputs`."""
 
     query: Tensor
     key: Tensor
     value: Tensor
 
 
-def attention_relevance(attended: Attended, relevance: Tensor, *, block: int | None = None) -> Tensor:
+def attention_relevance(attended: AttentionInputs, relevance: Tensor, *, block: int | None = None) -> Tensor:
     """Relevance before a layer from that behind it, by attention alone: r + r E[P].
 
     Args:
@@ -120,8 +120,8 @@ def attention_relevance(attended: Attended, relevance: Tensor, *, block: int | N
 
 
 def attention_backward(
-    attended: Attended, relevance: Tensor, outputs: Sequence[Tensor], *, inputs: bool = True, block: int | None = None
-) -> tuple[Tensor, list[Gradients]]:
+    attended: AttentionInputs, relevance: Tensor, outputs: Sequence[Tensor], *, inputs: bool = True, block: int | None = None
+) -> tuple[Tensor, list[InputGradients]]:
     """Relevance before a layer from that behind it, r + r E[(P * dP)^+], and the gradients of the attention's inputs.
 
     Args:
@@ -135,7 +135,7 @@ def attention_backward(
         (t, b, n), and per target the gradients; none without `inputs`.
     """
     exact, result = attended.exact(), relevance.clone()
-    found = [Gradients(*map(torch.zeros_like, (exact.query, exact.key, exact.value))) for _ in outputs] if inputs else []
+    found = [InputGradients(*map(torch.zeros_like, (exact.query, exact.key, exact.value))) for _ in outputs] if inputs else []
     for rows in attended.blocks(block):
         part, maps = exact.part(rows), None
         for target, output in enumerate(outputs):
@@ -152,7 +152,7 @@ def attention_backward(
     return result, found
 
 
-def attention_output(attended: Attended, rows: Tensor) -> Tensor:
+def attention_output(attended: AttentionInputs, rows: Tensor) -> Tensor:
     """The attention's output at a few rows, by the formula that relevance goes by.
 
     Args:
@@ -167,7 +167,7 @@ def attention_output(attended: Attended, rows: Tensor) -> Tensor:
     return (_by_key_head(maps, exact) @ exact.value).unflatten(2, (exact.groups, -1)).flatten(1, 2).transpose(1, 2)
 
 
-def _accumulate(found: Gradients, rows: slice, part: Attended, maps: Tensor, weighted: Tensor, gradient: Tensor) -> None:
+def _accumulate(found: InputGradients, rows: slice, part: AttentionInputs, maps: Tensor, weighted: Tensor, gradient: Tensor) -> None:
     """Add one block to the gradients; `weighted` is P * dP, (b, heads, rows, keys), and is overwritten."""
     seen = maps.shape[-1]
     logits = weighted.addcmul_(maps, weighted.sum(-1, keepdim=True), value=-1)
@@ -181,7 +181,7 @@ def _accumulate(found: Gradients, rows: slice, part: Attended, maps: Tensor, wei
     found.value[:, :, :seen] += _by_key_head(maps, part).transpose(2, 3) @ _by_key_head(gradient, part)
 
 
-def _by_key_head(tensor: Tensor, attended: Attended) -> Tensor:
+def _by_key_head(tensor: Tensor, attended: AttentionInputs) -> Tensor:
     """(b, heads, r, x) as (b, key heads, heads per key head * r, x)."""
     return tensor.unflatten(1, (attended.key.shape[1], attended.groups)).flatten(2, 3)
 

@@ -16,7 +16,7 @@ from foveate.engine.surroundings import check_not_compiled, unwrapped
 from foveate.errors import HandleError, InputError, OptionError, UnsupportedModelError
 from foveate.explain.relevance.result import ImageRelevance, Relevance, Target
 from foveate.explain.relevance.sequences import answers_of, checked_answers, checked_inputs, laid_out
-from foveate.explain.relevance.trace import Call, recorded, walk_attention, walk_back
+from foveate.explain.relevance.trace import LayerCall, recorded, walk_attention, walk_back
 from foveate.families import Family, ImageTokens, family_of
 
 __all__ = ["relevance"]
@@ -116,7 +116,7 @@ def _explained(
 
 def _forward(
     model: nn.Module, family: Family, attentions: Sequence[nn.Module], forced: dict[str, Any], columns: Tensor
-) -> tuple[list[list[ImageTokens]], Tensor, list[Call]]:
+) -> tuple[list[list[ImageTokens]], Tensor, list[LayerCall]]:
     """The images of each row, the logits (b, c, v) at some columns, and the layers' calls."""
     encoders = Encoders(model, family, frozenset())
     encoders.enter()

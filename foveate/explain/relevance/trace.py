@@ -21,16 +21,16 @@ from torch import Tensor, nn
 from foveate.engine.signals.attention import Enough, Probe
 from foveate.engine.standins import StandIns
 from foveate.errors import UnsupportedModelError
-from foveate.explain.relevance.blocks import Attended, Gradients, attention_backward, attention_output, attention_relevance
+from foveate.explain.relevance.blocks import AttentionInputs, InputGradients, attention_backward, attention_output, attention_relevance
 
-__all__ = ["Call", "recorded", "walk_attention", "walk_back"]
+__all__ = ["LayerCall", "recorded", "walk_attention", "walk_back"]
 
 _TOLERANCE = 1e-2
 """How far an attention's output may be from its formula, as a share of its largest value; in low precision more."""
 
 
 @dataclass
-class Call:
+class LayerCall:
     """One layer's call in the forward pass.
 
     Attributes:
@@ -55,14 +55,14 @@ class Call:
 
 
 @contextmanager
-def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[list[Call]]:
+def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[list[LayerCall]]:
     """Record the calls of decoder layers that this thread makes, in order.
 
     Args:
         layers: whose first argument is the hidden states.
         attentions: their attention modules.
     """
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
     stand_ins = [StandIns(layer) for layer in layers]
     try:
         for attention, stand_in in zip(attentions, stand_ins, strict=True):
@@ -73,7 +73,7 @@ def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> It
             stand_in.remove()
 
 
-def walk_back(calls: list[Call], targets: Sequence[Tensor], relevance: Tensor, *, block: int | None, keep: bool = False) -> Tensor:
+def walk_back(calls: list[LayerCall], targets: Sequence[Tensor], relevance: Tensor, *, block: int | None, keep: bool = False) -> Tensor:
     """Relevance at the first layer's entry, with gradients.
 
     Args:
@@ -105,7 +105,7 @@ def walk_back(calls: list[Call], targets: Sequence[Tensor], relevance: Tensor, *
     return relevance
 
 
-def walk_attention(calls: Sequence[Call], relevance: Tensor, *, block: int | None) -> Tensor:
+def walk_attention(calls: Sequence[LayerCall], relevance: Tensor, *, block: int | None) -> Tensor:
     """As `walk_back`, by attention alone: each layer runs again up to its attention, without a graph."""
     for index in reversed(range(len(calls))):
         call = calls[index]
@@ -126,7 +126,7 @@ class _Capture(Probe):
     def __init__(self, module: nn.Module, index: int, *, ahead: bool = False) -> None:
         super().__init__(module)
         self.index, self.ahead = index, ahead
-        self.attended: Attended | None = None
+        self.attended: AttentionInputs | None = None
         self.output: Tensor | None = None
 
     def attend(
@@ -139,7 +139,7 @@ class _Capture(Probe):
             )
         if self.attended is not None:
             raise UnsupportedModelError(f"decoder layer {self.index} calls its attention more than once; relevance needs one map per layer")
-        self.attended = Attended(query, key, value, mask, {"causal": _is_causal(module, options), **options})
+        self.attended = AttentionInputs(query, key, value, mask, {"causal": _is_causal(module, options), **options})
         if self.ahead:
             raise Enough
         with torch.no_grad():
@@ -147,7 +147,7 @@ class _Capture(Probe):
         self.output = output.detach().requires_grad_()
         return self.output, weights
 
-    def seen(self) -> Attended:
+    def seen(self) -> AttentionInputs:
         """What the attention was called with."""
         if self.attended is None:
             raise UnsupportedModelError(
@@ -157,7 +157,7 @@ class _Capture(Probe):
         return self.attended
 
 
-def _layer_back(index: int, call: Call, arrived: list[Tensor], relevance: Tensor, block: int | None) -> tuple[Tensor, list[Tensor]]:
+def _layer_back(index: int, call: LayerCall, arrived: list[Tensor], relevance: Tensor, block: int | None) -> tuple[Tensor, list[Tensor]]:
     """Relevance before one layer, and per target the gradient of its input; none where nothing before it needs one."""
     goes_on = call.states.requires_grad
     states = call.states.detach().requires_grad_(goes_on)
@@ -183,11 +183,11 @@ def _layer_back(index: int, call: Call, arrived: list[Tensor], relevance: Tensor
     ]
 
 
-def _like(gradients: Gradients, entrances: Sequence[Tensor]) -> list[Tensor]:
+def _like(gradients: InputGradients, entrances: Sequence[Tensor]) -> list[Tensor]:
     return [own.to(at.dtype) for own, at in zip((gradients.query, gradients.key, gradients.value), entrances, strict=True)]
 
 
-def _spread(pending: dict[int, Tensor], calls: Sequence[Call], value: Tensor, gradient: Tensor | None, retain: bool) -> None:
+def _spread(pending: dict[int, Tensor], calls: Sequence[LayerCall], value: Tensor, gradient: Tensor | None, retain: bool) -> None:
     """Carry a gradient from the entry of a layer, or from a target, back to the outputs of the layers that it was made from."""
     found: Sequence[Tensor | None]
     if calls and value is calls[-1].output:
@@ -201,7 +201,7 @@ def _spread(pending: dict[int, Tensor], calls: Sequence[Call], value: Tensor, gr
             pending[index] = pending[index] + own if index in pending else own
 
 
-def _check_formula(index: int, attended: Attended, output: Tensor, relevance: Tensor) -> None:
+def _check_formula(index: int, attended: AttentionInputs, output: Tensor, relevance: Tensor) -> None:
     """See that the kernel computes what the formula says, at the rows that the targets are predicted from."""
     rows = relevance.argmax(-1).T
     with torch.no_grad():
@@ -216,14 +216,14 @@ def _check_formula(index: int, attended: Attended, output: Tensor, relevance: Te
 
 
 def _record(
-    calls: list[Call], attention: nn.Module, thread: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any
+    calls: list[LayerCall], attention: nn.Module, thread: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
     if threading.get_ident() != thread:
         return forward(hidden_states, *args, **kwargs)
     with torch.no_grad():
         given = forward(hidden_states, *args, **kwargs)
     output = _states(given).detach().requires_grad_()
-    calls.append(Call(forward, attention, hidden_states, args, kwargs, output))
+    calls.append(LayerCall(forward, attention, hidden_states, args, kwargs, output))
     return (output, *given[1:]) if isinstance(given, tuple) else output
 
 
