@@ -63,7 +63,7 @@ def labels(request: Labelling) -> None:
         FoveateError: whatever is wrong with the request; samples that cannot be used are skipped and listed instead.
     """
     _check_packages()
-    from foveate.explain.labels.make import check_folder
+    from foveate.explain.labels.labelling import check_folder
     from foveate.files.locks import check_free
 
     check_folder(request.out)
@@ -81,7 +81,7 @@ def labels(request: Labelling) -> None:
 def _run(request: Labelling, processes: Any) -> None:
     from foveate.chat.models import load_model
     from foveate.explain.labels.labeller import Labeller
-    from foveate.explain.labels.make import make_labels
+    from foveate.explain.labels.labelling import make_labels
 
     first = processes.process_index == 0
     source = _source(request, processes)
@@ -155,7 +155,7 @@ def _choice(request: Labelling) -> Any:
 def _info(request: Labelling, subject: Subject, source: SampleSource) -> LabelsInfo:
     from foveate.engine.identity import identity
     from foveate.explain.labels.label_files import LabelsInfo
-    from foveate.explain.labels.make import ranges, versions
+    from foveate.explain.labels.labelling import ranges, versions
 
     return LabelsInfo(
         model=identity(subject.model),

@@ -91,7 +91,7 @@ class Recipe:
         return Pace(seconds=self.tower_share * seconds), Pace(seconds=(1 - self.tower_share) * seconds)
 
 
-_FORM: RecordSchema[Recipe] = RecordSchema("the recipe of a training run", Recipe)
+_SCHEMA: RecordSchema[Recipe] = RecordSchema("the recipe of a training run", Recipe)
 
 
 def train(out: Path, recipe: Recipe) -> Path:
@@ -231,9 +231,9 @@ def recipe_of(out: Path) -> Recipe:
     Raises:
         RecordError: there is none, or it is damaged; the message names the key.
     """
-    found = _FORM.read(out / "recipe.json")
+    found = _SCHEMA.read(out / "recipe.json")
     if found.value.shape not in SHAPES:
-        raise _FORM.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {brief(found.value.shape)}")
+        raise _SCHEMA.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {brief(found.value.shape)}")
     return found.value
 
 

@@ -193,7 +193,7 @@ def _make_shard(folder: Path) -> Record:
     def write(text: str) -> None:
         parquet.write_table(table.replace_schema_metadata({"foveate": text}), path)
 
-    return Record.of(path, footer, lambda path: json.loads(json.dumps(asdict(labels_format.outcome(path)))), write)
+    return Record.of(path, footer, lambda path: json.loads(json.dumps(asdict(labels_format.read_summary(path)))), write)
 
 
 def _make_training_state(folder: Path) -> Record:
@@ -201,7 +201,7 @@ def _make_training_state(folder: Path) -> Record:
     history = [{"epoch": 1, "training_loss": 0.75, **figures}]
     data = {"run": {"seed": 0}, "state": {"epoch": 1, "best_epoch": 1, "best": list(figures.values()), "history": history}}
     return Record.of(
-        folder / "checkpoint.pt", data, lambda path: asdict(compressor_train.kept_in(path)[0]), _tensors(folder / "checkpoint.pt")
+        folder / "checkpoint.pt", data, lambda path: asdict(compressor_train.read_checkpoint(path)[0]), _tensors(folder / "checkpoint.pt")
     )
 
 

@@ -45,7 +45,7 @@ class _Settings:
     sha256: str
 
 
-_FORM: RecordSchema[_Settings] = RecordSchema(
+_SCHEMA: RecordSchema[_Settings] = RecordSchema(
     "the settings of a compressor", _Settings, {"format": FORMAT}, "copy or train it anew, or update foveate"
 )
 
@@ -152,7 +152,7 @@ class ConvCompressor(nn.Module):
         weights, header = _weights(file)
         origin = file if header is not None else _file(name, SETTINGS, revision)
         try:
-            settings = (_FORM.read(origin) if header is None else _FORM.parse(header, str(file))).value
+            settings = (_SCHEMA.read(origin) if header is None else _SCHEMA.parse(header, str(file))).value
             found = _digest(weights) if header is not None else hashlib.sha256(read_bytes(file, _MOST_BYTES)).hexdigest()
         except RecordError as error:
             raise CompressorError(str(error)) from error

@@ -89,10 +89,10 @@ class CompressorConfig:
         unknown = sorted(data.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise OptionError(f"{', '.join(unknown)}: not what this version of foveate knows of a compressor")
-        return _FORM.of(data, "config").value
+        return _SCHEMA.of(data, "config").value
 
 
-_FORM: RecordSchema[CompressorConfig] = RecordSchema("the shape of a compressor's network", CompressorConfig)
+_SCHEMA: RecordSchema[CompressorConfig] = RecordSchema("the shape of a compressor's network", CompressorConfig)
 
 
 @dataclass(frozen=True, eq=False)

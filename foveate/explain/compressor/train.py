@@ -145,7 +145,7 @@ class CheckpointRecord:
     state: _State
 
 
-_FORM: RecordSchema[CheckpointRecord] = RecordSchema(
+_SCHEMA: RecordSchema[CheckpointRecord] = RecordSchema(
     "a checkpoint of foveate train", CheckpointRecord, remedy="remove the folder, or name another"
 )
 
@@ -158,8 +158,8 @@ def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Any]]:
     """
     content = read_tensors(path)
     if not isinstance(content, dict):
-        raise _FORM.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
-    return _FORM.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
+        raise _SCHEMA.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
+    return _SCHEMA.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
 
 
 def train(
@@ -355,7 +355,7 @@ class _Run:
             self.optimiser.load_state_dict(content["optimiser"])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of another shape
             reason = str(error).partition("\n")[0]
-            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_FORM.remedy}") from error
+            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_SCHEMA.remedy}") from error
         self.state = kept.state
 
     def _fingerprint(self) -> dict[str, Any]:

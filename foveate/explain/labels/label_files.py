@@ -47,7 +47,7 @@ __all__ = [
 FORMAT = 1
 INFO, SKIPPED = "labels.json", "skipped.jsonl"
 
-_OUTCOME = "foveate"
+_FOOTER_KEY = "foveate"
 _BUFFER_BYTES = 64 * 2**20
 _ROW: list[tuple[str, pa.DataType, bool]] = [
     ("id", pa.string(), False),
@@ -183,7 +183,7 @@ class LabelsInfo:
         Raises:
             RecordError: it is none, or of a format that this version does not read; the message names the key.
         """
-        return _INFO_FORM.of(dict(data), "this dictionary").value
+        return _INFO_SCHEMA.of(dict(data), "this dictionary").value
 
     def differences(self, other: LabelsInfo) -> list[str]:
         """In what another run differs that must not differ within one folder, as `name ours instead of theirs`."""
@@ -194,8 +194,8 @@ class LabelsInfo:
 
 
 _REMEDY = "make the labels again with `foveate labels`"
-_INFO_FORM: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
-_OUTCOME_FORM: RecordSchema[ShardSummary] = RecordSchema(
+_INFO_SCHEMA: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
+_SUMMARY_SCHEMA: RecordSchema[ShardSummary] = RecordSchema(
     "a shard of labels", ShardSummary, remedy="remove it, and the same command makes it again"
 )
 
@@ -210,7 +210,7 @@ def read_info(folder: str | Path) -> LabelsInfo:
     path = Path(folder) / INFO
     if not path.is_file():
         raise InputError(f"{folder} holds no labels (there is no {INFO}); name a folder that `foveate labels` wrote")
-    return _INFO_FORM.read(path).value
+    return _INFO_SCHEMA.read(path).value
 
 
 def write_info(folder: Path, info: LabelsInfo) -> None:
@@ -241,10 +241,10 @@ def read_summary(path: Path) -> ShardSummary:
     """
     check_regular(path)
     try:
-        footer = (parquet.read_metadata(path).metadata or {})[_OUTCOME.encode()]
+        footer = (parquet.read_metadata(path).metadata or {})[_FOOTER_KEY.encode()]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _OUTCOME_FORM.refusal(str(path), f"it has no footer that says so ({error})") from error
-    return _OUTCOME_FORM.parse(footer, str(path)).value
+        raise _SUMMARY_SCHEMA.refusal(str(path), f"it has no footer that says so ({error})") from error
+    return _SUMMARY_SCHEMA.parse(footer, str(path)).value
 
 
 class ShardWriter:
@@ -303,7 +303,7 @@ class ShardWriter:
                 if error is not None:
                     raise error
                 self._flush()
-                self._writer.add_key_value_metadata({_OUTCOME: json.dumps(asdict(self.outcome), ensure_ascii=False)})
+                self._writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(asdict(self.summary), ensure_ascii=False)})
                 self._writer.close()
             finally:
                 self._writer.is_open = False  # else it would try again when it is collected

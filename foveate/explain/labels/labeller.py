@@ -124,29 +124,29 @@ class Labeller:
 
     def _label(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
         try:
-            return self._verdicts(asked)
+            return self._results(asked)
         except Exception as error:  # of one sample out of several: which one, only asking them alone tells
             if len(asked) > 1:
-                return [verdict for one in asked for verdict in self._label([one])]
+                return [result for one in asked for result in self._label([one])]
             return [SampleResult(asked[0].name, reason=_reason(error))]
 
-    def _verdicts(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
+    def _results(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
         answers, views = self._answer(joined([one.inputs for one in asked], self._pad))
         texts = [self._tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
         correct = [self._is_correct(text, one.sample) for text, one in zip(texts, asked, strict=True)]
         kept = [row for row, right in enumerate(correct) if len(answers[row]) and (right is not False or self.choice.keep_all)]
         images = self._explain([asked[row] for row in kept], [answers[row] for row in kept])
-        verdicts = []
+        results = []
         for row, one in enumerate(asked):
             if not len(answers[row]):
-                verdicts.append(SampleResult(one.name, reason="the model gave no answer: it ended at once"))
+                results.append(SampleResult(one.name, reason="the model gave no answer: it ended at once"))
             elif row not in kept:
-                verdicts.append(SampleResult(one.name))
+                results.append(SampleResult(one.name))
             else:
                 found = zip(images[kept.index(row)], views[row], strict=True)
                 rows = [self._row(one, texts[row], correct[row], image, view) for image, view in found]
-                verdicts.append(SampleResult(one.name, tuple(rows)))
-        return verdicts
+                results.append(SampleResult(one.name, tuple(rows)))
+        return results
 
     def _answer(self, inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], list[list[View]]]:
         """The model's greedy answers, and what there was to see at the language model's input, per row and image."""

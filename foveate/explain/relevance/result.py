@@ -48,10 +48,10 @@ class _RelevanceRecord:
     images: Annotated[list[_ImageRecord], FailFast()]
 
 
-_FORM: RecordSchema[_RelevanceRecord] = RecordSchema(
+_SCHEMA: RecordSchema[_RelevanceRecord] = RecordSchema(
     "a foveate relevance", _RelevanceRecord, {"format": FORMAT}, "save one with Relevance.save", limit=2**29
 )
-_IMAGE: RecordSchema[_ImageRecord] = RecordSchema("a foveate relevance", _ImageRecord, limit=_FORM.limit)
+_IMAGE: RecordSchema[_ImageRecord] = RecordSchema("a foveate relevance", _ImageRecord, limit=_SCHEMA.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +122,10 @@ class ImageRelevance:
     def _made(cls, found: _ImageRecord, where: str, key: str) -> ImageRelevance:
         cells = math.prod(found.grid)
         if sum(math.prod(part) for part in found.parts) != cells:
-            raise _FORM.refusal(where, f"{key}parts do not have the {cells} cells of grid {'x'.join(map(str, found.grid))}")
+            raise _SCHEMA.refusal(where, f"{key}parts do not have the {cells} cells of grid {'x'.join(map(str, found.grid))}")
         wrong = next((number for number, values in enumerate(found.tokens) if len(values) != cells), None)
         if wrong is not None:
-            raise _FORM.refusal(
+            raise _SCHEMA.refusal(
                 where, f"{key}tokens[{wrong}] should have {cells} numbers, one for each cell, not {len(found.tokens[wrong])}"
             )
         tokens = torch.tensor(found.tokens, dtype=torch.float32).view(len(found.tokens), cells)
@@ -177,7 +177,7 @@ class Relevance:
         Raises:
             RecordError: if `data` is not a relevance of a format that this version reads, or contradicts itself.
         """
-        return cls._made(_FORM.of(data, "this dictionary").value, "this dictionary")
+        return cls._made(_SCHEMA.of(data, "this dictionary").value, "this dictionary")
 
     @classmethod
     def from_json(cls, text: str) -> Relevance:
@@ -186,7 +186,7 @@ class Relevance:
         Raises:
             RecordError: as `from_dict`, or `text` is no JSON.
         """
-        return cls._made(_FORM.parse(text, "this text").value, "this text")
+        return cls._made(_SCHEMA.parse(text, "this text").value, "this text")
 
     @classmethod
     def load(cls, path: str | Path) -> Relevance:
@@ -195,17 +195,17 @@ class Relevance:
         Raises:
             RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or too large.
         """
-        document = _FORM.read(path)
+        document = _SCHEMA.read(path)
         return cls._made(document.value, document.where)
 
     @classmethod
     def _made(cls, found: _RelevanceRecord, where: str) -> Relevance:
         for number, image in enumerate(found.images):
             if image.row >= len(found.answers):
-                raise _FORM.refusal(where, f"images[{number}].row is {image.row}, but there are {len(found.answers)} answers")
+                raise _SCHEMA.refusal(where, f"images[{number}].row is {image.row}, but there are {len(found.answers)} answers")
             if len(image.tokens) != len(found.answers[image.row]):
                 expected = f"one for each token of answers[{image.row}]"
-                raise _FORM.refusal(
+                raise _SCHEMA.refusal(
                     where, f"images[{number}].tokens should have {len(found.answers[image.row])} rows, {expected}, not {len(image.tokens)}"
                 )
         images = tuple(ImageRelevance._made(image, where, f"images[{number}].") for number, image in enumerate(found.images))

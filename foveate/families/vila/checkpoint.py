@@ -91,7 +91,7 @@ class _Index:
     weight_map: dict[str, str]
 
 
-_INDEX_FORM: RecordSchema[_Index] = RecordSchema("an index of shards", _Index)
+_INDEX_SCHEMA: RecordSchema[_Index] = RecordSchema("an index of shards", _Index)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -101,7 +101,7 @@ def _files(folder: Path) -> list[Path]:
             return [folder / single]
         listed = folder / (single.rpartition(".")[0] + index)
         if listed.is_file():
-            names = sorted(set(_INDEX_FORM.read(listed).value.weight_map.values()))
+            names = sorted(set(_INDEX_SCHEMA.read(listed).value.weight_map.values()))
             # an index is data like any other: it may not lead out of its folder
             missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
             if missing:

@@ -86,8 +86,8 @@ import os, signal, sys
 from pathlib import Path
 from foveate.explain.compressor.train import Recipe, train
 
-def watch(moment):
-    if (moment.epoch, moment.step) == (3, 4):
+def watch(progress):
+    if (progress.epoch, progress.step) == (3, 4):
         os.kill(os.getpid(), signal.SIGKILL)
 
 train(Path(sys.argv[1]), Path(sys.argv[2]), Recipe(**eval(sys.argv[3])), cpu=True, watch=watch)

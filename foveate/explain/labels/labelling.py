@@ -190,20 +190,20 @@ def _shard(
     progress: Callable[[Counts], object] | None,
 ) -> None:
     with ShardWriter(folder, number, states=labeller.choice.states) as shard:
-        for verdicts in labeller.label(source, indices):
-            for verdict in verdicts:
-                _record(shard, verdict)
+        for results in labeller.label(source, indices):
+            for result in results:
+                _record(shard, result)
             if progress is not None:
-                progress(tally.refresh() + shard.outcome.counts)
+                progress(tally.refresh() + shard.summary.counts)
 
 
-def _record(shard: ShardWriter, verdict: SampleResult) -> None:
-    if verdict.rows:
-        shard.keep(verdict.rows)
-    elif verdict.reason is not None:
-        shard.skip(verdict.sample, verdict.reason)
+def _record(shard: ShardWriter, result: SampleResult) -> None:
+    if result.rows:
+        shard.keep(result.rows)
+    elif result.reason is not None:
+        shard.skip(result.sample, result.reason)
     else:
-        shard.answered_wrong(verdict.sample)
+        shard.answered_wrong(result.sample)
 
 
 def _check_any(folder: Path, counts: Counts, tally: Tally) -> None:
