@@ -18,10 +18,20 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from foveate.errors import FoveateError, InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "LoadedImage",
+    "check_file",
+    "decode_image",
+    "is_picture",
+    "load_image",
+    "plain_image",
+]
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
 
 _EAGER = ("WEBP", "ICO")
 """Formats whose reader in Pillow takes memory for the picture, or decodes it, when a file is opened; others only read the header."""
@@ -52,7 +62,7 @@ def load_image(path: str | Path, *, max_pixels: float = MAX_PIXELS, max_aspect: 
     first picture is taken; the notes say so.
 
     Args:
-        path: a regular file in one of `FORMATS`.
+        path: a regular file in one of `IMAGE_FORMATS`.
         max_pixels: width times height above which the file is refused before it is decoded.
         max_aspect: longest over shortest side above which it is refused.
 
@@ -206,7 +216,7 @@ def _undecodable(path: Path) -> Iterator[None]:
 def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Image:
     """The picture, not decoded yet, unless its format is among `_EAGER`: it has at most `max_pixels` then."""
     Image.init()
-    there = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
+    there = [name for name in IMAGE_FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
     lazy, eager = [name for name in there if name not in _EAGER], [name for name in there if name in _EAGER]
     for formats, limit in ((lazy, None), (eager, max_pixels)):
         try:
@@ -220,7 +230,7 @@ def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Ima
             raise
         except Exception as error:  # a hostile header can make any reader raise anything
             raise InputError(f"{path} has a damaged header: {_reason(error)}") from error
-    raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}")
+    raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(IMAGE_FORMATS)}")
 
 
 def _reason(error: Exception) -> str:

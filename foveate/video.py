@@ -19,13 +19,13 @@ from foveate.errors import FoveateError, InputError, UnsupportedError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, check_limit, check_size
 from foveate.images import check_file
 
-__all__ = ["FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
+__all__ = ["VIDEO_FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
 
 MAX_TOTAL_PIXELS = 600_000_000
 """Most pixels of all frames together: 1.8 GB as RGB."""
 
 # Only formats that hold everything themselves: a playlist, for one, would make the reader open whatever it names.
-FORMATS = (
+VIDEO_FORMATS = (
     "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif", "apng",
     "nut", "mxf", "h264", "hevc", "av1", "ivf", "m4v",
 )  # fmt: skip
@@ -77,7 +77,7 @@ def read_frames(path: str | Path, frames: int, *, max_pixels: float = MAX_PIXELS
     has fewer frames, or shows some of them for long; a note says so. Beside the pictures, memory holds 8 bytes per frame of the file.
 
     Args:
-        path: a regular file in one of `FORMATS` with a video stream; of several streams the one that players show.
+        path: a regular file in one of `VIDEO_FORMATS` with a video stream; of several streams the one that players show.
         frames: how many pictures, at least 1.
         max_pixels: width times height, as shown with square pixels, above which the file is refused before it is decoded.
 
@@ -122,7 +122,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     try:
         # `options` would reach streams that a format adds while it is read, which FLV and MPEG do: PyAV 15 ends the process then.
         # An absolute path is never taken for an address; nothing that the file names may be fetched, and no other format be tried.
-        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(VIDEO_FORMATS)}
         with av.open(os.path.abspath(path), container_options=allowed, metadata_errors="replace") as container:
             covers = getattr(av.stream.Disposition, "attached_pic", 0)
             streams = [stream for stream in container.streams.video if not stream.disposition & covers]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
-from foveate.explain.compressor.compressor import DEMO, WEIGHTS, ConvCompressor
+from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS, ConvCompressor
 from foveate.explain.compressor.network import CompressorConfig, CompressorInput
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
@@ -51,7 +51,7 @@ class Explainer(Method):
 
     keep: int | float = 0.5
     layer: int = 0
-    compressor: str | Path | ConvCompressor = DEMO
+    compressor: str | Path | ConvCompressor = EMBEDDED_COMPRESSOR
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,15 +21,15 @@ from foveate.files.checkpoints.finite import not_finite
 from foveate.files.records import RecordSchema, check_regular, read_bytes
 from foveate.files.writing import make_folder, write_whole
 
-__all__ = ["DEMO", "FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
+__all__ = ["EMBEDDED_COMPRESSOR", "COMPRESSOR_FORMAT", "SETTINGS", "WEIGHTS", "ConvCompressor"]
 
-FORMAT = 1
+COMPRESSOR_FORMAT = 1
 _HEADER = "foveate"
 WEIGHTS = "compressor.safetensors"
 """The file of a compressor; its header holds the settings."""
 SETTINGS = "compressor.json"
 """Beside the weights of earlier versions, whose settings it holds."""
-DEMO = "demo"
+EMBEDDED_COMPRESSOR = "demo"
 """The name of the compressor that comes with foveate, for the embedded model."""
 _MOST_BYTES = 2**31
 
@@ -46,7 +46,7 @@ class _Settings:
 
 
 _SCHEMA: RecordSchema[_Settings] = RecordSchema(
-    "the settings of a compressor", _Settings, {"format": FORMAT}, "copy or train it anew, or update foveate"
+    "the settings of a compressor", _Settings, {"format": COMPRESSOR_FORMAT}, "copy or train it anew, or update foveate"
 )
 
 
@@ -126,7 +126,7 @@ class ConvCompressor(nn.Module):
         folder = make_folder(folder)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         settings = {
-            "format": FORMAT,
+            "format": COMPRESSOR_FORMAT,
             "config": self.config.to_dict(),
             "model": self.model.to_dict(),
             "labels": self.labels,
@@ -186,8 +186,8 @@ def _check_shapes(config: CompressorConfig, tensors: Mapping[str, Tensor]) -> No
 
 def _file(name: str | Path, file: str, revision: str | None) -> Path:
     """Where a file of a compressor lies, fetched from the hub if there is no such folder."""
-    folder = Path(__file__).parents[2] / "demo" / "compressor" if name == DEMO else Path(name)
-    if folder.exists() or name == DEMO or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    folder = Path(__file__).parents[2] / "demo" / "compressor" if name == EMBEDDED_COMPRESSOR else Path(name)
+    if folder.exists() or name == EMBEDDED_COMPRESSOR or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         if not (folder / file).is_file():
             where = "is no folder" if not folder.is_dir() else f"holds no {file}"
             raise CompressorError(f"{folder} {where}; name a folder that `foveate train` wrote, or a Hugging Face id such as owner/name")

@@ -27,7 +27,7 @@ from foveate.files.records import ANYTHING, Count, RecordSchema, check_regular
 from foveate.files.writing import whole, write_whole
 
 __all__ = [
-    "FORMAT",
+    "LABELS_FORMAT",
     "INFO",
     "SKIPPED",
     "Counts",
@@ -44,7 +44,7 @@ __all__ = [
     "write_info",
 ]
 
-FORMAT = 1
+LABELS_FORMAT = 1
 INFO, SKIPPED = "labels.json", "skipped.jsonl"
 
 _FOOTER_KEY = "foveate"
@@ -174,7 +174,7 @@ class LabelsInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": LABELS_FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelsInfo:
@@ -194,7 +194,7 @@ class LabelsInfo:
 
 
 _REMEDY = "make the labels again with `foveate labels`"
-_INFO_SCHEMA: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
+_INFO_SCHEMA: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": LABELS_FORMAT}, _REMEDY)
 _SUMMARY_SCHEMA: RecordSchema[ShardSummary] = RecordSchema(
     "a shard of labels", ShardSummary, remedy="remove it, and the same command makes it again"
 )

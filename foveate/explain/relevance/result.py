@@ -20,7 +20,7 @@ from foveate.view import Grid
 
 __all__ = ["ImageRelevance", "Relevance", "Target"]
 
-FORMAT = 1
+RELEVANCE_FORMAT = 1
 
 Target = Literal["logit", "log_probability"]
 """What is explained of each answer token."""
@@ -49,7 +49,7 @@ class _RelevanceRecord:
 
 
 _SCHEMA: RecordSchema[_RelevanceRecord] = RecordSchema(
-    "a foveate relevance", _RelevanceRecord, {"format": FORMAT}, "save one with Relevance.save", limit=2**29
+    "a foveate relevance", _RelevanceRecord, {"format": RELEVANCE_FORMAT}, "save one with Relevance.save", limit=2**29
 )
 _IMAGE: RecordSchema[_ImageRecord] = RecordSchema("a foveate relevance", _ImageRecord, limit=_SCHEMA.limit)
 
@@ -151,7 +151,7 @@ class Relevance:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings."""
         return {
-            "format": FORMAT,
+            "format": RELEVANCE_FORMAT,
             "target": self.target,
             "gradients": self.gradients,
             "answers": [answer.tolist() for answer in self.answers],
