@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
-from foveate.families.kit.layout import Encoding, ImageTokens, Kind
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.layout import Encoding, ImageTokens, MediaKind
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import single_layer
 from foveate.families.refused import REFUSED
 from foveate.view import Grid
@@ -44,7 +44,7 @@ class Family(ABC):
     model_types: tuple[str, ...]
     takes: frozenset[str] = frozenset({"image", "several images"})
     signals: frozenset[str] = DECODER_SIGNALS
-    encoders: ClassVar[Mapping[str, Kind]] = {"get_image_features": "image", "get_video_features": "video"}
+    encoders: ClassVar[Mapping[str, MediaKind]] = {"get_image_features": "image", "get_video_features": "video"}
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
@@ -67,7 +67,7 @@ class Family(ABC):
             InputError: placeholders that do not make whole images, or for which nothing was encoded.
         """
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """Where each part's tokens lie in the picture, from what this model's processors do to it.
 
         Args:
@@ -79,10 +79,10 @@ class Family(ABC):
         """
         raise UnsupportedError(f"family {self.name!r} does not say where its tokens lie in a picture")
 
-    def placeholders(self, model: nn.Module) -> dict[Kind, int]:
+    def placeholders(self, model: nn.Module) -> dict[MediaKind, int]:
         """The token id of each kind's placeholders, newlines and the like included where they share it."""
         config: Any = model.config
-        ids: dict[Kind, int | None] = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
+        ids: dict[MediaKind, int | None] = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
         return {kind: token for kind, token in ids.items() if token is not None}
 
     def gives(self, model: nn.Module) -> frozenset[str]:
@@ -215,7 +215,7 @@ def regions_of(
     width, height = size
     if width < 1 or height < 1 or not parts:
         raise InputError(f"a picture of {width} x {height} pixels in {len(parts)} part(s) shows nothing; pass the picture's own size")
-    found = family.regions(Request(config, processor, (int(width), int(height)), tuple(parts), video, pictures))
+    found = family.regions(RegionRequest(config, processor, (int(width), int(height)), tuple(parts), video, pictures))
     if tuple(region.grid for region in found) != tuple(part[1:] for part in parts):
         raise InputError(
             f"{family.name} has parts of {[region.grid for region in found]} (rows, columns) for this picture, not {list(parts)}; "

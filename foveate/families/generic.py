@@ -28,13 +28,13 @@ from foveate.families.kit.processors import (
     tiles,
     whole_picture,
 )
-from foveate.families.kit.regions import Box, Regions, Request, View
+from foveate.families.kit.regions import Box, ProcessedImage, RegionRequest, Regions
 from foveate.families.kit.runs import crops_per_run, whole_runs
 from foveate.view import Grid
 
 __all__ = ["ENTRIES", "Entry", "Generic"]
 
-Shape = Callable[[Any, Tensor, Encoding], list[Layout]]
+LayoutRule = Callable[[Any, Tensor, Encoding], list[Layout]]
 """From the model's configuration, input_ids (b, s) and a call of its encoder to one layout per image."""
 
 
@@ -91,34 +91,34 @@ def merged_each(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
     return [Layout(((1, high // block, wide // block),)) for block, (_, high, wide) in zip(blocks, grids, strict=True)]
 
 
-Sight = Callable[[Request], Regions]
+RegionRule = Callable[[RegionRequest], Regions]
 """What a model's own processors do to a picture; see `Family.regions`."""
 
 
-def nowhere(request: Request) -> Regions:
+def nowhere(request: RegionRequest) -> Regions:
     """Learned queries."""
     raise UnsupportedError("its visual tokens are learned queries, each of which looks at the whole picture")
 
 
-def whole(*processors: str) -> Sight:
+def whole(*processors: str) -> RegionRule:
     """From edge to edge, by one of these classes."""
     return lambda request: whole_picture(request, *processors)
 
 
-def cut_square(*processors: str) -> Sight:
+def cut_square(*processors: str) -> RegionRule:
     """One picture of fixed size, as the settings say, by one of these classes."""
 
-    def sight(request: Request) -> Regions:
+    def sight(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return (centred(request).region(request, request.only, request.config.vision_config.patch_size),)
 
     return sight
 
 
-def bordered(*processors: str) -> Sight:
+def bordered(*processors: str) -> RegionRule:
     """The longer side is resized, the shorter one with it but not below a least size; then borders make a square of it."""
 
-    def sight(request: Request) -> Regions:
+    def sight(request: RegionRequest) -> Regions:
         settings = request.settings
         known_processor(settings, *processors)
         check_resizing(settings)
@@ -132,15 +132,15 @@ def bordered(*processors: str) -> Sight:
         across, down = width / made[0], height / made[1]
         box = Box(-left * across, -top * down, (max(made) - left) * across, (max(made) - top) * down)
         last = entries(settings.size)["height"]
-        return (View(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
+        return (ProcessedImage(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
 
     return sight
 
 
-def filled(*processors: str) -> Sight:
+def filled(*processors: str) -> RegionRule:
     """Never enlarged, and filled with black at the right and below to whole tokens, by one of these classes."""
 
-    def sight(request: Request) -> Regions:
+    def sight(request: RegionRequest) -> Regions:
         settings, (width, height) = request.settings, request.size
         known_processor(settings, *processors)
         check_resizing(settings)
@@ -148,22 +148,22 @@ def filled(*processors: str) -> Sight:
         resize = from_its_module(settings, "navit_resize")
         made, canvas = resize(height, width, settings.patch_size, settings.merge_size, settings.max_patches, limit)
         box = Box(0, 0, canvas[1] * width / made[1], canvas[0] * height / made[0])
-        return (View(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
+        return (ProcessedImage(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
 
     return sight
 
 
-def thumbnail_last(*processors: str) -> Sight:
+def thumbnail_last(*processors: str) -> RegionRule:
     """Crops row by row and then the whole, by one of these classes."""
 
-    def sight(request: Request) -> Regions:
+    def sight(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return tiled_canvas(request)
 
     return sight
 
 
-def thumbnail_first(request: Request) -> Regions:
+def thumbnail_first(request: RegionRequest) -> Regions:
     """Ovis 2's: the whole, then crops row by row, of which the processor makes rows where one would expect columns."""
     settings = request.settings
     known_processor(settings, "Ovis2ImageProcessor")
@@ -194,8 +194,8 @@ class Entry:
     """
 
     model_type: str
-    shape: Shape
-    sight: Sight
+    shape: LayoutRule
+    sight: RegionRule
     summary: str
     checkpoints: tuple[str, ...] = ()
 
@@ -226,7 +226,7 @@ class Generic(Family):
         found = [layout for call in seen for layout in self.entry.shape(model.config, input_ids, call)]
         return place(input_ids, self.placeholders(model), {"image": found})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """See `Family.regions`."""
         return self.entry.sight(request)
 

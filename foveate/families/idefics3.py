@@ -13,7 +13,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import blocks, check_encoded
 from foveate.families.kit.layout import Encoding, ImageTokens
 from foveate.families.kit.processors import check_resizing, entries, known_processor, tiles
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.runs import whole_runs
 
 __all__ = ["Idefics3"]
@@ -55,7 +55,7 @@ class Idefics3(Family):
         joined = blocks(values, side, side, config.scale_factor)
         return list(joined.mean(2) if signal == "tower_attention" else joined.flatten(2))
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """Crops row by row and the whole picture last; a picture that is not split, and a frame, squeezed to one crop."""
         settings = request.settings
         known_processor(settings, "Idefics3ImageProcessor", "SmolVLMImageProcessor", "SmolVLMVideoProcessor")

@@ -12,7 +12,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import blocks, check_encoded
 from foveate.families.kit.layout import Encoding, ImageTokens, place
 from foveate.families.kit.processors import known_processor, tiled_canvas
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.runs import crops_per_run
 from foveate.families.kit.towers import feature_block
 
@@ -46,7 +46,7 @@ class InternVL(Family):
             check_encoded(sum(layout.placeholders for layout in found), seen)
         return place(input_ids, {"image": token}, {"image": found if seen else ()})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """Crops row by row and the whole picture last; a frame, and a picture of one crop, squeezed to that."""
         known_processor(request.settings, "GotOcr2ImageProcessor", "InternVLVideoProcessor")
         return tiled_canvas(request, token_side(request.config))

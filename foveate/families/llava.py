@@ -13,7 +13,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import SQUARE, centred, known_processor, whole_picture
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import CLASS_TOKENS, feature_attention
 
 __all__ = ["Llava"]
@@ -49,7 +49,7 @@ class Llava(Family):
         same = itertools.repeat(Layout((image_grid(config),)))
         return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """CLIP's centred square, the squeezed or the padded picture, as the processor is set; with Pixtral the whole of it."""
         vision = request.config.vision_config
         if vision.model_type == _ROWS:

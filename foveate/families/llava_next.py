@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
-from foveate.families.kit.anyres import Picture, check_class_token, layouts, regions, spatial_size
+from foveate.families.kit.anyres import Tiling, check_class_token, layouts, regions, spatial_size
 from foveate.families.kit.features import argument
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import feature_attention
 
 __all__ = ["LlavaNext"]
@@ -37,11 +37,11 @@ class LlavaNext(Family):
         """The layout of every picture, or video, of one call."""
         return layouts(self.pictures(config, seen), seen)
 
-    def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
+    def pictures(self, config: Any, seen: Encoding) -> list[Tiling]:
         """What becomes of every picture of one call, which follows from its size in pixels."""
         return [spatial_size(config, int(height), int(width)) for height, width in argument(seen, "image_sizes").tolist()]
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """The squeezed whole, then the tiles, in which the picture keeps its shape."""
         width, height = request.size
         return regions(request, spatial_size(request.config, height, width), "LlavaNextImageProcessor")

@@ -12,7 +12,7 @@ from foveate.families.kit.anyres import side
 from foveate.families.kit.features import clips
 from foveate.families.kit.layout import Encoding, Layout
 from foveate.families.kit.processors import centred, known_processor
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.llava_next import LlavaNext
 
 __all__ = ["LlavaNextVideo"]
@@ -34,7 +34,7 @@ class LlavaNextVideo(LlavaNext):
         pooled = side(config) // config.spatial_pool_stride
         return [Layout(((frames, pooled, pooled),))] * videos
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """Pictures as in LLaVA-NeXT; of frames the centred square, or whatever their own processor is set to."""
         if not request.video:
             return super().regions(request)

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from foveate.errors import UnsupportedError
 from foveate.families.base import register
-from foveate.families.kit.anyres import Picture, regions, side, spatial_size
+from foveate.families.kit.anyres import Tiling, regions, side, spatial_size
 from foveate.families.kit.features import argument, clips
 from foveate.families.kit.layout import Encoding, Layout
 from foveate.families.kit.processors import centred, known_processor, square
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.llava_next import LlavaNext
 
 __all__ = ["LlavaOnevision"]
@@ -38,7 +38,7 @@ class LlavaOnevision(LlavaNext):
         tokens = frames * pooled**2
         return [Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)] * videos
 
-    def pictures(self, config: Any, seen: Encoding) -> list[Picture]:
+    def pictures(self, config: Any, seen: Encoding) -> list[Tiling]:
         """In tiles where a sample has one picture; whole where it has several."""
         sizes = argument(seen, "image_sizes").tolist()
         aspect = seen.arguments.get("vision_aspect_ratio") or config.vision_aspect_ratio
@@ -47,11 +47,11 @@ class LlavaOnevision(LlavaNext):
         # Without the counts transformers treats every picture as the only one of its sample.
         alone = [True] * len(sizes) if per_sample is None else [int(n) == 1 for n in per_sample for _ in range(int(n))]
         return [
-            spatial_size(config, int(height), int(width), most=most) if single else Picture(side(config))
+            spatial_size(config, int(height), int(width), most=most) if single else Tiling(side(config))
             for (height, width), single in zip(sizes, alone, strict=True)
         ]
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """A squeezed whole and tiles of a picture that is alone; one that is not, with borders to a square; frames squeezed.
 
         Raises:

@@ -11,7 +11,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.kit.layout import Encoding, ImageTokens, place
 from foveate.families.kit.processors import whole_picture
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import feature_attention
 
 __all__ = ["Mistral3"]
@@ -34,7 +34,7 @@ class Mistral3(Family):
         found = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size * config.spatial_merge_size)]
         return place(input_ids, {"image": self.placeholders(model)["image"]}, {"image": found})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """The whole picture: it is resized to whole tokens, and padded only behind them."""
         return whole_picture(request, "PixtralImageProcessor")
 

@@ -13,7 +13,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import argument
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import whole_picture
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 
 __all__ = ["Qwen2VL"]
 
@@ -40,7 +40,7 @@ class Qwen2VL(Family):
         layouts = {encoding.kind: [Layout((grid,)) for grid in self.grids(model, encoding)] for encoding in seen}
         return place(input_ids, self.placeholders(model), layouts)
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """The whole picture, or frame: it is resized to whole tokens."""
         return whole_picture(request, *_PROCESSORS)
 

@@ -19,15 +19,15 @@ from transformers.image_processing_utils import select_best_resolution
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
 from foveate.families.kit.layout import Encoding, Layout
 from foveate.families.kit.processors import check_resizing, entries, known_processor, squeezed
-from foveate.families.kit.regions import Region, Regions, Request, Span, placed
+from foveate.families.kit.regions import Region, RegionRequest, Regions, Span, placed
 from foveate.families.kit.towers import CLASS_TOKENS
 from foveate.view import Grid
 
-__all__ = ["Picture", "check_class_token", "layouts", "regions", "side", "spatial_size"]
+__all__ = ["Tiling", "check_class_token", "layouts", "regions", "side", "spatial_size"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Tiling:
     """What becomes of one picture.
 
     Attributes:
@@ -73,7 +73,7 @@ class Picture:
         return torch.cat([whole, kept.flatten(0, 1)])
 
 
-def spatial_size(config: Any, height: int, width: int, *, most: int | None = None) -> Picture:
+def spatial_size(config: Any, height: int, width: int, *, most: int | None = None) -> Tiling:
     """What becomes of a picture of `height` x `width` pixels.
 
     Args:
@@ -98,7 +98,7 @@ def spatial_size(config: Any, height: int, width: int, *, most: int | None = Non
         ratio = math.sqrt(rows * columns / (most * patches**2))
         # The tower's features are scaled only where they are clearly too many.
         size = (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else size
-    return Picture(patches, tiles, (top, left, rows, columns), size)
+    return Tiling(patches, tiles, (top, left, rows, columns), size)
 
 
 def side(config: Any) -> int:
@@ -107,7 +107,7 @@ def side(config: Any) -> int:
     return patches
 
 
-def layouts(pictures: Sequence[Picture], seen: Encoding) -> list[Layout]:
+def layouts(pictures: Sequence[Tiling], seen: Encoding) -> list[Layout]:
     """Layouts of all pictures of one call, held against the features that came out.
 
     Raises:
@@ -139,7 +139,7 @@ def check_class_token(config: Any) -> None:
         )
 
 
-def regions(request: Request, picture: Picture, *processors: str) -> Regions:
+def regions(request: RegionRequest, picture: Tiling, *processors: str) -> Regions:
     """Where the whole and the rectangle of a picture lie in it.
 
     Args:
@@ -175,7 +175,7 @@ def _tile(settings: Any) -> int:
     return int(sides.pop())
 
 
-def _rectangle(request: Request, picture: Picture, pixels: int, patch: int) -> Region:
+def _rectangle(request: RegionRequest, picture: Tiling, pixels: int, patch: int) -> Region:
     """The joined tiles without their padding, in which the picture lies in its own shape."""
     assert picture.tiles is not None
     width, height = request.size

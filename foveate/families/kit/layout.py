@@ -13,9 +13,9 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.view import Grid
 
-__all__ = ["Encoding", "ImageTokens", "Kind", "Layout", "place"]
+__all__ = ["Encoding", "ImageTokens", "MediaKind", "Layout", "place"]
 
-Kind = Literal["image", "video"]
+MediaKind = Literal["image", "video"]
 """What a sequence of visual tokens shows."""
 
 
@@ -35,7 +35,7 @@ class Encoding:
         seconds: time that those probes took.
     """
 
-    kind: Kind
+    kind: MediaKind
     arguments: Mapping[str, Any]
     lengths: tuple[int, ...]
     signals: Mapping[str, Tensor] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class ImageTokens:
 
     columns: Tensor
     grid: Grid
-    kind: Kind = "image"
+    kind: MediaKind = "image"
     parts: tuple[Grid, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class ImageTokens:
 
 
 def place(
-    input_ids: Tensor, placeholders: Mapping[Kind, int], layouts: Mapping[Kind, Sequence[Layout] | Iterator[Layout]]
+    input_ids: Tensor, placeholders: Mapping[MediaKind, int], layouts: Mapping[MediaKind, Sequence[Layout] | Iterator[Layout]]
 ) -> list[list[ImageTokens]]:
     """Join layouts to the placeholders of a batch: images in the order of rows and prompts, and videos likewise.
 
@@ -141,7 +141,7 @@ def place(
     return [sorted(row, key=lambda image: int(image.columns[0])) for row in rows]
 
 
-def _misfit(kind: Kind, row: int, total: int, left: int, layout: Layout | None) -> InputError:
+def _misfit(kind: MediaKind, row: int, total: int, left: int, layout: Layout | None) -> InputError:
     if layout is None:
         return InputError(
             f"{left} of {total} {kind} placeholders in row {row} have no encoded {kind}; pass the {kind} with the prompt, "

@@ -1,4 +1,4 @@
-"""What the processors of transformers do to a picture before it is cut into patches, as `View` or `Regions` of it."""
+"""What the processors of transformers do to a picture before it is cut into patches, as `ProcessedImage` or `Regions` of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from foveate.errors import InputError, UnsupportedError
-from foveate.families.kit.regions import Box, Regions, Request, View
+from foveate.families.kit.regions import Box, ProcessedImage, RegionRequest, Regions
 
 __all__ = [
     "SQUARE", "centred", "check_resizing", "entries", "from_its_module", "known_processor", "square", "squeezed", "tiled_canvas", "tiles",
@@ -20,12 +20,12 @@ SQUARE = ("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
 """Classes that make one picture of each, as `centred` says."""
 
 
-def squeezed(size: tuple[int, int], pixels: tuple[int, int]) -> View:
+def squeezed(size: tuple[int, int], pixels: tuple[int, int]) -> ProcessedImage:
     """All of it, brought to `pixels` (width, height) whatever its shape."""
-    return View(Box(0, 0, *size), pixels)
+    return ProcessedImage(Box(0, 0, *size), pixels)
 
 
-def whole_picture(request: Request, *names: str) -> Regions:
+def whole_picture(request: RegionRequest, *names: str) -> Regions:
     """A picture that is resized to a whole number of tokens a side, and shown from edge to edge.
 
     Raises:
@@ -44,15 +44,15 @@ def whole_picture(request: Request, *names: str) -> Regions:
     return (squeezed(request.size, request.only[::-1]).region(request, request.only),)
 
 
-def square(request: Request) -> View:
+def square(request: RegionRequest) -> ProcessedImage:
     """Borders are added until it is square, then it is resized. `size` of the settings has a height and a width."""
     longest, (width, height) = max(request.size), request.size
     left, top = -((longest - width) // 2), -((longest - height) // 2)
     target = entries(request.settings.size)
-    return View(Box(left, top, left + longest, top + longest), (target["width"], target["height"]))
+    return ProcessedImage(Box(left, top, left + longest, top + longest), (target["width"], target["height"]))
 
 
-def centred(request: Request) -> View:
+def centred(request: RegionRequest) -> ProcessedImage:
     """As CLIP's, SigLIP's and LLaVA's processors are set: borders, resizing, and cutting out the centre, each where it is asked for."""
     settings, (width, height) = request.settings, request.size
     left = top = 0.0
@@ -63,11 +63,11 @@ def centred(request: Request) -> View:
     made = _resized(settings, width, height)
     across, down = width / made[0], height / made[1]
     if not getattr(settings, "do_center_crop", False):
-        return View(Box(left, top, left + width, top + height), made)
+        return ProcessedImage(Box(left, top, left + width, top + height), made)
     crop = entries(settings.crop_size)
     left += (made[0] - crop["width"]) // 2 * across
     top += (made[1] - crop["height"]) // 2 * down
-    return View(Box(left, top, left + crop["width"] * across, top + crop["height"] * down), (crop["width"], crop["height"]))
+    return ProcessedImage(Box(left, top, left + crop["width"] * across, top + crop["height"] * down), (crop["width"], crop["height"]))
 
 
 def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
@@ -133,7 +133,7 @@ def from_its_module(settings: Any, name: str) -> Callable[..., Any]:
 
 
 def tiles(
-    request: Request, arrangement: tuple[int, int], whole: Literal["first", "last"], pixels: tuple[int, int], cell: float | None
+    request: RegionRequest, arrangement: tuple[int, int], whole: Literal["first", "last"], pixels: tuple[int, int], cell: float | None
 ) -> Regions:
     """The picture squeezed to a rectangle of crops, which follow row by row, and once more whole.
 
@@ -161,7 +161,7 @@ def tiles(
     width, height = request.size[0] / across, request.size[1] / down
     crops = tuple(
         replace(
-            View(Box(column * width, row * height, (column + 1) * width, (row + 1) * height), pixels).region(request, grid, cell),
+            ProcessedImage(Box(column * width, row * height, (column + 1) * width, (row + 1) * height), pixels).region(request, grid, cell),
             shows="crop",
         )
         for row, column in itertools.product(range(down), range(across))
@@ -170,7 +170,7 @@ def tiles(
     return (*one, *crops) if whole == "first" else (*crops, *one)
 
 
-def tiled_canvas(request: Request, cell: float | None = None) -> Regions:
+def tiled_canvas(request: RegionRequest, cell: float | None = None) -> Regions:
     """The crops of GOT-OCR's image processor and the whole picture after them; one crop of the whole where there is one part.
 
     Args:

@@ -1,4 +1,4 @@
-"""Where an image's tokens lie in the picture that its processor was given: `Region`, and what a family is asked with: `Request`."""
+"""Where an image's tokens lie in the picture that its processor was given: `Region`, and what a family is asked with: `RegionRequest`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from foveate.errors import InputError, UnsupportedError
 from foveate.view import Grid
 
-__all__ = ["Box", "Region", "Regions", "Request", "Span", "View", "cells", "placed"]
+__all__ = ["Box", "ProcessedImage", "Region", "RegionRequest", "Regions", "Request", "Span", "cells", "placed"]
 
 Span = tuple[float, float]
 """From one edge to the other, in pixels of the picture; negative or beyond the picture where a processor pads."""
@@ -73,7 +73,7 @@ Regions = tuple[Region, ...]
 
 
 @dataclass(frozen=True)
-class Request:
+class RegionRequest:
     """What a family is asked for: where the tokens of one image lie.
 
     Attributes:
@@ -127,14 +127,18 @@ class Request:
         )
 
 
+Request = RegionRequest
+"""The old name of `RegionRequest`; removed in foveate 1.0."""
+
+
 @dataclass(frozen=True)
-class View:
+class ProcessedImage:
     """What a processor makes of a picture before it is cut into patches: `box` of the picture becomes `pixels` (width, height)."""
 
     box: Box
     pixels: tuple[int, int]
 
-    def region(self, request: Request, grid: tuple[int, int], cell: float | None = None, end: int | None = None) -> Region:
+    def region(self, request: RegionRequest, grid: tuple[int, int], cell: float | None = None, end: int | None = None) -> Region:
         """The region of tokens that begin at the upper left and are `cell` pixels wide and high; less at `end` of the pixels.
 
         Args:
@@ -154,7 +158,7 @@ class View:
         )
 
 
-def _axis(request: Request, pixels: int, count: int, cell: float | None, end: int | None) -> list[Span]:
+def _axis(request: RegionRequest, pixels: int, count: int, cell: float | None, end: int | None) -> list[Span]:
     size = pixels / count if cell is None else cell
     last = pixels if end is None else end
     if not (count - 1) * size < last <= pixels or size * (count + 1) <= last + 1e-6:

@@ -14,7 +14,7 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import centred, known_processor
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import feature_attention, feature_block
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import SIGLIP, image_side, patch_side
@@ -50,7 +50,7 @@ class Vila(Family):
         same = itertools.repeat(Layout(((1, side, side),), content=order, placeholders=side * side))
         return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """The squeezed picture; the last token of an odd number of patches covers one of them a side, and not two."""
         known_processor(request.settings, "SiglipImageProcessor")
         patches = patch_side(request.config)
