@@ -74,8 +74,8 @@ def load(dtype: torch.dtype = torch.float32, shape: str = "llava") -> tuple[Any,
         FileNotFoundError: the weights are missing.
         CheckpointError: they are damaged.
     """
-    from foveate.demo.model.shapes import SHAPES
+    from foveate.demo.model.shapes import EMBEDDED_SHAPES
     from foveate.files.checkpoints import load_folder
 
     folder = path(shape)
-    return load_folder(folder, dtype), SHAPES[shape].processor(folder)
+    return load_folder(folder, dtype), EMBEDDED_SHAPES[shape].processor(folder)

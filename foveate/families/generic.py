@@ -108,17 +108,17 @@ def whole(*processors: str) -> RegionRule:
 def cut_square(*processors: str) -> RegionRule:
     """One picture of fixed size, as the settings say, by one of these classes."""
 
-    def sight(request: RegionRequest) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return (centred(request).region(request, request.only, request.config.vision_config.patch_size),)
 
-    return sight
+    return rule
 
 
 def bordered(*processors: str) -> RegionRule:
     """The longer side is resized, the shorter one with it but not below a least size; then borders make a square of it."""
 
-    def sight(request: RegionRequest) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         settings = request.settings
         known_processor(settings, *processors)
         check_resizing(settings)
@@ -134,13 +134,13 @@ def bordered(*processors: str) -> RegionRule:
         last = entries(settings.size)["height"]
         return (ProcessedImage(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
 
-    return sight
+    return rule
 
 
 def filled(*processors: str) -> RegionRule:
     """Never enlarged, and filled with black at the right and below to whole tokens, by one of these classes."""
 
-    def sight(request: RegionRequest) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         settings, (width, height) = request.settings, request.size
         known_processor(settings, *processors)
         check_resizing(settings)
@@ -150,17 +150,17 @@ def filled(*processors: str) -> RegionRule:
         box = Box(0, 0, canvas[1] * width / made[1], canvas[0] * height / made[0])
         return (ProcessedImage(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
 
-    return sight
+    return rule
 
 
 def thumbnail_last(*processors: str) -> RegionRule:
     """Crops row by row and then the whole, by one of these classes."""
 
-    def sight(request: RegionRequest) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return tiled_canvas(request)
 
-    return sight
+    return rule
 
 
 def thumbnail_first(request: RegionRequest) -> Regions:
@@ -187,15 +187,15 @@ class Entry:
 
     Args:
         model_type: as in the model's configuration.
-        shape: how an image's tokens lie in the prompt.
-        sight: where they lie in the picture.
+        layout: how an image's tokens lie in the prompt.
+        regions: where they lie in the picture.
         summary: one line for lists.
         checkpoints: published checkpoints of this class, as hub ids.
     """
 
     model_type: str
-    shape: LayoutRule
-    sight: RegionRule
+    layout: LayoutRule
+    regions: RegionRule
     summary: str
     checkpoints: tuple[str, ...] = ()
 
@@ -223,12 +223,12 @@ class Generic(Family):
         """See `Family.images`."""
         if any(call.kind == "video" for call in seen):
             raise UnsupportedError(f"video is not supported for {self.name} so far; pass images, or remove the handle for this prompt")
-        found = [layout for call in seen for layout in self.entry.shape(model.config, input_ids, call)]
+        found = [layout for call in seen for layout in self.entry.layout(model.config, input_ids, call)]
         return place(input_ids, self.placeholders(model), {"image": found})
 
     def regions(self, request: RegionRequest) -> Regions:
         """See `Family.regions`."""
-        return self.entry.sight(request)
+        return self.entry.regions(request)
 
 
 def _square(tokens: int) -> Grid:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from foveate.compression import compress
-from foveate.demo.model.shape import Shape
-from foveate.demo.model.shapes import SHAPES, shape_of
+from foveate.demo.model.shape import EmbeddedShape
+from foveate.demo.model.shapes import EMBEDDED_SHAPES, shape_of
 from foveate.demo.scenes import VERSION
 from foveate.demo.scenes.drawing import LONGEST, SHORTEST, WORDS
 from foveate.demo.scenes.labels import GRID
@@ -209,12 +209,12 @@ def measure(
     return figures
 
 
-def _converted(shape: Shape, start: str | None) -> bool:
+def _converted(shape: EmbeddedShape, start: str | None) -> bool:
     """Whether a run began from weights of another shape; weights that are gone count as of its own."""
     return start is not None and (Path(start) / "config.json").is_file() and shape_of(Path(start)) is not shape
 
 
-def _beginning(shape: Shape, start: str | None) -> list[str]:
+def _beginning(shape: EmbeddedShape, start: str | None) -> list[str]:
     """What a card says of weights that a run began from."""
     if start is None:
         return []
@@ -299,7 +299,7 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         ),
         begun="from another embedded model" if _converted(shape, recipe["start"]) else "from nothing",
         pictures=_PICTURES[shape.name],
-        option="" if shape is next(iter(SHAPES.values())) else f" --shape {shape.name}",
+        option="" if shape is next(iter(EMBEDDED_SHAPES.values())) else f" --shape {shape.name}",
         tokens="patches" if shape.merged == 1 else "visual tokens",
         of=tokens,
         small="visual tokens" if shape.merged == 1 else "patches",

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from foveate.demo.model.language import IMAGE, build_tokenizer, prompt, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, build_tokenizer, prompt, vocabulary
 from foveate.demo.model.packed import packed_states
-from foveate.demo.model.shape import Shape, columns_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of
 from foveate.demo.scenes import relevant_patches
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.compose import TOUCHED
 from foveate.demo.scenes.drawing import Item, paint, place
-from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, Grid, overlap, patch_labels, square
-from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, Asked, ask, describe, phrase
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, PatchGrid, overlap, patch_labels, square
+from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, AskedQuestion, ask, describe, phrase
 from foveate.recipe.attention import fastest_attention
 from foveate.recipe.optimise import Optimiser
 from foveate.recipe.tower import draw_offsets, normalise, to_patches, window_positions
 
 
 @dataclass(frozen=True)
-class Form:
+class LessonSize:
     """Of a lesson: questions an image, tokens a question with its answer, and rows that predict an answer."""
 
     questions: int
@@ -43,8 +43,8 @@ class Form:
         return self.questions * self.length
 
 
-SHORT_FORM, DESCRIPTION_FORM = Form(10, 20, 7), Form(1, 74, LONGEST_DESCRIPTION + 2)
-SCENE_FORM = Form(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
+SHORT_LESSON, DESCRIPTION_LESSON = LessonSize(10, 20, 7), LessonSize(1, 74, LONGEST_DESCRIPTION + 2)
+SCENE_LESSON = LessonSize(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
 DESCRIPTIONS = 0.2  # share of the steps that teach descriptions
 HARD = {"comparison": 10.0, "hop": 4.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
 REPEATS = 8  # tries of each kind of question, of which a lesson takes some; many, so that hard ones can be asked more often
@@ -101,7 +101,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def question_ids(question: str) -> tuple[int, ...]:
     """Ids of what comes after the image in the prompt of a question."""
     ids: list[int] = _tokenizer()(prompt(question)).input_ids
-    return tuple(ids[ids.index(vocabulary()[IMAGE]) + 1 :])
+    return tuple(ids[ids.index(vocabulary()[IMAGE_TOKEN]) + 1 :])
 
 
 @cache
@@ -111,7 +111,7 @@ def answer_ids(answer: str) -> tuple[int, ...]:
     return (*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id)
 
 
-def draw_items(rng: np.random.Generator, split: Split, grid: int | Grid) -> list[Item]:
+def draw_items(rng: np.random.Generator, split: Split, grid: int | PatchGrid) -> list[Item]:
     """Lay out a window so that it holds about as much to ask about as a whole scene does, as far as there is room."""
     rows, columns = square(grid)
     side = round((rows * columns) ** 0.5)
@@ -122,7 +122,7 @@ def draw_items(rng: np.random.Generator, split: Split, grid: int | Grid) -> list
 
 
 def draw_lesson(
-    seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, form: Form = SHORT_FORM, *, anywhere: bool = True
+    seed: tuple[int, ...], split: Split, batch: int, grid: int | PatchGrid, lesson_size: LessonSize = SHORT_LESSON, *, anywhere: bool = True
 ) -> Lesson:
     """Draw pictures of so many rows and columns of patches, with their questions; see `tower.draw_windows`."""
     rng = np.random.default_rng(seed)
@@ -131,34 +131,34 @@ def draw_lesson(
     pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
     offsets = draw_offsets(rng, batch, grid, anywhere=anywhere)
     half = np.array((GRID, GRID) if anywhere else (wide, high)) / 2
-    tokens = np.zeros((batch, form.questions, form.length), dtype=np.int64)
-    rows = np.zeros((batch, form.questions, form.answer), dtype=np.int64)
-    wanted = np.full((batch, form.questions, form.answer), IGNORED, dtype=np.int64)
-    first, second = np.zeros((2, batch, form.questions, form.answer, high * wide), dtype=bool)
-    whole = np.zeros((batch, form.questions, high * wide), dtype=bool)
-    families = np.full((batch, form.questions), -1, dtype=np.int64)
+    tokens = np.zeros((batch, lesson_size.questions, lesson_size.length), dtype=np.int64)
+    rows = np.zeros((batch, lesson_size.questions, lesson_size.answer), dtype=np.int64)
+    wanted = np.full((batch, lesson_size.questions, lesson_size.answer), IGNORED, dtype=np.int64)
+    first, second = np.zeros((2, batch, lesson_size.questions, lesson_size.answer, high * wide), dtype=bool)
+    whole = np.zeros((batch, lesson_size.questions, high * wide), dtype=bool)
+    families = np.full((batch, lesson_size.questions), -1, dtype=np.int64)
     for image in range(batch):
         across, down = ((half - offsets[image]) * PATCH).tolist()
-        items, asked = _draw_questions(rng, split, grid, (across, down), form)
+        items, asked = _draw_questions(rng, split, grid, (across, down), lesson_size)
         pixels[image] = paint(rng, split, size, items)
         for slot, question in enumerate(asked):
             before, answer = question_ids(question.text), answer_ids(question.answer)
             ids = (*before, *answer[:-1])
             tokens[image, slot, : len(ids)] = ids
-            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(form.answer), len(ids) - 1)
+            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(lesson_size.answer), len(ids) - 1)
             wanted[image, slot, : len(answer)] = answer
             whole[image, slot] = relevant_patches(question, grid).reshape(-1)
-            first[image, slot], second[image, slot] = relevant_by_row(question, form.answer, grid)
+            first[image, slot], second[image, slot] = relevant_by_row(question, lesson_size.answer, grid)
             families[image, slot] = FAMILIES.index(question.family)
     arrays = (tokens, rows, wanted, first, second, whole, families)
     return Lesson(to_patches(pixels), window_positions(offsets, grid), *map(torch.from_numpy, arrays))
 
 
 def _draw_questions(
-    rng: np.random.Generator, split: Split, grid: int | Grid, middle: tuple[float, float], form: Form
-) -> tuple[list[Item], list[Asked]]:
-    """Things, and as many questions about them as the form has room for."""
-    if form == DESCRIPTION_FORM:
+    rng: np.random.Generator, split: Split, grid: int | PatchGrid, middle: tuple[float, float], lesson_size: LessonSize
+) -> tuple[list[Item], list[AskedQuestion]]:
+    """Things, and as many questions about them as the lesson has room for."""
+    if lesson_size == DESCRIPTION_LESSON:
         while True:  # some things cannot be described in order
             items = draw_items(rng, split, grid)
             if (asked := describe(rng, items)) is not None:
@@ -166,11 +166,11 @@ def _draw_questions(
     items = draw_items(rng, split, grid)
     questions = ask(rng, items, middle, repeats=REPEATS)
     weights = np.array([HARD.get(question.family, 1.0) for question in questions])
-    count = min(form.questions, len(questions))
+    count = min(lesson_size.questions, len(questions))
     return items, [questions[i] for i in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
 
 
-def relevant_by_row(asked: Asked, rows: int, grid: int | Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def relevant_by_row(asked: AskedQuestion, rows: int, grid: int | PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The patches (rows, n), twice, that each token of an answer depends on.
 
     For a text that is read, those of the token's character; for a description, those of the thing that the token tells
@@ -186,7 +186,7 @@ def relevant_by_row(asked: Asked, rows: int, grid: int | Grid) -> tuple[NDArray[
     return first, second
 
 
-def _by_row(asked: Asked, rows: int, grid: int | Grid) -> NDArray[np.bool_]:
+def _by_row(asked: AskedQuestion, rows: int, grid: int | PatchGrid) -> NDArray[np.bool_]:
     whole = relevant_patches(asked, grid).reshape(1, -1).repeat(rows, axis=0)
     if len(asked.about) == 1 and asked.about[0].text.lower() == asked.answer and asked.about[0].kind == "sign":
         for row in range(rows):
@@ -194,14 +194,14 @@ def _by_row(asked: Asked, rows: int, grid: int | Grid) -> NDArray[np.bool_]:
     return whole
 
 
-def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | Grid) -> NDArray[np.bool_]:
+def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | PatchGrid) -> NDArray[np.bool_]:
     """The patches that show one character of a sign, or the whole sign where none shows it most."""
     labels, _ = patch_labels((sign,), grid)
     wanted = whole & (labels[:, list(CLASSES).index("index")] == index)
     return wanted if wanted.any() else whole
 
 
-def _told(item: Item, grid: int | Grid) -> list[NDArray[np.bool_]]:
+def _told(item: Item, grid: int | PatchGrid) -> list[NDArray[np.bool_]]:
     """For each token that a description spends on a thing, and the one behind it, the patches that the token depends on."""
     whole = (overlap(item, grid) > TOUCHED).reshape(-1)
     length = len(answer_ids(phrase(item)))
@@ -216,7 +216,7 @@ def _told(item: Item, grid: int | Grid) -> list[NDArray[np.bool_]]:
 class Speaker(nn.Module):
     """The projector and the decoder of a model, as one thing to learn."""
 
-    def __init__(self, shape: Shape, model: Any) -> None:
+    def __init__(self, shape: EmbeddedShape, model: Any) -> None:
         super().__init__()
         self.shape = shape
         self.projector = shape.projector(model)
@@ -303,7 +303,7 @@ class DecoderPhase:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: EmbeddedShape,
         model: Any,
         *,
         seed: int,
@@ -327,12 +327,12 @@ class DecoderPhase:
         shares = next(shares for until, shares in self._shape.curriculum if progress <= until)
         rng = np.random.default_rng((self._seed, 3, step))
         rows, columns = self._shape.grid(rng, list(shares), list(shares.values()))
-        form = SCENE_FORM if rows == columns == GRID else SHORT_FORM
-        form = DESCRIPTION_FORM if rng.random() < DESCRIPTIONS else form
+        lesson_size = SCENE_LESSON if rows == columns == GRID else SHORT_LESSON
+        lesson_size = DESCRIPTION_LESSON if rng.random() < DESCRIPTIONS else lesson_size
         merged = self._shape.merged**2
-        batch = self._batch * (100 // merged + SHORT_FORM.tokens) // (rows * columns // merged + form.tokens)
+        batch = self._batch * (100 // merged + SHORT_LESSON.tokens) // (rows * columns // merged + lesson_size.tokens)
         draw = partial(draw_lesson, anywhere=self._shape.windows)
-        return draw, ((self._seed, 4, step, rank), "train", max(2, batch), (rows, columns), form)
+        return draw, ((self._seed, 4, step, rank), "train", max(2, batch), (rows, columns), lesson_size)
 
     def loss(self, batch: Lesson, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, and the guidance of attention."""

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.demo.model.language import MEAN, SPREAD
-from foveate.demo.model.shape import Shape, columns_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.drawing import paint, place
-from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, Grid, patch_labels, square
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, PatchGrid, patch_labels, square
 from foveate.recipe.attention import fastest_attention
 from foveate.recipe.optimise import Optimiser
 
@@ -52,7 +52,7 @@ def normalise(patches: Tensor, dtype: torch.dtype) -> Tensor:
     return (patches.to(dtype) / 255 - MEAN) / SPREAD
 
 
-def window_positions(offsets: NDArray[np.int64], grid: int | Grid) -> Tensor:
+def window_positions(offsets: NDArray[np.int64], grid: int | PatchGrid) -> Tensor:
     """Indices (b, n) in the whole scene's grid of windows of n patches that start at `offsets` (b, 2), (column, row)."""
     high, wide = square(grid)
     rows = offsets[:, 1, None, None] + np.arange(high)[None, :, None]
@@ -60,12 +60,12 @@ def window_positions(offsets: NDArray[np.int64], grid: int | Grid) -> Tensor:
     return torch.from_numpy((rows * GRID + columns).reshape(len(offsets), -1))
 
 
-def draw_offsets(rng: np.random.Generator, batch: int, grid: int | Grid, *, anywhere: bool) -> NDArray[np.int64]:
+def draw_offsets(rng: np.random.Generator, batch: int, grid: int | PatchGrid, *, anywhere: bool) -> NDArray[np.int64]:
     """Where pictures begin in the grid of a whole scene (b, 2), (column, row): anywhere, or all in its first corner."""
     return rng.integers(0, GRID - max(square(grid)) + 1, (batch, 2)) if anywhere else np.zeros((batch, 2), dtype=np.int64)
 
 
-def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, *, anywhere: bool = True) -> Windows:
+def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | PatchGrid, *, anywhere: bool = True) -> Windows:
     """Draw a batch of pictures of so many rows and columns of patches.
 
     Args:
@@ -145,7 +145,7 @@ def dense_loss(read: Tensor, windows: Windows) -> tuple[Tensor, dict[str, float]
 class Taught(nn.Module):
     """A tower and the heads that read it."""
 
-    def __init__(self, shape: Shape, tower: Any) -> None:
+    def __init__(self, shape: EmbeddedShape, tower: Any) -> None:
         super().__init__()
         self.shape = shape
         self.tower = tower
@@ -174,7 +174,7 @@ class TowerPhase:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: EmbeddedShape,
         tower: Any,
         *,
         seed: int,

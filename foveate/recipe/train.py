@@ -23,8 +23,8 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 from transformers import GenerationConfig
 
-from foveate.demo.model.shape import Shape
-from foveate.demo.model.shapes import SHAPES
+from foveate.demo.model.shape import EmbeddedShape
+from foveate.demo.model.shapes import EMBEDDED_SHAPES
 from foveate.errors import FoveateError
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.locks import claimed_folder
@@ -45,7 +45,7 @@ class Recipe:
     """Everything that decides a training run.
 
     Attributes:
-        shape: the kind of model, one of `SHAPES`.
+        shape: the kind of model, one of `EMBEDDED_SHAPES`.
         device: where to compute: `cpu`, `cuda`, ...
         hours: how long by the clock, or None to go by steps.
         steps: of the two phases; only a run by steps repeats bit for bit.
@@ -157,14 +157,14 @@ def _run_as(rank: int, out: Path, recipe: Recipe, address: str) -> None:
 
 
 def _fresh(recipe: Recipe) -> Any:
-    shape = SHAPES[recipe.shape]
+    shape = EMBEDDED_SHAPES[recipe.shape]
     model = shape.build(hidden=recipe.hidden, tower_layers=recipe.tower_layers, layers=recipe.layers, seed=recipe.seed)
     if recipe.start is not None:
         carry_over(shape, Path(recipe.start), model)
     return model
 
 
-def carry_over(shape: Shape, folder: Path, model: Any) -> None:
+def carry_over(shape: EmbeddedShape, folder: Path, model: Any) -> None:
     """Copy the weights of an earlier embedded model of the same size into a new one; what it did not know stays as it is.
 
     Raises:
@@ -182,7 +182,7 @@ def carry_over(shape: Shape, folder: Path, model: Any) -> None:
 
 
 def _run(out: Path, recipe: Recipe) -> None:
-    shape, model = SHAPES[recipe.shape], _fresh(recipe)
+    shape, model = EMBEDDED_SHAPES[recipe.shape], _fresh(recipe)
     device = _own_device(recipe.device)
     half = fast_bfloat16(device) if recipe.bfloat16 is None else recipe.bfloat16
     dtype = torch.bfloat16 if half else torch.float32
@@ -208,7 +208,7 @@ def _own_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def export(shape: Shape, model: Any, folder: Path) -> None:
+def export(shape: EmbeddedShape, model: Any, folder: Path) -> None:
     """Write a model and its processor in the standard layout, in bfloat16, each file whole; a folder that is new appears in one step.
 
     Raises:
@@ -232,8 +232,8 @@ def recipe_of(out: Path) -> Recipe:
         RecordError: there is none, or it is damaged; the message names the key.
     """
     found = _SCHEMA.read(out / "recipe.json")
-    if found.value.shape not in SHAPES:
-        raise _SCHEMA.refusal(found.where, f"shape should be {' or '.join(SHAPES)}, not {brief(found.value.shape)}")
+    if found.value.shape not in EMBEDDED_SHAPES:
+        raise _SCHEMA.refusal(found.where, f"shape should be {' or '.join(EMBEDDED_SHAPES)}, not {brief(found.value.shape)}")
     return found.value
 
 
@@ -245,7 +245,7 @@ def export_checkpoint(out: Path) -> Path:
         WriteError: they cannot be written.
     """
     recipe = recipe_of(out)
-    shape, model = SHAPES[recipe.shape], _fresh(recipe)
+    shape, model = EMBEDDED_SHAPES[recipe.shape], _fresh(recipe)
     for learner, name in ((Taught(shape, shape.tower(model)), "tower"), (Speaker(shape, model), "decoder")):
         path = out / f"{name}.pt"
         restored(path, learner, checkpoint(path)[1]["masters"])
@@ -257,7 +257,7 @@ def main() -> None:
     """The command line of `python -m foveate.recipe.train`."""
     parser = argparse.ArgumentParser(prog="python -m foveate.recipe.train", description="Train the embedded model.")
     parser.add_argument("out", type=Path, help="folder for checkpoints, log and weights; an existing run goes on")
-    parser.add_argument("--shape", choices=SHAPES, default=Recipe.shape, help="the kind of model")
+    parser.add_argument("--shape", choices=EMBEDDED_SHAPES, default=Recipe.shape, help="the kind of model")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--hours", type=float, help="time to train for, in all")
     pace.add_argument("--steps", type=int, nargs=2, metavar=("TOWER", "DECODER"), help="steps instead of hours")

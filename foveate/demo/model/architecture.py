@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from foveate.demo.model.language import IMAGE, build_processor, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, build_processor, vocabulary
 from foveate.demo.model.packed import stock_rotation
-from foveate.demo.model.shape import Shape, kind_of
+from foveate.demo.model.shape import EmbeddedShape, kind_of
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.files.checkpoints import load_folder, pretrained
 from foveate.files.checkpoints.pillow import on_pillow
@@ -170,55 +170,55 @@ def known_words(state: dict[str, Tensor], names: tuple[str, ...], folder: Path, 
         state[name] = own[name].index_copy(0, torch.tensor(after), state[name][before])
 
 
-class Llava(Shape):
+class EmbeddedLlava(EmbeddedShape):
     """The model that foveate carries: pictures of one size, a visual token for each patch."""
 
     name = "llava"
 
     def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> LlavaForConditionalGeneration:
-        """See `Shape.build`."""
-        shape = configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=hidden, tower_layers=tower_layers, layers=layers)
+        """See `EmbeddedShape.build`."""
+        shape = configuration(len(vocabulary()), vocabulary()[IMAGE_TOKEN], hidden=hidden, tower_layers=tower_layers, layers=layers)
         return build(shape, seed)
 
     def processor(self, folder: Path | None = None) -> LlavaProcessor:
-        """See `Shape.processor`."""
+        """See `EmbeddedShape.processor`."""
         if folder is None:
             return build_processor()
         return on_pillow(pretrained(AutoProcessor, folder, local_files_only=True), CLIPImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: LlavaForConditionalGeneration) -> CLIPVisionModel:
-        """See `Shape.tower`."""
+        """See `EmbeddedShape.tower`."""
         tower = model.model.vision_tower
         assert isinstance(tower, CLIPVisionModel)
         return tower
 
     def projector(self, model: LlavaForConditionalGeneration) -> nn.Module:
-        """See `Shape.projector`."""
+        """See `EmbeddedShape.projector`."""
         return model.model.multi_modal_projector
 
     def states(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.states`."""
+        """See `EmbeddedShape.states`."""
         return tower_states(tower, patches, positions)
 
     def features(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.features`; the projector comes later."""
+        """See `EmbeddedShape.features`; the projector comes later."""
         return self.states(tower, patches, positions)
 
     def project(self, projector: nn.Module, states: Tensor) -> Tensor:
-        """See `Shape.project`."""
+        """See `EmbeddedShape.project`."""
         tokens: Tensor = projector(states)
         return tokens
 
     def places(self, positions: Tensor) -> tuple[Tensor, int]:
-        """See `Shape.places`: a window's patches keep the places that they have in a whole scene, and so does what is behind."""
+        """See `EmbeddedShape.places`: a window's patches keep the places that they have in a whole scene, and so does what is behind."""
         return positions, GRID * GRID
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Shape.rotation`."""
+        """See `EmbeddedShape.rotation`."""
         return stock_rotation(decoder, states, positions)
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Shape.earlier`."""
+        """See `EmbeddedShape.earlier`."""
         kind = kind_of(folder)
         if kind != "llava":
             raise ValueError(
@@ -229,9 +229,9 @@ class Llava(Shape):
         return state
 
     def spare(self, tower: CLIPVisionModel) -> None:
-        """See `Shape.spare`: the last norm is not on the way to the states of patches."""
+        """See `EmbeddedShape.spare`: the last norm is not on the way to the states of patches."""
         tower.post_layernorm.requires_grad_(False)
 
     def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
-        """See `Shape.calibrate`."""
+        """See `EmbeddedShape.calibrate`."""
         calibrate(projector, seen)

@@ -11,9 +11,9 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveate.demo.model.architecture import cosine_patches, fan_in, known_words
-from foveate.demo.model.language import IMAGE
+from foveate.demo.model.language import IMAGE_TOKEN
 from foveate.demo.model.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor, build_dynamic_processor
-from foveate.demo.model.shape import Shape, columns_of, kind_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of, kind_of
 from foveate.demo.scenes.labels import PATCH
 from foveate.files.checkpoints import load_folder, pretrained
 from foveate.files.checkpoints.pillow import on_pillow
@@ -62,7 +62,7 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
             "eos_token_id": 2,
             "pad_token_id": 0,
         },
-        image_token_id=words[IMAGE],
+        image_token_id=words[IMAGE_TOKEN],
         video_token_id=words[VIDEO],
         vision_start_token_id=words[VISION_START],
         vision_end_token_id=words[VISION_END],
@@ -70,7 +70,7 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
     )
 
 
-class Dynamic(Shape):
+class EmbeddedQwen2VL(EmbeddedShape):
     """Pictures of any number of rows and columns, each its own frame; a visual token for every 2 by 2 patches."""
 
     name = "qwen2-vl"
@@ -82,7 +82,7 @@ class Dynamic(Shape):
     curriculum = ((0.1, {10: 0.4, 14: 0.4, 24: 0.2}), (0.4, {10: 0.1, 14: 0.4, 24: 0.5}), (1.0, {14: 0.15, 24: 0.85}))
 
     def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> Qwen2VLForConditionalGeneration:
-        """See `Shape.build`."""
+        """See `EmbeddedShape.build`."""
         torch.manual_seed(seed)
         configuration = dynamic_configuration(self.vocabulary(), hidden=hidden, tower_layers=tower_layers, layers=layers)
         model = Qwen2VLForConditionalGeneration(configuration).float()
@@ -95,26 +95,26 @@ class Dynamic(Shape):
         return model
 
     def processor(self, folder: Path | None = None) -> DynamicProcessor:
-        """See `Shape.processor`."""
+        """See `EmbeddedShape.processor`."""
         if folder is None:
             return build_dynamic_processor()
         processor: DynamicProcessor = pretrained(DynamicProcessor, folder, local_files_only=True)
         return on_pillow(processor, Qwen2VLImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: Qwen2VLForConditionalGeneration) -> Any:
-        """See `Shape.tower`; the merger is part of it and learns in both phases."""
+        """See `EmbeddedShape.tower`; the merger is part of it and learns in both phases."""
         return model.model.visual
 
     def projector(self, model: Qwen2VLForConditionalGeneration) -> nn.Module:
-        """See `Shape.projector`."""
+        """See `EmbeddedShape.projector`."""
         return model.model.visual.merger
 
     def states(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.states`; patches of a token stand together."""
+        """See `EmbeddedShape.states`; patches of a token stand together."""
         return self._look(tower, patches, positions).last_hidden_state.view(*patches.shape[:2], -1)  # type: ignore[no-any-return]
 
     def features(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.features`: visual tokens, so that the merger learns to keep what its patches show."""
+        """See `EmbeddedShape.features`: visual tokens, so that the merger learns to keep what its patches show."""
         tokens: Tensor = self._look(tower, patches, positions).pooler_output
         return tokens.view(len(patches), -1, tokens.shape[-1])
 
@@ -127,12 +127,12 @@ class Dynamic(Shape):
         return tower(pixels, grid_thw=torch.tensor([[1, rows, columns]], device=patches.device).expand(batch, -1))
 
     def project(self, projector: nn.Module, states: Tensor) -> Tensor:
-        """See `Shape.project`."""
+        """See `EmbeddedShape.project`."""
         tokens: Tensor = projector(states.flatten(0, 1))
         return tokens.view(len(states), -1, tokens.shape[-1])
 
     def places(self, positions: Tensor) -> tuple[Tensor, int]:
-        """See `Shape.places`: time, row and column of each token (3, b, n / 4); behind it, text counts on from the longer side."""
+        """See `EmbeddedShape.places`: time, row and column of each token (3, b, n / 4); behind it, text counts on from the longer side."""
         columns = columns_of(positions)
         rows = positions.shape[1] // columns
         high, wide = rows // MERGED, columns // MERGED
@@ -141,7 +141,7 @@ class Dynamic(Shape):
         return places[:, None].expand(-1, len(positions), -1), max(high, wide)
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Shape.rotation`: each pair of channels turns by one of the three coordinates."""
+        """See `EmbeddedShape.rotation`: each pair of channels turns by one of the three coordinates."""
         sections = decoder.config.rope_parameters["mrope_section"]
         turning = torch.cat([torch.full((length,), index % 3) for index, length in enumerate(sections)]).to(positions.device)
         angles = positions.movedim(0, -1)[..., turning] * decoder.rotary_emb.inv_freq
@@ -149,13 +149,13 @@ class Dynamic(Shape):
         return angles.cos().to(states.dtype), angles.sin().to(states.dtype)
 
     def spare(self, tower: Any) -> None:
-        """See `Shape.spare`; everything is on the way."""
+        """See `EmbeddedShape.spare`; everything is on the way."""
 
     def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
-        """See `Shape.calibrate`; the merger begins with a norm of its own, and has learned in the first phase."""
+        """See `EmbeddedShape.calibrate`; the merger begins with a norm of its own, and has learned in the first phase."""
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Shape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration` as far as they have a place here."""
+        """See `EmbeddedShape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration`, as far as they apply here."""
         if kind_of(folder) == "qwen2_vl":
             state = load_folder(folder, torch.float32).state_dict()
         else:

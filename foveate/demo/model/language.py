@@ -17,8 +17,8 @@ from foveate.demo.scenes.drawing import COLOURS, SHAPES, SIZES
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.demo.scenes.questions import PLURALS
 
-PAD, START, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-SPECIAL = (PAD, START, END, UNKNOWN, IMAGE)
+PAD, START, END, UNKNOWN, IMAGE_TOKEN = "<pad>", "<s>", "</s>", "<unk>", "<image>"
+SPECIAL = (PAD, START, END, UNKNOWN, IMAGE_TOKEN)
 SYSTEM = "look at the picture and answer briefly."
 MEAN, SPREAD = 0.5, 0.25  # one pair for all channels keeps black and white symmetric
 
@@ -51,7 +51,7 @@ def prompt(question: str) -> str:
     """
     if not question.strip():
         raise ValueError("the question is empty")
-    return f"{SYSTEM} USER: {IMAGE}\n{question.strip()} ASSISTANT:"
+    return f"{SYSTEM} USER: {IMAGE_TOKEN}\n{question.strip()} ASSISTANT:"
 
 
 @cache
@@ -95,8 +95,8 @@ def build_tokenizer(own: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
         bos_token=START,
         eos_token=END,
         unk_token=UNKNOWN,
-        additional_special_tokens=[IMAGE],
-        extra_special_tokens={"image_token": IMAGE, **{token.strip("<|>") + "_token": token for token in own}},
+        additional_special_tokens=[IMAGE_TOKEN],
+        extra_special_tokens={"image_token": IMAGE_TOKEN, **{token.strip("<|>") + "_token": token for token in own}},
         model_max_length=2048,
         padding_side="left",
     )
@@ -117,6 +117,6 @@ def build_processor() -> LlavaProcessor:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        image_token=IMAGE,
+        image_token=IMAGE_TOKEN,
         chat_template=CHAT_TEMPLATE,
     )

@@ -9,7 +9,7 @@ from transformers import BatchFeature, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-from foveate.demo.model.language import CHAT_TEMPLATE, IMAGE, MEAN, SPREAD, build_tokenizer
+from foveate.demo.model.language import CHAT_TEMPLATE, IMAGE_TOKEN, MEAN, SPREAD, build_tokenizer
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.images import flat
 
@@ -27,7 +27,7 @@ class DynamicProcessor(ProcessorMixin):
     """
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
-        self.image_token, self.image_token_id = IMAGE, tokenizer.convert_tokens_to_ids(IMAGE)
+        self.image_token, self.image_token_id = IMAGE_TOKEN, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     def __call__(
@@ -61,14 +61,14 @@ class DynamicProcessor(ProcessorMixin):
         pictures = list(flat(images))
         seen = self.image_processor(images=pictures, return_tensors=return_tensors) if pictures else BatchFeature()
         grids = [tuple(map(int, grid)) for grid in seen["image_grid_thw"]] if pictures else []
-        places = sum(one.count(IMAGE) for one in texts)
+        places = sum(one.count(IMAGE_TOKEN) for one in texts)
         if places != len(grids):
-            raise ValueError(f"{len(grids)} pictures for {places} {IMAGE} in the text: name each picture once")
+            raise ValueError(f"{len(grids)} pictures for {places} {IMAGE_TOKEN} in the text: name each picture once")
         merged = self.image_processor.merge_size**2
         counts = iter([time * rows * columns // merged for time, rows, columns in grids])
         for index, one in enumerate(texts):
-            first, *others = one.split(IMAGE)
-            texts[index] = first + "".join(f"{VISION_START}{IMAGE * next(counts)}{VISION_END}{other}" for other in others)
+            first, *others = one.split(IMAGE_TOKEN)
+            texts[index] = first + "".join(f"{VISION_START}{IMAGE_TOKEN * next(counts)}{VISION_END}{other}" for other in others)
         encoded = self.tokenizer(texts, padding=padding, return_tensors=return_tensors, **options)
         ids = encoded["input_ids"]
         placeholder = self.image_token_id

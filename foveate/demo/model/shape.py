@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from foveate.demo.model.language import IMAGE, build_tokenizer, prompt, vocabulary
-from foveate.demo.scenes.labels import GRID, Grid
+from foveate.demo.model.language import IMAGE_TOKEN, build_tokenizer, prompt, vocabulary
+from foveate.demo.scenes.labels import GRID, PatchGrid
 from foveate.files.records import RecordSchema
 
 
-class Shape(ABC):
+class EmbeddedShape(ABC):
     """A kind of model: how it is built, how it sees a picture, and where its visual tokens stand.
 
     Attributes:
@@ -104,7 +104,7 @@ class Shape(ABC):
     def spare(self, tower: Any) -> None:
         """Keep from learning what is not on the way to the features of a tower."""
 
-    def grid(self, rng: np.random.Generator, sides: Sequence[int], shares: Sequence[float]) -> Grid:
+    def grid(self, rng: np.random.Generator, sides: Sequence[int], shares: Sequence[float]) -> PatchGrid:
         """Rows and columns of a step's pictures, drawn from sides in patches; windows are square, pictures in half of the cases."""
         rows = int(rng.choice(sides, p=shares))
         return rows, rows if self.windows or rng.random() < 0.5 else int(rng.choice(sides, p=shares))
@@ -158,7 +158,7 @@ _KIND: RecordSchema[_Kind] = RecordSchema("the configuration of a model", _Kind)
 
 def _prefix() -> list[int]:
     ids: list[int] = build_tokenizer()(prompt("?")).input_ids
-    return ids[: ids.index(vocabulary()[IMAGE])]
+    return ids[: ids.index(vocabulary()[IMAGE_TOKEN])]
 
 
 def columns_of(positions: Tensor) -> int:

@@ -9,13 +9,13 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveate.demo import FOLDERS, HOME
-from foveate.demo.model.architecture import Llava
-from foveate.demo.model.dynamic import Dynamic
+from foveate.demo.model.architecture import EmbeddedLlava
+from foveate.demo.model.dynamic import EmbeddedQwen2VL
 from foveate.demo.model.processing import DynamicProcessor
-from foveate.demo.model.shape import Shape, kind_of
+from foveate.demo.model.shape import EmbeddedShape, kind_of
 from foveate.files.checkpoints.pillow import on_pillow
 
-SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
+EMBEDDED_SHAPES: dict[str, EmbeddedShape] = {shape.name: shape for shape in (EmbeddedLlava(), EmbeddedQwen2VL())}
 
 
 def own_processor(folder: Path) -> type[DynamicProcessor] | None:
@@ -30,10 +30,10 @@ def on_its_library(processor: Any, folder: Path) -> Any:
     """A loaded processor of a folder with the library that the embedded model was trained on, if it belongs to one; any other as it is."""
     if isinstance(processor, DynamicProcessor):
         return on_pillow(processor, Qwen2VLImageProcessorPil)
-    return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[Llava.name] else processor
+    return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[EmbeddedLlava.name] else processor
 
 
-def shape_of(model: Any) -> Shape:
+def shape_of(model: Any) -> EmbeddedShape:
     """The shape of a model.
 
     Args:
@@ -43,6 +43,6 @@ def shape_of(model: Any) -> Shape:
         ValueError: the recipe makes no such models.
     """
     kind = kind_of(model) if isinstance(model, Path) else model.config.model_type
-    if kind.replace("_", "-") not in SHAPES:
-        raise ValueError(f"the embedded model comes as {', '.join(SHAPES)}, not as a {kind!r} model")
-    return SHAPES[kind.replace("_", "-")]
+    if kind.replace("_", "-") not in EMBEDDED_SHAPES:
+        raise ValueError(f"the embedded model comes as {', '.join(EMBEDDED_SHAPES)}, not as a {kind!r} model")
+    return EMBEDDED_SHAPES[kind.replace("_", "-")]

@@ -20,8 +20,8 @@ from PIL import Image
 
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.drawing import Item, paint, place
-from foveate.demo.scenes.labels import GRID, PATCH, Grid, overlap, square
-from foveate.demo.scenes.questions import FAMILIES, Asked, ask, describe
+from foveate.demo.scenes.labels import GRID, PATCH, PatchGrid, overlap, square
+from foveate.demo.scenes.questions import FAMILIES, AskedQuestion, ask, describe
 
 __all__ = ["FAMILIES", "VERSION", "Question", "Scene", "Split", "relevant_patches", "scene"]
 
@@ -70,7 +70,7 @@ class Scene:
     questions: tuple[Question, ...]
 
 
-def relevant_patches(asked: Asked, grid: int | Grid) -> NDArray[np.bool_]:
+def relevant_patches(asked: AskedQuestion, grid: int | PatchGrid) -> NDArray[np.bool_]:
     """The patches (rows, columns) that show the things a question is about."""
     touched = np.zeros(square(grid), dtype=bool)
     for item in asked.about:
@@ -78,7 +78,7 @@ def relevant_patches(asked: Asked, grid: int | Grid) -> NDArray[np.bool_]:
     return touched
 
 
-def _question(asked: Asked, things: int) -> Question:
+def _question(asked: AskedQuestion, things: int) -> Question:
     smallest = min((item.width * item.height / PATCH**2 for item in asked.about), default=0.0)
     return Question(asked.text, asked.answer, asked.family, relevant_patches(asked, GRID), smallest, things)
 

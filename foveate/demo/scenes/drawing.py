@@ -48,7 +48,7 @@ PITCH = 14  # pixels from one character to the next
 _STROKE = 2  # pixels per cell of a glyph: characters are 10 wide and 14 high
 _BORDER = 4
 
-Kind = Literal["object", "sign", "digit"]
+ItemKind = Literal["object", "sign", "digit"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Item:
     `text` is what a sign or a handwritten digit says; `shape` and `size` are empty for those, `colour` for a digit.
     """
 
-    kind: Kind
+    kind: ItemKind
     x: int
     y: int
     width: int
@@ -127,7 +127,7 @@ def place(rng: np.random.Generator, split: Split, space: int | tuple[int, int], 
     items: list[Item] = []
     across, down = (space, space) if isinstance(space, int) else space
 
-    def put(width: int, height: int, kind: Kind, colour: str = "", shape: str = "", size: str = "", text: str = "") -> None:
+    def put(width: int, height: int, kind: ItemKind, colour: str = "", shape: str = "", size: str = "", text: str = "") -> None:
         spot = _free_spot(rng, (across, down), (width, height), items)
         if spot is not None:
             items.append(Item(kind, spot[0], spot[1], width, height, colour, shape, size, text))

@@ -29,16 +29,16 @@ _COLUMN = {name: position for position, name in enumerate(CLASSES)}
 _COLOURS, _SIZES = list(COLOURS), list(SIZES)
 
 
-Grid = tuple[int, int]
+PatchGrid = tuple[int, int]
 """Rows and columns of patches."""
 
 
-def square(grid: int | Grid) -> Grid:
+def square(grid: int | PatchGrid) -> PatchGrid:
     """Rows and columns of a grid; a number alone means a square."""
     return (grid, grid) if isinstance(grid, int) else grid
 
 
-def overlap(item: Item, grid: int | Grid) -> NDArray[np.int64]:
+def overlap(item: Item, grid: int | PatchGrid) -> NDArray[np.int64]:
     """Pixels that each patch shares with the box of an item: (rows, columns), between 0 and 196."""
     rows, columns = (np.arange(count) * PATCH for count in square(grid))
     across = np.clip(np.minimum(columns + PATCH, item.x + item.width) - np.maximum(columns, item.x), 0, None)
@@ -47,7 +47,7 @@ def overlap(item: Item, grid: int | Grid) -> NDArray[np.int64]:
 
 
 def patch_labels(
-    items: Sequence[Item], grid: int | Grid, offset: tuple[int, int] = (0, 0)
+    items: Sequence[Item], grid: int | PatchGrid, offset: tuple[int, int] = (0, 0)
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Label the patches of a picture, n of them in all, row by row.
 
