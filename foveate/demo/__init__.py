@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
+from foveate.demo.folders import FOLDERS, HOME
 from foveate.demo.model.language import prompt, unknown_words
 from foveate.demo.scenes import Question, Scene, scene
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from foveate.demo.model.processing import DynamicProcessor
 
 __all__ = ["FOLDERS", "HOME", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
-
-HOME = Path(__file__).parent
-FOLDERS = {"llava": "weights", "qwen2-vl": "weights_qwen2_vl"}
-"""Where the weights of each shape lie, beside this file."""
 
 
 def path(shape: str = "llava") -> Path:

@@ -14,7 +14,7 @@ from foveate.families import qwen3_vl as _qwen3_vl  # noqa: F401
 from foveate.families import vila as _vila  # noqa: F401
 from foveate.families.base import Family, families, family_of, regions_of, register
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
-from foveate.families.kit.regions import Box, Region, RegionRequest
+from foveate.families.kit.regions import Box, Region, RegionRequest, Request
 from foveate.families.refused import REFUSED
 from foveate.families.support import Support, support
 
@@ -27,6 +27,7 @@ __all__ = [
     "Layout",
     "Region",
     "RegionRequest",
+    "Request",
     "Support",
     "families",
     "family_of",

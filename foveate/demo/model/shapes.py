@@ -8,7 +8,7 @@ from typing import Any
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveate.demo import FOLDERS, HOME
+from foveate.demo.folders import FOLDERS, HOME
 from foveate.demo.model.architecture import EmbeddedLlava
 from foveate.demo.model.dynamic import EmbeddedQwen2VL
 from foveate.demo.model.processing import DynamicProcessor
