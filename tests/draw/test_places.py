@@ -10,7 +10,7 @@ from foveate import Plan, Report, draw
 from foveate.demo import load
 from foveate.draw.places import place_of
 from foveate.errors import InputError
-from foveate.families import Box, Request
+from foveate.families import Box, RegionRequest
 from foveate.families.kit.processors import centred
 from foveate.report import ImageReport, Stage
 
@@ -29,7 +29,7 @@ def processed(processor: object, picture: Image.Image) -> np.ndarray:
 
 
 def seen_box(processor: object, size: tuple[int, int]) -> Box:
-    return centred(Request(None, processor, size, ((1, 1, 1),))).box
+    return centred(RegionRequest(None, processor, size, ((1, 1, 1),))).box
 
 
 def cut(picture: Image.Image, box: tuple[float, ...] | None, side: int) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_another_models_compressor_is_refused_before_anything_is_put_in_place(tm
             foveate.compress(model, Explainer(4, compressor=compressor))
     with pytest.raises(CompressorError, match="layers 4 instead of 3"):
         foveate.compress(model, Explainer(4, compressor=untrained(tiny_llava(layers=3))))
-    with pytest.raises(CompressorError, match="is no folder"):
+    with pytest.raises(CompressorError, match="is not a folder"):
         foveate.compress(model, [Explainer(4, compressor=tmp_path / "nowhere"), foveate.FastV(2, layer=1)])
     foveate.compress(model, FirstLayerAttention(4)).remove()
 

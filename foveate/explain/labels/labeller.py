@@ -1,4 +1,4 @@
-"""From samples to labels with one model: it answers, and where it is right its answer is explained."""
+"""Turn samples into labels with one model: it answers, and each correct answer is explained."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class LabellingOptions:
     """How labels are made.
 
     Attributes:
-        keep_all: keep samples that the model answers wrong, too.
+        keep_all: also keep samples that the model answers wrong.
         match: how an answer is compared with the references.
         states: store the visual tokens' states at the language model's input.
         gradients: weight attention by its gradient.
-        target: what relevance is the relevance of.
+        target: the quantity that relevance explains.
         max_new_tokens: longest answer.
         batch: how many samples run together.
     """
@@ -54,7 +54,7 @@ class LabellingOptions:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What became of a sample: it has `rows`, or there is a `reason` why it was skipped, or neither, because the answer is wrong."""
+    """The result for one sample: its `rows`, or the `reason` why it was skipped, or neither if the answer is wrong."""
 
     sample: str
     rows: tuple[LabelRow, ...] = ()
@@ -69,13 +69,13 @@ class _PreparedSample:
 
 
 class Labeller:
-    """Labels samples with one model, which is left as it was.
+    """Labels samples with one model, which is left unchanged.
 
     Args:
         model: a loaded model of a known family.
         processor: its processor.
-        prompt: the inputs of a sample, one row on the model's device; raises `InputError` for a sample that cannot be asked.
-        choice: how.
+        prompt: makes the inputs of a sample, one row on the model's device; raises `InputError` for a sample that cannot be asked.
+        choice: how labels are made.
     """
 
     def __init__(self, model: Any, processor: Any, prompt: Callable[[LabelSample], Mapping[str, Any]], choice: LabellingOptions) -> None:
@@ -87,9 +87,9 @@ class Labeller:
         self._pad = next((int(token) for token in (self._tokenizer.pad_token_id, *self._ends) if token is not None), 0)
 
     def label(self, source: SampleSource, indices: Sequence[int]) -> Iterator[list[SampleResult]]:
-        """Label samples by their numbers, batch by batch. No sample is fatal: whatever one raises is its reason.
+        """Label samples by index, batch by batch. No sample is fatal: whatever it raises becomes its reason.
 
-        A picture that several samples in a row are about is encoded once.
+        A picture that several consecutive samples share is encoded once.
         """
         with remembered_features(self._model, most=self.choice.batch + 1):
             for batch in in_batches(self._read(source, indices), self.choice.batch):
@@ -103,20 +103,20 @@ class Labeller:
                 sample = source.read(index)
                 inputs = self._prompt(sample)
                 self._check_order(sample.question, inputs["input_ids"][0].cpu())
-            except Exception as error:  # decoders and processors raise anything on damaged data
+            except Exception as error:  # damaged data makes decoders and processors raise anything
                 yield None, SampleResult(name, reason=_reason(error))
             else:
                 yield alike(inputs), _PreparedSample(name, sample, inputs)
 
     def _check_order(self, question: str, ids: Tensor) -> None:
-        """Refuse a prompt whose question is not behind the image: nothing there attends to the image for its sake."""
+        """Refuse a prompt whose question does not follow the image: the question's tokens could not attend to the image then."""
         visual = torch.isin(ids, self._placeholders).nonzero()
         behind = ids[int(visual[-1]) + 1 :] if len(visual) else ids
         wanted = self._plain(self._tokenizer(question, add_special_tokens=False)["input_ids"])
         if wanted not in self._plain(behind):
             raise InputError(
                 "the question stands before the image in this model's prompt, so its attention to the image is empty; use a chat template "
-                "that puts the question behind the image"
+                "that puts the question after the image"
             )
 
     def _plain(self, ids: Any) -> str:
@@ -125,7 +125,7 @@ class Labeller:
     def _label(self, asked: Sequence[_PreparedSample]) -> list[SampleResult]:
         try:
             return self._results(asked)
-        except Exception as error:  # of one sample out of several: which one, only asking them alone tells
+        except Exception as error:  # raised by one sample of several: only asking each alone shows which
             if len(asked) > 1:
                 return [result for one in asked for result in self._label([one])]
             return [SampleResult(asked[0].name, reason=_reason(error))]
@@ -149,13 +149,13 @@ class Labeller:
         return results
 
     def _answer(self, inputs: dict[str, Any]) -> tuple[tuple[Tensor, ...], list[list[View]]]:
-        """The model's greedy answers, and what there was to see at the language model's input, per row and image."""
+        """The model's greedy answers, and the views at the language model's input, per row and image."""
         recorder = Recorder()
         with compress(self._model, recorder) as handle, torch.no_grad():
             output = self._model.generate(**inputs, max_new_tokens=self.choice.max_new_tokens, **greedy(self._pad))
             images = handle.report.images
         if len(images) != len(recorder.views):
-            raise InputError("two rows of the batch are the same sample, and only one of them was looked at")
+            raise InputError("two rows of the batch are the same sample, and only one of them was seen")
         views: list[list[View]] = [[] for _ in inputs["input_ids"]]
         for image, view in zip(images, recorder.views, strict=True):
             views[image.row].append(view)
@@ -165,7 +165,7 @@ class Labeller:
         return matches(text, sample.references, self.choice.match) if sample.references else None
 
     def _explain(self, asked: Sequence[_PreparedSample], answers: Sequence[Tensor]) -> list[list[ImageRelevance]]:
-        """The relevance of each row's images. Rows share a walk for each answer token, so only answers of one length go together."""
+        """The relevance of each row's images. Rows share one walk per answer token, so only answers of equal length go together."""
         found: list[list[ImageRelevance]] = [[] for _ in asked]
         for length in sorted({len(answer) for answer in answers}):
             rows = [row for row, answer in enumerate(answers) if len(answer) == length]

@@ -18,10 +18,10 @@ class LabelSample:
     """One question.
 
     Attributes:
-        question: without surrounding space, not empty.
-        pictures: upright RGB, at least one; the frames of a video.
-        references: acceptable answers; none where the data have none.
-        video: where the pictures come from, if that is a video.
+        question: not empty, without surrounding space.
+        pictures: upright RGB, at least one; for a video, its frames.
+        references: acceptable answers; empty if the data have none.
+        video: the video that the pictures come from, if any.
     """
 
     question: str
@@ -31,20 +31,20 @@ class LabelSample:
 
 
 class SampleSource(Protocol):
-    """A numbered list of samples: the same number is the same sample in every process and every run."""
+    """A numbered list of samples: a number means the same sample in every process and every run."""
 
     def __len__(self) -> int:
         """How many samples there are."""
 
     def name(self, index: int) -> str:
-        """What sample `index` is called, in the order of the numbers when sorted."""
+        """The name of sample `index`; sorted names are in the order of the numbers."""
 
     def read(self, index: int) -> LabelSample:
-        """Sample `index`.
+        """Read sample `index`.
 
         Raises:
-            InputError: it cannot be used; the message is the reason.
+            InputError: the sample cannot be used; the message is the reason.
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """What a later run must share to go on with this one's work, JSON-able."""
+        """What a later run must share to resume this one, JSON-serialisable."""

@@ -232,9 +232,9 @@ BOTH = [
     (lambda folder: flip(folder / WEIGHTS), "is damaged"),
     (lambda folder: spoil(folder, format=9), "has format 9; this version of foveate reads format 1"),
     (lambda folder: spoil(folder, model=None), "model is missing"),
-    (lambda folder: spoil(folder, config={"heads": 3, "depth": 1}), "depth: not what this version"),
-    (lambda folder: spoil(folder, config={"heads": 3, "kernel": "x"}), "makes? no compressor"),
-    (lambda folder: spoil(folder, config={"heads": 3}), "makes? no compressor"),
+    (lambda folder: spoil(folder, config={"heads": 3, "depth": 1}), "depth: this version of foveate knows no such setting"),
+    (lambda folder: spoil(folder, config={"heads": 3, "kernel": "x"}), "is not a valid compressor"),
+    (lambda folder: spoil(folder, config={"heads": 3}), "is not a valid compressor"),
     (lambda folder: spoil(folder, model={"heads": 3}), r"model\.model_type is missing"),
 ]
 TWO = [
@@ -274,11 +274,11 @@ def test_weights_that_are_not_finite_are_refused(form: Any, value: float, tmp_pa
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CompressorError, match=r"nowhere is no folder; name a folder that `foveate train` wrote"):
+    with pytest.raises(CompressorError, match=r"nowhere is not a folder; name a folder that `foveate train` wrote"):
         ConvCompressor.from_pretrained(tmp_path / "nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CompressorError, match="no compressor came from the Hugging Face hub"):
+    with pytest.raises(CompressorError, match="no compressor could be downloaded from the Hugging Face hub"):
         ConvCompressor.from_pretrained("nobody/nothing")
 
 

@@ -252,7 +252,7 @@ def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
 
 def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Take a lower rate"):
+    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Use a rate below"):
         train(folder, out, replace(SHORT, rate=1e30), cpu=True)
     assert not (out / WEIGHTS).exists()
     assert not (out / CHECKPOINT).exists()
