@@ -1,6 +1,10 @@
-"""One file per model family; importing this package fills the table. Nothing outside it names a family."""
+"""What foveate knows about models: one file per model family. Importing this package registers them; nothing outside it names a family.
 
-# Importing a family registers it, in the order of lists.
+Start with `base` (`Family`, the interface) and `llava` (a short example). `generic` covers models that need no code of their own, `refused`
+has the reasons for the others, and `kit` holds the helpers that families share.
+"""
+
+# Importing a family registers it; this order is the order of lists.
 from foveate.families import generic as _generic  # noqa: F401
 from foveate.families import idefics3 as _idefics3  # noqa: F401
 from foveate.families import internvl as _internvl  # noqa: F401

@@ -1,7 +1,7 @@
-"""Models that need nothing special: placeholders of one token id, a decoder like Llama's, and features per image.
+"""Models that need no code of their own: placeholders with one token id, a decoder like Llama's, and features per image.
 
-Each entry of `ENTRIES` is a family of its own, named like its `model_type`. The tests hold a tiny model of every entry to
-"pruning equals masking"; a class that is not tested so is refused (see `foveate.families.refused`).
+Each entry of `ENTRIES` is a family, named like its `model_type`. The tests hold a tiny model of every entry to "pruning equals masking";
+a class without such a test is refused (see `foveate.families.refused`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from foveate.view import Grid
 __all__ = ["ENTRIES", "Entry", "Generic"]
 
 LayoutRule = Callable[[Any, Tensor, Encoding], list[Layout]]
-"""From the model's configuration, input_ids (b, s) and a call of its encoder to one layout per image."""
+"""Maps the model's configuration, input_ids (b, s) and one call of its encoder to one layout per image."""
 
 
 def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
@@ -44,21 +44,21 @@ def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def crops(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Square crops directly behind each other; an unbroken run of placeholders is an image."""
+    """Square crops, one directly after the other; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, _square(seen.lengths[0]))
     check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
 def queries(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Learned queries without a place in the image; an unbroken run of placeholders is an image."""
+    """Learned queries, which have no place in the image; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, (1, 1, seen.lengths[0]))
     check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
 def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Square crops with indicator tokens between them; the first and the last indicator stand around each image."""
+    """Square crops with indicator tokens between them; each image begins with the first indicator and ends with the last."""
     first, last = config.visual_indicator_token_ids[0], config.visual_indicator_token_ids[-1]
     crop = _square(seen.lengths[0])
     size, found = crop[1] * crop[2], []
@@ -77,7 +77,7 @@ def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def merged(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """A grid of patches of any size, square blocks of which become one token."""
+    """A grid of patches of any size; each square block of patches becomes one token."""
     vision = config.vision_config
     block = vision.merge_kernel_size if hasattr(vision, "merge_kernel_size") else [vision.spatial_merge_size] * 2
     grids = argument(seen, "image_grid_thw").tolist()
@@ -85,28 +85,28 @@ def merged(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def merged_each(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """As `merged`, with a block size per image."""
+    """Like `merged`, with a block size per image."""
     blocks = argument(seen, "image_merge_sizes").tolist()
     grids = argument(seen, "image_grid_thw").tolist()
     return [Layout(((1, high // block, wide // block),)) for block, (_, high, wide) in zip(blocks, grids, strict=True)]
 
 
 RegionRule = Callable[[RegionRequest], Regions]
-"""What a model's own processors do to a picture; see `Family.regions`."""
+"""Maps a request to the regions of an image, given what the model's own processors do to a picture; see `Family.regions`."""
 
 
 def nowhere(request: RegionRequest) -> Regions:
-    """Learned queries."""
+    """Refuses: learned queries have no place in the picture."""
     raise UnsupportedError("its visual tokens are learned queries, each of which looks at the whole picture")
 
 
 def whole(*processors: str) -> RegionRule:
-    """From edge to edge, by one of these classes."""
+    """The picture from edge to edge, by one of these processor classes."""
     return lambda request: whole_picture(request, *processors)
 
 
 def cut_square(*processors: str) -> RegionRule:
-    """One picture of fixed size, as the settings say, by one of these classes."""
+    """One picture of fixed size, as the settings say, by one of these processor classes."""
 
     def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
@@ -116,7 +116,7 @@ def cut_square(*processors: str) -> RegionRule:
 
 
 def bordered(*processors: str) -> RegionRule:
-    """The longer side is resized, the shorter one with it but not below a least size; then borders make a square of it."""
+    """The longer side is resized, the shorter one in proportion but not below a minimum; then borders make the picture square."""
 
     def rule(request: RegionRequest) -> Regions:
         settings = request.settings
@@ -124,7 +124,7 @@ def bordered(*processors: str) -> RegionRule:
         check_resizing(settings)
         if not settings.do_pad:
             raise UnsupportedError(f"{type(settings).__name__} has do_pad=False; where tokens lie is known for pictures with borders only")
-        # With two towers the picture is first made for the larger one, and for the other one from that.
+        # With two towers, the picture is first resized for the larger one, and that result for the other.
         first = entries(getattr(settings, "high_res_size", None) or settings.size)["height"]
         width, height = request.size
         made = [max(round(side * first / max(request.size)), settings.min_size) for side in request.size]
@@ -138,7 +138,7 @@ def bordered(*processors: str) -> RegionRule:
 
 
 def filled(*processors: str) -> RegionRule:
-    """Never enlarged, and filled with black at the right and below to whole tokens, by one of these classes."""
+    """Never enlarged, and filled with black to whole tokens on the right and at the bottom, by one of these processor classes."""
 
     def rule(request: RegionRequest) -> Regions:
         settings, (width, height) = request.settings, request.size
@@ -154,7 +154,7 @@ def filled(*processors: str) -> RegionRule:
 
 
 def thumbnail_last(*processors: str) -> RegionRule:
-    """Crops row by row and then the whole, by one of these classes."""
+    """Crops row by row, then the whole picture, by one of these processor classes."""
 
     def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
@@ -164,7 +164,7 @@ def thumbnail_last(*processors: str) -> RegionRule:
 
 
 def thumbnail_first(request: RegionRequest) -> Regions:
-    """Ovis 2's: the whole, then crops row by row, of which the processor makes rows where one would expect columns."""
+    """Ovis 2's: the whole picture, then crops row by row; its processor makes rows where one would expect columns."""
     settings = request.settings
     known_processor(settings, "Ovis2ImageProcessor")
     check_resizing(settings)
@@ -204,7 +204,7 @@ class Generic(Family):
     """A model type that needs no code of its own.
 
     Args:
-        entry: what is to be known of it.
+        entry: its line of `ENTRIES`.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -212,7 +212,7 @@ class Generic(Family):
         self.name, self.summary, self.model_types = entry.model_type, entry.summary, (entry.model_type,)
 
     def check(self, model: nn.Module) -> None:
-        """Nothing: the decoder is checked for every family alike."""
+        """Checks nothing: the decoder is checked for every family alike."""
 
     def placeholders(self, model: nn.Module) -> dict[Any, int]:
         """Images only."""

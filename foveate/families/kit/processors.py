@@ -1,4 +1,4 @@
-"""What the processors of transformers do to a picture before it is cut into patches, as `ProcessedImage` or `Regions` of it."""
+"""What transformers' processors do to a picture before it is cut into patches, as a `ProcessedImage` or as `Regions`."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ __all__ = [
 ]  # fmt: skip
 
 SQUARE = ("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
-"""Classes that make one picture of each, as `centred` says."""
+"""Classes that turn each picture into one picture, as in `centred`."""
 
 
 def squeezed(size: tuple[int, int], pixels: tuple[int, int]) -> ProcessedImage:
-    """All of it, brought to `pixels` (width, height) whatever its shape."""
+    """The whole picture, resized to `pixels` (width, height) whatever its aspect ratio."""
     return ProcessedImage(Box(0, 0, *size), pixels)
 
 
 def whole_picture(request: RegionRequest, *names: str) -> Regions:
-    """A picture that is resized to a whole number of tokens a side, and shown from edge to edge.
+    """A picture that is resized to a whole number of tokens per side, and shown from edge to edge.
 
     Raises:
-        UnsupportedError: the processor is of none of these classes, or does not resize.
-        InputError: the picture has quite another shape than its grid of tokens.
+        UnsupportedError: the processor is not of one of these classes, or does not resize.
+        InputError: the picture's aspect ratio does not match its grid of tokens.
     """
     known_processor(request.settings, *names)
     check_resizing(request.settings)
     (width, height), (rows, columns) = request.size, request.only
-    # Each side is rounded to a token on its own.
+    # Each side is rounded to whole tokens separately.
     if max(rows - 1, 0) * width > (columns + 1) * height or max(columns - 1, 0) * height > (rows + 1) * width:
         raise InputError(
             f"a picture of {width} x {height} pixels does not become {rows} rows and {columns} columns of tokens; pass the picture "
-            "that the model was given, and the model and processor that were"
+            "that the model was given, with the same model and processor"
         )
     return (squeezed(request.size, request.only[::-1]).region(request, request.only),)
 
 
 def square(request: RegionRequest) -> ProcessedImage:
-    """Borders are added until it is square, then it is resized. `size` of the settings has a height and a width."""
+    """The picture gets borders that make it square, then it is resized. `size` of the settings has a height and a width."""
     longest, (width, height) = max(request.size), request.size
     left, top = -((longest - width) // 2), -((longest - height) // 2)
     target = entries(request.settings.size)
@@ -53,7 +53,7 @@ def square(request: RegionRequest) -> ProcessedImage:
 
 
 def centred(request: RegionRequest) -> ProcessedImage:
-    """As CLIP's, SigLIP's and LLaVA's processors are set: borders, resizing, and cutting out the centre, each where it is asked for."""
+    """As CLIP's, SigLIP's and LLaVA's processors do: borders, resizing, and a centre crop, each if the settings ask for it."""
     settings, (width, height) = request.settings, request.size
     left = top = 0.0
     if getattr(settings, "do_pad", False) and hasattr(settings, "pad_to_square"):
@@ -77,7 +77,9 @@ def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
     if set(target) == {"height", "width"}:
         return target["width"], target["height"]
     if set(target) != {"shortest_edge"}:
-        raise UnsupportedError(f"{type(settings).__name__} resizes to {target}; known are a height and a width, or a shortest edge alone")
+        raise UnsupportedError(
+            f"{type(settings).__name__} resizes to {target}; only a height and a width, or a shortest edge alone, are known"
+        )
     short = target["shortest_edge"]
     longer = int(short * max(width, height) / min(width, height))
     return (short, longer) if width <= height else (longer, short)
@@ -87,37 +89,37 @@ def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
 
 
 def entries(size: Any) -> dict[str, int]:
-    """A size of a processor, which is a mapping or a dataclass with unset fields, as the entries that are set."""
+    """The entries that are set of a processor's size, which is a mapping, or a dataclass with unset fields."""
     found = size if isinstance(size, Mapping) else vars(size)
     return {name: int(value) for name, value in found.items() if value is not None}
 
 
 def known_processor(settings: Any, *names: str) -> None:
-    """See that pictures are treated by a class that is known, whichever library it works with.
+    """Check that the processor class is known, whichever library it uses.
 
     Raises:
-        UnsupportedError: they are not, so nobody knows what became of them.
+        UnsupportedError: it is not known, so neither is what it does to pictures.
     """
     own = {kind.__name__.removesuffix("Pil").removesuffix("Fast") for kind in type(settings).__mro__}
     if own.isdisjoint(names):
         raise UnsupportedError(
-            f"what {type(settings).__name__} does to a picture is not known, so nobody can say where its tokens lie; "
+            f"it is not known what {type(settings).__name__} does to a picture, so neither is where its tokens lie; "
             f"known for this model: {', '.join(names)}"
         )
 
 
 def check_resizing(settings: Any) -> None:
-    """See that pictures are resized.
+    """Check that pictures are resized.
 
     Raises:
-        UnsupportedError: they are not, and what the model is shown of them depends on their size.
+        UnsupportedError: they are not, so what the model sees depends on their size.
     """
     if not getattr(settings, "do_resize", True):
-        raise UnsupportedError(f"{type(settings).__name__} has do_resize=False; where tokens lie is known for resized pictures only")
+        raise UnsupportedError(f"{type(settings).__name__} has do_resize=False; where tokens lie is only known for resized pictures")
 
 
 def from_its_module(settings: Any, name: str) -> Callable[..., Any]:
-    """A function that stands beside the processor's class, or beside one that it derives from: the one that the processor calls.
+    """A function from the module of the processor's class, or of one of its base classes: the one that the processor calls.
 
     Raises:
         UnsupportedError: this version of the library has none.
@@ -129,20 +131,20 @@ def from_its_module(settings: Any, name: str) -> Callable[..., Any]:
     raise UnsupportedError(f"the module of {type(settings).__name__} has no {name}, so it is not known how it cuts a picture")
 
 
-# Pictures in crops.
+# Pictures cut into crops.
 
 
 def tiles(
     request: RegionRequest, arrangement: tuple[int, int], whole: Literal["first", "last"], pixels: tuple[int, int], cell: float | None
 ) -> Regions:
-    """The picture squeezed to a rectangle of crops, which follow row by row, and once more whole.
+    """The picture squeezed into a rectangle of crops, in row-major order, and once more as a whole.
 
     Args:
-        request: what is asked for.
-        arrangement: rows and columns of crops; (1, 1) and (0, 0) for the whole alone.
+        request: the request.
+        arrangement: rows and columns of crops; (1, 1) and (0, 0) mean the whole picture alone.
         whole: whether the whole picture comes before the crops or after them.
         pixels: (width, height) of each crop.
-        cell: pixels of a token; `None`: as many as fill a crop.
+        cell: pixels per token; `None`: the tokens fill a crop.
 
     Raises:
         InputError: the image has other parts.
@@ -171,11 +173,11 @@ def tiles(
 
 
 def tiled_canvas(request: RegionRequest, cell: float | None = None) -> Regions:
-    """The crops of GOT-OCR's image processor and the whole picture after them; one crop of the whole where there is one part.
+    """The crops of GOT-OCR's image processor, then the whole picture; only the whole picture if there is one part.
 
     Args:
-        request: what is asked for.
-        cell: pixels of a token; `None`: as many as fill a crop.
+        request: the request.
+        cell: pixels per token; `None`: the tokens fill a crop.
 
     Raises:
         UnsupportedError: the processor does not resize.
