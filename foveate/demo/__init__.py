@@ -1,4 +1,4 @@
-"""The embedded model: a small LLaVA that really sees, the scenes it knows, and the recipe that made it.
+"""The embedded model: a small LLaVA that really sees, and the scenes that it knows.
 
     from foveate import demo
     model, processor = demo.load()
@@ -6,8 +6,10 @@
     inputs = processor(images=example.image, text=demo.prompt("what does the sign say?"), return_tensors="pt")
     processor.decode(model.generate(**inputs)[0, inputs.input_ids.shape[1]:], skip_special_tokens=True)
 
-It knows its scenes, not the world: see the model card beside the weights. `demo.load(shape="qwen2-vl")` gives its variant with
+It knows its scenes, not the world: see the model card next to the weights. `demo.load(shape="qwen2-vl")` returns its variant with
 dynamic resolution, which is used in the same way.
+
+Start with `scenes/compose.py` (what a scene is) and `model/architecture.py` (the model). `foveate.recipe` trains it.
 """
 
 from __future__ import annotations

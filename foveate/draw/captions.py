@@ -1,4 +1,4 @@
-"""What every page says of the place of tokens, and the picture beside them where that is not known."""
+"""What every page says about where tokens lie, and the picture next to them if that is unknown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bare(picture: Image.Image, side: int) -> Tile:
 
 
 def place_marks(canvases: Sequence[Canvas]) -> list[Mark]:
-    """The legend's entries for what the model did not see and for borders that a processor added, if any panel shows such a thing."""
+    """The legend's entries for what the model did not see, and for borders that a processor added, if any panel shows them."""
     marks = []
     if any(canvas.bordered for canvas in canvases):
         marks.append(Mark("border that the processor added", PADDING, hatched=True))
@@ -32,7 +32,7 @@ def place_marks(canvases: Sequence[Canvas]) -> list[Mark]:
 
 
 def where_notes(place: Place, canvases: Sequence[Canvas]) -> list[str]:
-    """What is to be said of the place of tokens."""
+    """The notes about where tokens lie."""
     if place.regions is None:
         return [f"Where these tokens lie in the picture is not known ({place.why}), so they are drawn apart from it, in their own order."]
-    return ["Strips of the picture between its crops, which no token covers, are left out."] * any(canvas.gaps for canvas in canvases)
+    return ["Strips of the picture between its crops, which no token covers, are omitted."] * any(canvas.gaps for canvas in canvases)

@@ -18,8 +18,8 @@ from foveate.demo.scenes.labels import PATCH
 from foveate.files.checkpoints import load_folder, pretrained
 from foveate.files.checkpoints.pillow import on_pillow
 
-MERGED = 2  # patches a side of a visual token
-FRAMES = 2  # that a patch spans; a picture is shown twice
+MERGED = 2  # patches per side of a visual token
+FRAMES = 2  # frames that a patch spans; a picture is shown twice
 
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
@@ -71,14 +71,14 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
 
 
 class EmbeddedQwen2VL(EmbeddedShape):
-    """Pictures of any number of rows and columns, each its own frame; a visual token for every 2 by 2 patches."""
+    """Pictures with any number of rows and columns, each its own frame; one visual token per 2 by 2 patches."""
 
     name = "qwen2-vl"
     merged = MERGED
     windows = False
     own_words = (VISION_START, VISION_END, VIDEO)
     around = (1, 1)
-    # A whole scene is only 144 visual tokens here, hardly dearer a question than a small picture, so it comes early.
+    # Here a whole scene has only 144 visual tokens and costs hardly more per question than a small picture, so it comes early.
     curriculum = ((0.1, {10: 0.4, 14: 0.4, 24: 0.2}), (0.4, {10: 0.1, 14: 0.4, 24: 0.5}), (1.0, {14: 0.15, 24: 0.85}))
 
     def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> Qwen2VLForConditionalGeneration:
@@ -102,7 +102,7 @@ class EmbeddedQwen2VL(EmbeddedShape):
         return on_pillow(processor, Qwen2VLImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: Qwen2VLForConditionalGeneration) -> Any:
-        """See `EmbeddedShape.tower`; the merger is part of it and learns in both phases."""
+        """See `EmbeddedShape.tower`; the merger is part of it and trains in both phases."""
         return model.model.visual
 
     def projector(self, model: Qwen2VLForConditionalGeneration) -> nn.Module:
@@ -110,11 +110,11 @@ class EmbeddedQwen2VL(EmbeddedShape):
         return model.model.visual.merger
 
     def states(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `EmbeddedShape.states`; patches of a token stand together."""
+        """See `EmbeddedShape.states`; the patches of a token are adjacent."""
         return self._look(tower, patches, positions).last_hidden_state.view(*patches.shape[:2], -1)  # type: ignore[no-any-return]
 
     def features(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `EmbeddedShape.features`: visual tokens, so that the merger learns to keep what its patches show."""
+        """See `EmbeddedShape.features`: visual tokens, so that the merger learns to preserve what its patches show."""
         tokens: Tensor = self._look(tower, patches, positions).pooler_output
         return tokens.view(len(patches), -1, tokens.shape[-1])
 
@@ -132,7 +132,7 @@ class EmbeddedQwen2VL(EmbeddedShape):
         return tokens.view(len(states), -1, tokens.shape[-1])
 
     def places(self, positions: Tensor) -> tuple[Tensor, int]:
-        """See `EmbeddedShape.places`: time, row and column of each token (3, b, n / 4); behind it, text counts on from the longer side."""
+        """See `EmbeddedShape.places`: time, row and column of each token (3, b, n / 4); later text continues from the longer side."""
         columns = columns_of(positions)
         rows = positions.shape[1] // columns
         high, wide = rows // MERGED, columns // MERGED
@@ -141,7 +141,7 @@ class EmbeddedQwen2VL(EmbeddedShape):
         return places[:, None].expand(-1, len(positions), -1), max(high, wide)
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `EmbeddedShape.rotation`: each pair of channels turns by one of the three coordinates."""
+        """See `EmbeddedShape.rotation`: each pair of channels rotates by one of the three coordinates."""
         sections = decoder.config.rope_parameters["mrope_section"]
         turning = torch.cat([torch.full((length,), index % 3) for index, length in enumerate(sections)]).to(positions.device)
         angles = positions.movedim(0, -1)[..., turning] * decoder.rotary_emb.inv_freq
@@ -149,10 +149,10 @@ class EmbeddedQwen2VL(EmbeddedShape):
         return angles.cos().to(states.dtype), angles.sin().to(states.dtype)
 
     def spare(self, tower: Any) -> None:
-        """See `EmbeddedShape.spare`; everything is on the way."""
+        """See `EmbeddedShape.spare`; everything contributes."""
 
     def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
-        """See `EmbeddedShape.calibrate`; the merger begins with a norm of its own, and has learned in the first phase."""
+        """See `EmbeddedShape.calibrate`; the merger begins with its own norm, and was trained in the first phase."""
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `EmbeddedShape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration`, as far as they apply here."""
@@ -166,15 +166,15 @@ class EmbeddedQwen2VL(EmbeddedShape):
 
 
 def _over_frames(patches: Tensor) -> Tensor:
-    """Patch embeddings (hidden, 3, 14, 14) spread over frames (hidden, 3, 2, 14, 14), so that a picture shown twice gives the same."""
+    """Patch embeddings (hidden, 3, 14, 14) split over two frames (hidden, 3, 2, 14, 14), so that a picture shown twice gives the same."""
     return (patches[:, :, None] / FRAMES).expand(-1, -1, FRAMES, -1, -1).contiguous()
 
 
 def _translated(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a LLaVA under the names that they have here.
+    """The weights of a LLaVA under their names here.
 
-    Blocks and decoder layers are alike; biases that the decoder had not are zero. Position embeddings have no place. The
-    merger begins with the mean of what the projector made of each of the four patches, and noise that tells them apart.
+    Blocks and decoder layers correspond; biases that the decoder did not have are zero. Position embeddings are dropped. The merger
+    begins with the mean of the projector over its four patches, plus noise that distinguishes them.
     """
     state: dict[str, Tensor] = {}
     for name, weight in earlier.items():
@@ -195,7 +195,7 @@ def _translated(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
 
 
 _BLOCK = {"layer_norm1": "norm1", "layer_norm2": "norm2", "mlp": "mlp", "self_attn.out_proj": "attn.proj"}
-_NOISE = 0.3  # of the fresh merger, beside the weights that are carried over
+_NOISE = 0.3  # share of the fresh merger, added to the weights that are carried over
 
 
 def _merger(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

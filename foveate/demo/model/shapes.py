@@ -1,4 +1,4 @@
-"""The kinds of model that the recipe can train, by name."""
+"""The shapes of the embedded model, by name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ EMBEDDED_SHAPES: dict[str, EmbeddedShape] = {shape.name: shape for shape in (Emb
 
 
 def own_processor(folder: Path) -> type[DynamicProcessor] | None:
-    """The class of a folder's processor, if it is one that transformers' `AutoProcessor` does not know, else `None`."""
+    """The class of a folder's processor if transformers' `AutoProcessor` does not know it, otherwise `None`."""
     settings = folder / "processor_config.json"
-    # Read as text: a damaged file is for the loaders to complain of.
+    # Read as text: the loaders report a damaged file.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
     return DynamicProcessor if own else None
 
 
 def on_its_library(processor: Any, folder: Path) -> Any:
-    """A loaded processor of a folder with the library that the embedded model was trained on, if it belongs to one; any other as it is."""
+    """Make an embedded model's processor use the image library of its training; any other processor is returned unchanged."""
     if isinstance(processor, DynamicProcessor):
         return on_pillow(processor, Qwen2VLImageProcessorPil)
     return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[EmbeddedLlava.name] else processor
@@ -40,7 +40,7 @@ def shape_of(model: Any) -> EmbeddedShape:
         model: a model, or the folder of its weights.
 
     Raises:
-        ValueError: the recipe makes no such models.
+        ValueError: the embedded model has no such shape.
     """
     kind = kind_of(model) if isinstance(model, Path) else model.config.model_type
     if kind.replace("_", "-") not in EMBEDDED_SHAPES:

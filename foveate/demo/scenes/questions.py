@@ -1,4 +1,4 @@
-"""What can be asked about things that lie in a scene, with the right answer and the things it is about."""
+"""The questions about the things in a scene, with the right answers and the things that they are about."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLEAR = 21  # pixels that two centres, or a centre and the middle, must differ 
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """A question, its answer, its family, and the things that an answer must have looked at."""
+    """A question, its answer, its family, and the things that one must look at to answer it."""
 
     text: str
     answer: str
@@ -44,7 +44,7 @@ def _objects(items: Sequence[Item]) -> list[Item]:
 
 
 def _single(items: Sequence[Item], *attributes: str) -> list[Item]:
-    """The items that share the given attributes with no other."""
+    """The items whose given attributes no other item shares."""
     keys = [tuple(getattr(item, name) for name in attributes) for item in items]
     often = Counter(keys)
     return [item for item, key in zip(items, keys, strict=True) if often[key] == 1]
@@ -90,13 +90,13 @@ def _size(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, 
 
 
 def _groups(objects: Sequence[Item]) -> dict[str, tuple[Item, ...]]:
-    """The objects of every shape and of every colour, by what these are called when there are several; some are empty."""
+    """The objects of every shape and of every colour, by the plural name; some are empty."""
     groups = {PLURALS[shape]: tuple(item for item in objects if item.shape == shape) for shape in SHAPES}
     return groups | {f"{colour} objects": tuple(item for item in objects if item.colour == colour) for colour in COLOURS}
 
 
 def _count(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> AskedQuestion | None:
-    """Ask for a number; every number that the scene offers is equally likely."""
+    """Ask for a number; every number that the scene allows is equally likely."""
     objects = _objects(items)
     groups = {"objects": tuple(objects), **_groups(objects)}
     numbers = sorted({len(group) for group in groups.values() if len(group) <= LARGEST_COUNT})
@@ -179,7 +179,7 @@ def _relation(rng: np.random.Generator, items: Sequence[Item], middle: tuple[flo
 
 
 def _comparison(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> AskedQuestion | None:
-    """Two numbers, two colours or two shapes; yes and no are equally likely as far as the scene offers both."""
+    """Compare two numbers, two colours or two shapes; yes and no are equally likely if the scene allows both."""
     objects, wanted = _objects(items), bool(rng.random() < 0.5)
     kind = rng.integers(3)
     if kind == 0:
@@ -221,7 +221,7 @@ def _digit(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float,
 
 
 def _hop(rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float]) -> AskedQuestion | None:
-    """From a sign to the one object right under it, or back."""
+    """Ask from a sign to the one object directly under it, or back."""
     signs = [item for item in items if item.kind == "sign"]
     pairs = [(sign, below[0]) for sign in signs if len(below := under(sign, items)) == 1]
     if not pairs:
@@ -243,7 +243,7 @@ def _named_like(items: Sequence[Item], item: Item) -> list[Item]:
 
 
 def phrase(item: Item) -> str:
-    """What a description says of one thing."""
+    """The description of one thing."""
     if item.kind == "sign":
         return f"a {item.colour} sign that says {item.text.lower()}"
     if item.kind == "digit":
@@ -252,14 +252,14 @@ def phrase(item: Item) -> str:
 
 
 def in_order(items: Sequence[Item]) -> tuple[Item, ...]:
-    """Things from left to right, as a description tells of them."""
+    """Things from left to right, in the order of a description."""
     return tuple(sorted(items, key=lambda item: (item.centre, item.kind)))
 
 
 def describe(rng: np.random.Generator, items: Sequence[Item]) -> AskedQuestion | None:
     """Ask for one sentence that names everything, from left to right.
 
-    Two things whose order is hard to tell, or a scene that takes too few or too many words, are not asked about.
+    A scene in which the order of two things is unclear, or that takes too few or too many words, is not asked about.
     """
     ordered = in_order(items)
     close = any(b.centre[0] - a.centre[0] < _APART for a, b in itertools.pairwise(ordered))
@@ -279,12 +279,12 @@ FAMILIES = (*SHORT, "description")
 def ask(
     rng: np.random.Generator, items: Sequence[Item], middle: tuple[float, float] = (GRID * PATCH / 2, GRID * PATCH / 2), repeats: int = 1
 ) -> list[AskedQuestion]:
-    """Ask up to `repeats` different questions of each kind with a short answer that the things allow.
+    """Ask up to `repeats` different questions of each kind with a short answer, as far as the things allow.
 
     Args:
-        rng: where choices come from.
-        items: what lies in the scene, or in a window of it.
-        middle: (x, y) in pixels that parts left from right and top from bottom; the one of a whole scene if not given.
+        rng: the source of randomness.
+        items: the things in the scene, or in a window of it.
+        middle: (x, y) in pixels that separates left from right and top from bottom; by default that of a whole scene.
         repeats: tries of each kind.
     """
     found: dict[str, AskedQuestion] = {}

@@ -84,13 +84,13 @@ def test_a_seed_gives_the_same_bits_and_another_others(folder: Path, whole: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from foveate.explain.compressor.train import Recipe, train
+from foveate.explain.compressor.train import CompressorRecipe, train
 
 def watch(progress):
     if (progress.epoch, progress.step) == (3, 4):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(Path(sys.argv[1]), Path(sys.argv[2]), Recipe(**eval(sys.argv[3])), cpu=True, watch=watch)
+train(Path(sys.argv[1]), Path(sys.argv[2]), CompressorRecipe(**eval(sys.argv[3])), cpu=True, watch=watch)
 """
 
 
