@@ -180,7 +180,7 @@ def test_weights_of_its_own_are_not_carried_over_to_a_llava(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
-def test_a_killed_run_of_the_variant_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_a_killed_run_of_the_variant_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
     whole, resumed, folder = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     for name, weight in whole["masters"].items():
         assert torch.equal(weight, resumed["masters"][name]), name

@@ -64,7 +64,7 @@ def test_kept_cells_are_clear_dropped_ones_gray_and_merged_ones_pink() -> None:
             assert max(colour) - min(colour) < 6
 
 
-def test_lines_can_be_left_out() -> None:
+def test_lines_can_be_omitted() -> None:
     assert not np.array_equal(cells(small_plan(), lines=True), cells(small_plan(), lines=False))
 
 
@@ -167,7 +167,7 @@ def panes(picture: Image.Image, regions: list[Region]) -> list[Pane]:
     return panes_of([picture], [parts_of(regions)], Place(tuple(regions)))
 
 
-def test_crops_are_joined_as_they_lie_and_the_whole_picture_stands_beside_them() -> None:
+def test_crops_are_joined_as_they_lie_next_to_the_whole_picture() -> None:
     wide = Image.new("RGB", (300, 100), GREEN)
     # Of three crops side by side the second one's upper right token stays, of the whole picture the last.
     plan = Plan.from_list([index if index in (5, 15) else -1 for index in range(16)])
@@ -206,7 +206,7 @@ def test_the_whole_picture_and_one_rectangle_of_crops_keep_their_own_grids() -> 
     assert pages[0] > pages[1]  # the note about the token that left its rectangle
 
 
-def test_strips_that_no_token_covers_are_left_out() -> None:
+def test_strips_that_no_token_covers_are_omitted() -> None:
     columns = (*spans(2, 20), *((start + 60, end + 60) for start, end in spans(2, 20)))
     gapped = Region(tuple(spans(2, 50)), columns, "crop")
     picture = Image.new("RGB", (100, 100), GREEN)

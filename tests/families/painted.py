@@ -144,7 +144,7 @@ def inside(one: Box, other: Box) -> bool:
 
 
 def wrong(change: Tensor, regions: Sequence[Region], parts: Sequence[tuple[int, int, int]], box: Box, spread: float) -> list[str]:
-    """Tokens that moved elsewhere, and tokens that lie in the patch and did not move."""
+    """Tokens outside the patch that changed, and tokens in the patch that did not."""
     found, token = [], 0
     for number, (region, (frames, rows, columns)) in enumerate(zip(regions, parts, strict=True)):
         for index in range(frames * rows * columns):
@@ -167,7 +167,7 @@ def _area(cell: Box) -> bool:
 
 
 def check(case: RegionCase, backend: str) -> None:
-    """Every patch moves the tokens whose cells it lies in and no others; one that fills a cell moves that cell's token most."""
+    """Every patch changes the tokens whose cells it touches and no others; one that fills a cell changes that cell's token most."""
     check_sizes(case, backend, case.sizes)
 
 
@@ -196,7 +196,7 @@ class Case:
         self.check_cells()
 
     def changes(self, box: Box) -> Iterator[tuple[ImageReport, tuple[Region, ...], Tensor]]:
-        """Of each image that shows a patch: what the report says, where its tokens should lie, and how far they moved."""
+        """For each image that shows a patch: what the report says, where its tokens should lie, and how much they changed."""
         video = self.case.video
         changed = [painted(one, box) for one in self.pictures] if video else [*self.pictures[:-1], painted(self.pictures[-1], box)]
         after, _ = features(self.model, self.case.inputs(self.model, self.processor, changed))
@@ -217,7 +217,7 @@ class Case:
                 assert change.any(), (self.size, box)
 
     def check_cells(self) -> None:
-        """Paint single cells of the last image, as they are said to lie."""
+        """Paint single cells of the last image, where they should lie."""
         kind = {"video": self.images[-1].kind == "video", "pictures": 1 if self.case.video else self.case.pictures}
         regions = regions_of(self.model, self.processor, self.size, self.images[-1].parts, **kind)
         generator = random.Random(self.seed)

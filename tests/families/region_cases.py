@@ -52,7 +52,7 @@ def shown(text: str) -> Callable[[Any, Any, Sequence[Image.Image]], Mapping[str,
     return inputs
 
 
-# LLaVA and its kin.
+# LLaVA and similar models.
 
 
 def llava(vision: Any = None) -> Any:
@@ -85,7 +85,7 @@ def onevision_processor(backend: str, pixels: int = 35) -> Any:
 
 
 def onevision(most: int, pixels: int = 35) -> Any:
-    """Tiles have `pixels` a side and patches seven, so that the last ones of larger tiles are not seen."""
+    """Tiles have `pixels` per side and patches seven, so that the last pixels of larger tiles are not seen."""
     points = [[rows * pixels // 35, columns * pixels // 35] for rows, columns in zoo.OV_PINPOINTS]
     vision = zoo.tower("siglip_vision_model", image_size=pixels, patch_size=7, vision_use_head=False)
     tokens = {"image_token_index": IMAGE, "video_token_index": VIDEO}
@@ -138,7 +138,7 @@ def ovis2_prompt(model: Any, processor: Any, pictures: Sequence[Image.Image]) ->
 
 
 def frames_as_crops(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
-    """InternVL's frames: each is one crop behind a start and before an end."""
+    """InternVL's frames: each is one crop between a start and an end."""
     pixels = processor.video_processor(videos=[list(pictures)], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
     given = torch.tensor([[3, *[START, *[IMAGE] * 16, END] * len(pictures), 5]])
     return {"input_ids": given, "attention_mask": torch.ones_like(given), "pixel_values": pixels.flatten(0, 1)}

@@ -1,4 +1,4 @@
-"""Each family's claim where its tokens lie in a picture, held against its own processor and vision tower."""
+"""Where each family says that its tokens lie in a picture, compared with its own processor and vision tower."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_parts_that_the_processor_does_not_make_are_refused() -> None:
         regions_of(model, processor, (0, 100), ((1, 4, 4),))
 
 
-def test_an_image_processor_that_nobody_knows_and_tokens_without_a_place_are_unsupported() -> None:
+def test_an_unknown_image_processor_and_tokens_without_a_place_are_unsupported() -> None:
     aria = next(case for case in zoo_generic.CASES if case.model_type == "aria").build()
     with pytest.raises(UnsupportedError, match="learned queries"):
         regions_of(aria, SimpleNamespace(image_processor=None), (30, 30), ((1, 1, 12),))

@@ -42,8 +42,8 @@ class Record:
 
     Attributes:
         path: of a valid one.
-        text: what stands in it.
-        read: what foveate makes of it, as plain values that can be compared with the file's where it has them.
+        text: its content.
+        read: what foveate reads from it, as plain values that can be compared with those of the file.
         write: put a text into the file, if writing it is not enough.
     """
 
@@ -54,7 +54,7 @@ class Record:
 
     @classmethod
     def of(cls, path: Path, data: Any, read: Callable[[Path], Any], write: Callable[[str], Any] | None = None) -> Record:
-        """From the values that stand in the file."""
+        """From the values in the file."""
         text = json.dumps(data)
         return cls(path, text, lambda: read(path), write or (lambda changed: path.write_text(changed, encoding="utf-8")))
 
@@ -216,7 +216,7 @@ def _make_demo_checkpoint(folder: Path) -> Record:
 
 
 def _tensors(path: Path) -> Callable[[str], None]:
-    """Write what a text of JSON says as `torch.save` would write it; what is no JSON stays text."""
+    """Write the values of a JSON text as `torch.save` would; anything else stays text."""
 
     def write(text: str) -> None:
         try:

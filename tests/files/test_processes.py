@@ -1,4 +1,4 @@
-"""What the first process refuses, all refuse, so that none waits for another for ever."""
+"""What the first process refuses, all refuse, so that none waits for another forever."""
 
 from __future__ import annotations
 

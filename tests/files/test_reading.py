@@ -155,7 +155,7 @@ def test_a_file_of_tensors_is_read_or_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "good.pt").read_bytes()
     for damaged in (b"", b"x", whole[:100], whole[:-40], whole[:200] + b"\0" * 20 + whole[220:]):
         (tmp_path / "bad.pt").write_bytes(damaged)
-        with contextlib.suppress(RecordError):  # a change that falls into padding is none
+        with contextlib.suppress(RecordError):  # a change in padding changes nothing
             read_tensors(tmp_path / "bad.pt")
     with pytest.raises(RecordError, match=r"bad\.pt is damaged, or holds more than tensors"):
         (tmp_path / "bad.pt").write_bytes(b"x")

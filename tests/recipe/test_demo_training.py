@@ -148,7 +148,7 @@ def test_the_first_layers_learn_nothing_of_what_is_in_the_picture(tiny: LlavaFor
     assert not torch.allclose(states[0], own[0], atol=1e-2)
 
 
-def test_a_run_can_go_on_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
+def test_a_run_can_continue_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
     folder = train(tmp_path / "first", TINY)
     carry_over(LLAVA, folder, tiny)
     earlier = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
@@ -186,7 +186,7 @@ def test_drawing_depends_on_nothing_but_its_seed() -> None:
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
     whole, resumed, _ = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     assert resumed["step"] == whole["step"] == 3
     for name, weight in whole["masters"].items():

@@ -90,7 +90,7 @@ def test_the_sequence_network_looks_along_the_tokens_alone() -> None:
     assert reach(untrained(network="sequence", channels=(4,)), ((3, 4, 4),), 17) == {16, 17, 18}
 
 
-def test_frames_beside_one_another_are_a_convolution_in_three_dimensions() -> None:
+def test_consecutive_frames_are_a_convolution_in_three_dimensions() -> None:
     network = ScoreNetwork(CompressorConfig(heads=3, channels=(4,), kernel=3, frames=5))
     block, states = network.blocks[0], torch.randn(2, 3, 4, 5, 6)
     torch.nn.init.normal_(block.depthwise)

@@ -1,4 +1,4 @@
-"""Training a compressor: it learns, holds out whole samples, goes on after a kill, and shares work among processes."""
+"""Training a compressor: it learns, holds out whole samples, resumes after a kill, and shares work among processes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ train(Path(sys.argv[1]), Path(sys.argv[2]), CompressorRecipe(**eval(sys.argv[3])
 """
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_resumes_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     recipe = repr(vars(SHORT))
     killed = subprocess.run([sys.executable, "-c", KILLED, folder, tmp_path, recipe], env=environment, capture_output=True, check=False)
@@ -179,7 +179,7 @@ def test_images_of_a_sample_and_questions_about_a_scene_are_held_out_together() 
     assert all(held_out(f"{number:09d}/0", 0.2) for number in range(2000) if rows[number])
 
 
-def test_images_without_relevance_are_left_out(folder: Path) -> None:
+def test_images_without_relevance_are_omitted(folder: Path) -> None:
     found = LabelDataset(folder, states=False)
     whole = found.split(0.2)
     found._blank = {whole[0][0], whole[1][0]}
@@ -264,7 +264,7 @@ def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path
     assert "Traceback" not in told.err
 
 
-def test_what_the_epochs_before_gave_is_kept_and_gone_on_with(
+def test_the_result_of_earlier_epochs_is_kept_and_resumed(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = _Run._loss

@@ -80,7 +80,7 @@ def test_datasets_reads_back_what_was_written(tmp_path: Path, states: bool) -> N
             np.testing.assert_array_equal(np.array(found["states"], np.float16), own.states)
 
 
-def test_a_footer_tells_what_became_of_every_sample(tmp_path: Path) -> None:
+def test_a_footer_says_what_happened_to_every_sample(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, 0, states=False) as shard:
         shard.keep([row(0, 6), row(1, 6)])
         shard.answered_wrong("0002")

@@ -1,4 +1,4 @@
-"""Signals inside compressed runs of every family, held against what plain hooks read in the full model under masks."""
+"""Signals inside compressed runs of every family, compared with what plain hooks read in the full model under masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXACT = {"atol": 2e-5, "rtol": 1e-4}
 
 @dataclass(frozen=True)
 class Thinning(Spy):
-    """What it was shown, and fewer tokens for those behind it."""
+    """Records what it was shown, and leaves fewer tokens for the methods after it."""
 
     exact = False
 
@@ -64,7 +64,7 @@ class Read:
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=str)
-def test_methods_behind_a_cut_are_shown_what_the_full_model_computes_without_the_removed(case: Case) -> None:
+def test_methods_after_a_cut_see_what_the_full_model_computes_without_the_removed_tokens(case: Case) -> None:
     model, given = case.build(), rows(case)
     family = family_of(model)
     first, last = (kind(layer=layer, wants=family.gives(model)) for kind, layer in ((Thinning, 1), (Spy, 3)))
