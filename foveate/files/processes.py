@@ -11,10 +11,10 @@ from typing import Protocol
 from foveate.errors import FoveateError
 from foveate.files.locks import claimed_folder
 
-__all__ = ["Alone", "Processes", "by_the_first", "claimed_by_the_first"]
+__all__ = ["SingleProcess", "ProcessGroup", "by_the_first", "claimed_by_the_first"]
 
 
-class Processes(Protocol):
+class ProcessGroup(Protocol):
     """The processes that share the work, with the interface of `accelerate.PartialState`."""
 
     @property
@@ -27,7 +27,7 @@ class Processes(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SingleProcess:
     """A single process, without `accelerate`."""
 
     process_index: int = 0
@@ -37,7 +37,7 @@ class Alone:
         """Returns at once: there is no other process."""
 
 
-def by_the_first(group: Processes, act: Callable[[], object]) -> None:
+def by_the_first(group: ProcessGroup, act: Callable[[], object]) -> None:
     """Let the first process do something while the others wait; an error in it is raised in all.
 
     Raises:
@@ -58,7 +58,7 @@ def by_the_first(group: Processes, act: Callable[[], object]) -> None:
 
 
 @contextmanager
-def claimed_by_the_first(group: Processes, folder: Path) -> Iterator[None]:
+def claimed_by_the_first(group: ProcessGroup, folder: Path) -> Iterator[None]:
     """Lock a folder for a group of processes, as `foveate.files.locks.claimed_folder` does for one.
 
     Raises:

@@ -30,10 +30,10 @@ from foveate.explain.labels.label_files import (
 )
 from foveate.explain.labels.labeller import Labeller, SampleResult
 from foveate.explain.labels.samples import SampleSource
-from foveate.files.processes import Alone, Processes, by_the_first, claimed_by_the_first
+from foveate.files.processes import ProcessGroup, SingleProcess, by_the_first, claimed_by_the_first
 from foveate.files.writing import write_whole
 
-__all__ = ["Alone", "Processes", "Tally", "check_folder", "make_labels", "ranges", "versions"]
+__all__ = ["SingleProcess", "ProcessGroup", "Tally", "check_folder", "make_labels", "ranges", "versions"]
 
 SHARD = 64
 """Most samples in one shard: the work that a kill can cost, about a minute for a model that labels one sample a second."""
@@ -71,7 +71,7 @@ def make_labels(
     source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
-    processes: Processes | None = None,
+    processes: ProcessGroup | None = None,
     progress: Callable[[Counts], object] | None = None,
 ) -> Counts:
     """Label all samples that are not labelled yet. Every process calls this with the same arguments.
@@ -92,7 +92,7 @@ def make_labels(
         BusyError: another run is writing to the folder.
         WriteError: the folder cannot be written; finished shards stay.
     """
-    group = Alone() if processes is None else processes
+    group = SingleProcess() if processes is None else processes
     check_folder(folder, info)
     with claimed_by_the_first(group, folder):
         counts, tally = _make(folder, source, labeller, info, group, progress)
@@ -105,7 +105,7 @@ def _make(
     source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
-    group: Processes,
+    group: ProcessGroup,
     progress: Callable[[Counts], object] | None,
 ) -> tuple[Counts, Tally]:
     """`make_labels` in a locked folder."""
