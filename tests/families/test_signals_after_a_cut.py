@@ -18,7 +18,7 @@ from zoo import Case, known
 import foveate
 from foveate import Plan, View
 from foveate.families import family_of
-from foveate.families.vila.modeling import Join
+from foveate.families.vila.modeling import PatchMerger
 
 KNOWN = [case for case in CASES if known(case.model_type) and str(case) not in ("llava_next mistral", "llava_next qwen2")]
 EXACT = {"atol": 2e-5, "rtol": 1e-4}
@@ -146,7 +146,7 @@ def shuffled(model: Any, pieces: Any, values: list[Tensor]) -> list[Tensor]:
 
 def joined(model: Any, pieces: Any, values: list[Tensor]) -> list[Tensor]:
     (own,) = values
-    total, count = (Join()(each).unflatten(2, (4, -1)).sum(2) for each in (own, torch.ones_like(own)))
+    total, count = (PatchMerger()(each).unflatten(2, (4, -1)).sum(2) for each in (own, torch.ones_like(own)))
     return [part[torch.tensor(piece.content)] for part, piece in zip(total / count, pieces, strict=True)]
 
 

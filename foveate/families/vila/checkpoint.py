@@ -87,11 +87,11 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 @dataclass(frozen=True)
-class _Index:
+class _ShardIndex:
     weight_map: dict[str, str]
 
 
-_INDEX_SCHEMA: RecordSchema[_Index] = RecordSchema("an index of shards", _Index)
+_INDEX_SCHEMA: RecordSchema[_ShardIndex] = RecordSchema("an index of shards", _ShardIndex)
 
 
 def _files(folder: Path) -> list[Path]:

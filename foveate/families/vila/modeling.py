@@ -14,10 +14,10 @@ from transformers.models.llava.modeling_llava import LlavaModel
 from foveate.families.vila.checkpoint import load
 from foveate.families.vila.configuration import PARTS, VilaConfig, is_release
 
-__all__ = ["Join", "VilaForConditionalGeneration", "VilaModel", "VilaProjector"]
+__all__ = ["PatchMerger", "VilaForConditionalGeneration", "VilaModel", "VilaProjector"]
 
 
-class Join(nn.Module):
+class PatchMerger(nn.Module):
     """Joins each 2 x 2 square of patches; a grid with an odd side is first padded with a row and a column of zeros."""
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class VilaProjector(nn.Module):
     def __init__(self, config: VilaConfig) -> None:
         super().__init__()
         joined, hidden = 4 * config.vision_config.hidden_size, config.text_config.hidden_size
-        self.layers = nn.Sequential(Join(), nn.LayerNorm(joined), nn.Linear(joined, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.layers = nn.Sequential(PatchMerger(), nn.LayerNorm(joined), nn.Linear(joined, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map features (images, patches, vision width) to visual tokens (images, tokens, text width)."""
@@ -55,7 +55,7 @@ class VilaModel(LlavaModel):
         self.multi_modal_projector = VilaProjector(config)
 
 
-class Head(nn.Linear):
+class MaskedHead(nn.Linear):
     """The language model's head, which never predicts ids outside the release's vocabulary (the image token).
 
     Their logits are the lowest finite number, so probabilities are those of the release, and the ids are never generated.
@@ -85,7 +85,7 @@ class VilaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: VilaConfig) -> None:
         super(LlavaForConditionalGeneration, self).__init__(config)  # the inherited one would build a LLaVA first
         self.model = VilaModel(config)
-        self.lm_head = Head(config)
+        self.lm_head = MaskedHead(config)
         self.post_init()
 
     @classmethod

@@ -18,7 +18,7 @@ from foveate.files.checkpoints import pretrained
 from foveate.files.checkpoints.pillow import on_pillow
 from foveate.images import flat
 
-__all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
+__all__ = ["MARKER", "CHAT_TEMPLATES", "VilaProcessor", "prompt_form"]
 
 MARKER = "<image>"
 """Stands for one picture, or one frame of a video, in a prompt."""
@@ -51,7 +51,7 @@ def _form(system: str, opening: str, user: tuple[str, str], assistant: tuple[str
 _LLAMA_3 = ("<|start_header_id|>user<|end_header_id|>\n\n", "<|start_header_id|>assistant<|end_header_id|>\n\n")
 _HERMES = ("<|im_start|>user\n", "<|im_start|>assistant\n")
 
-PROMPTS: dict[str, str] = {
+CHAT_TEMPLATES: dict[str, str] = {
     "vicuna_v1": _form(
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions.",
@@ -80,7 +80,7 @@ PROMPTS: dict[str, str] = {
 
 
 def prompt_form(tokenizer: Any) -> str:
-    """Which of `PROMPTS` a model was trained with, judging by the tokens of its vocabulary."""
+    """Which of `CHAT_TEMPLATES` a model was trained with, judging by the tokens of its vocabulary."""
     vocabulary = tokenizer.get_vocab()
     return "llama_3" if "<|eot_id|>" in vocabulary else "hermes-2" if "<|im_end|>" in vocabulary else "vicuna_v1"
 
@@ -91,7 +91,7 @@ class VilaProcessor(ProcessorMixin):
     Args:
         image_processor: SigLIP's, which squeezes every picture into a square; for InternViT, with that tower's mean and deviation.
         tokenizer: the language model's.
-        chat_template: one of `PROMPTS`, or any other.
+        chat_template: one of `CHAT_TEMPLATES`, or any other.
         image_seq_length: visual tokens of each picture.
         image_token_id: the id of their placeholders; it need not be in the tokenizer.
     """
@@ -121,7 +121,7 @@ class VilaProcessor(ProcessorMixin):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         tokenizer.padding_side = "left"  # the releases pad for training; generation needs each row's last token at the end
-        form = PROMPTS[prompt_form(tokenizer)]
+        form = CHAT_TEMPLATES[prompt_form(tokenizer)]
         return cls(images, tokenizer, form, image_seq_length=config.image_seq_length, image_token_id=config.image_token_id)
 
     def __call__(
