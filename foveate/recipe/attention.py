@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-ATTENTION = "foveate_demo_matmul"
+PLAIN_ATTENTION = "foveate_demo_matmul"
 
 
 def _matmul_attention(
@@ -19,9 +19,9 @@ def _matmul_attention(
     return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, _matmul_attention)
+AttentionInterface.register(PLAIN_ATTENTION, _matmul_attention)
 
 
 def fastest_attention(device: torch.device | str, dtype: torch.dtype) -> str:
     """The implementation to train the tower with: the fused one, except in half precision on a CPU, where it is slow."""
-    return ATTENTION if torch.device(device).type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    return PLAIN_ATTENTION if torch.device(device).type == "cpu" and dtype == torch.bfloat16 else "sdpa"

@@ -118,7 +118,7 @@ left and right are those of the picture. The channels of the decoder's heads rot
 
 
 @dataclass(frozen=True)
-class _Figures:
+class _CardFigures:
     """The figures that `measure` writes."""
 
     version: Count
@@ -137,7 +137,7 @@ class _Figures:
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _CardRecipe:
     """The part of a run's recipe that the card states."""
 
     start: str | None
@@ -149,8 +149,8 @@ class _Recipe:
     guidance: Number
 
 
-_FIGURES: RecordSchema[_Figures] = RecordSchema("the figures of an embedded model", _Figures, remedy="measure it again")
-_RECIPE: RecordSchema[_Recipe] = RecordSchema("the recipe of a training run", _Recipe)
+_FIGURES_SCHEMA: RecordSchema[_CardFigures] = RecordSchema("the figures of an embedded model", _CardFigures, remedy="measure it again")
+_RECIPE_SCHEMA: RecordSchema[_CardRecipe] = RecordSchema("the recipe of a training run", _CardRecipe)
 
 
 def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
@@ -275,11 +275,11 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         run: folder of the training run, for its recipe, log and notes.
         hardware: what it was trained on, in words.
     """
-    figures = _FIGURES.read(folder / FIGURES).raw
+    figures = _FIGURES_SCHEMA.read(folder / FIGURES).raw
     shape = shape_of(folder)
     tokens = (GRID // shape.merged) ** 2
     model = load_folder(folder)
-    recipe = _RECIPE.read(run / "recipe.json").raw
+    recipe = _RECIPE_SCHEMA.read(run / "recipe.json").raw
     training = [
         *_beginning(shape, recipe["start"]),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",

@@ -213,7 +213,7 @@ def _told(item: Item, grid: int | PatchGrid) -> list[NDArray[np.bool_]]:
     return goals
 
 
-class Speaker(nn.Module):
+class ProjectorAndDecoder(nn.Module):
     """The projector and the decoder of a model, as one trainable module."""
 
     def __init__(self, shape: EmbeddedShape, model: Any) -> None:
@@ -317,7 +317,7 @@ class DecoderPhase:
         self._seed, self._batch, self._device = seed, batch, device
         self._tower = copy.deepcopy(shape.tower(model)).to(device, dtype).requires_grad_(False)
         self._tower.config._attn_implementation = fastest_attention(device, dtype)
-        self.masters = Speaker(shape, model).to(device)
+        self.masters = ProjectorAndDecoder(shape, model).to(device)
         if pace == 1:
             shape.calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
         self.optimiser = Optimiser(self.masters, matrix_rate=4e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)

@@ -21,7 +21,7 @@ from foveate.files.records import Count, Number, RecordSchema, Seconds, read_ten
 from foveate.files.writing import append_line, write_made
 from foveate.recipe.optimise import Optimiser
 
-__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "Reached", "checkpoint", "restored"]
+__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "PhaseCheckpoint", "checkpoint", "restored"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ LOG: RecordSchema[LogEntry] = RecordSchema("a line of a training log", LogEntry)
 
 
 @dataclass(frozen=True)
-class Reached:
+class PhaseCheckpoint:
     """The content of a checkpoint apart from tensors."""
 
     step: Count
@@ -46,10 +46,12 @@ class Reached:
     figures: dict[str, Number]
 
 
-_REACHED: RecordSchema[Reached] = RecordSchema("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase again")
+_SCHEMA: RecordSchema[PhaseCheckpoint] = RecordSchema(
+    "a checkpoint of foveate demo train", PhaseCheckpoint, remedy="remove it to train that phase again"
+)
 
 
-def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:
+def checkpoint(path: Path) -> tuple[PhaseCheckpoint, dict[str, Any]]:
     """Read a checkpoint: how far the phase came, and the whole content.
 
     Raises:
@@ -57,9 +59,9 @@ def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:
     """
     content = read_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("masters"), dict) or "optimiser" not in content:
-        raise _REACHED.refusal(str(path), "it has no masters and no optimiser")
-    plain = {own.name: content[own.name] for own in fields(Reached) if own.name in content}
-    return _REACHED.of(plain, str(path)).value, content
+        raise _SCHEMA.refusal(str(path), "it has no masters and no optimiser")
+    plain = {own.name: content[own.name] for own in fields(PhaseCheckpoint) if own.name in content}
+    return _SCHEMA.of(plain, str(path)).value, content
 
 
 def restored(path: Path, part: Any, state: Any) -> None:
@@ -78,7 +80,7 @@ def restored(path: Path, part: Any, state: Any) -> None:
         IndexError,
         RuntimeError,
     ) as error:  # what torch raises for states of other shapes
-        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_REACHED.remedy}") from error
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_SCHEMA.remedy}") from error
 
 
 class Phase(Protocol):

@@ -98,7 +98,7 @@ def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | Pa
     return Windows(to_patches(pixels), positions, torch.from_numpy(np.stack(labels)), away)
 
 
-class Heads(nn.Module):
+class LabelHeads(nn.Module):
     """Linear heads that read the label classes of patches, and the centre of the thing that they show; discarded after training.
 
     Args:
@@ -142,14 +142,14 @@ def dense_loss(read: Tensor, windows: Windows) -> tuple[Tensor, dict[str, float]
     return loss + 4 * error.mean(), right
 
 
-class Taught(nn.Module):
+class TowerWithHeads(nn.Module):
     """A tower and the heads that read it."""
 
     def __init__(self, shape: EmbeddedShape, tower: Any) -> None:
         super().__init__()
         self.shape = shape
         self.tower = tower
-        self.heads = Heads(tower.config.hidden_size, shape.merged**2)
+        self.heads = LabelHeads(tower.config.hidden_size, shape.merged**2)
 
     def forward(self, windows: Windows) -> Tensor:
         """Classes and centres for every patch (b, n, classes + 2)."""
@@ -184,7 +184,7 @@ class TowerPhase:
         pace: float = 1.0,
     ) -> None:
         torch.manual_seed(seed)
-        self.masters = Taught(shape, tower).to(device)
+        self.masters = TowerWithHeads(shape, tower).to(device)
         self.masters.tower.config._attn_implementation = fastest_attention(device, dtype)
         shape.spare(tower)
         self.optimiser = Optimiser(self.masters, matrix_rate=5e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)

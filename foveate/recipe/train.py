@@ -32,10 +32,10 @@ from foveate.files.records import RecordSchema, brief, read_text
 from foveate.files.writing import whole_folder, write_error, write_whole
 from foveate.measure.scenes import BALANCED
 from foveate.recipe.card import describe
-from foveate.recipe.decoder import GUIDANCE, DecoderPhase, Speaker
+from foveate.recipe.decoder import GUIDANCE, DecoderPhase, ProjectorAndDecoder
 from foveate.recipe.loop import Loop, Pace, checkpoint, restored
 from foveate.recipe.muon import fast_bfloat16
-from foveate.recipe.tower import Taught, TowerPhase
+from foveate.recipe.tower import TowerPhase, TowerWithHeads
 
 SLOWER = 0.5  # share of the learning rates for a model that was trained before
 
@@ -246,7 +246,7 @@ def export_checkpoint(out: Path) -> Path:
     """
     recipe = recipe_of(out)
     shape, model = EMBEDDED_SHAPES[recipe.shape], _fresh(recipe)
-    for learner, name in ((Taught(shape, shape.tower(model)), "tower"), (Speaker(shape, model), "decoder")):
+    for learner, name in ((TowerWithHeads(shape, shape.tower(model)), "tower"), (ProjectorAndDecoder(shape, model), "decoder")):
         path = out / f"{name}.pt"
         restored(path, learner, checkpoint(path)[1]["masters"])
     export(shape, model, out / "weights")

@@ -20,8 +20,8 @@ from foveate.demo.scenes import scene
 from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.measure.scenes import attention_recall, evaluate, samples
-from foveate.recipe.decoder import DESCRIPTION_LESSON, DecoderPhase, Lesson, Speaker, draw_lesson
-from foveate.recipe.tower import Taught, draw_windows, normalise
+from foveate.recipe.decoder import DESCRIPTION_LESSON, DecoderPhase, Lesson, ProjectorAndDecoder, draw_lesson
+from foveate.recipe.tower import TowerWithHeads, draw_windows, normalise
 from foveate.recipe.train import Recipe, carry_over, export_checkpoint, train
 
 SHAPE = EMBEDDED_SHAPES["qwen2-vl"]
@@ -56,7 +56,7 @@ def test_a_packed_question_about_a_picture_of_any_size_is_answered_exactly_as_al
 ) -> None:
     lesson = draw_lesson((1,), "train", 1, grid, anywhere=False)
     seen = SHAPE.states(SHAPE.tower(tiny), normalise(lesson.patches, torch.float32), lesson.positions)
-    packed, _ = Speaker(SHAPE, tiny)(seen, lesson)
+    packed, _ = ProjectorAndDecoder(SHAPE, tiny)(seen, lesson)
     encoded = processor(images=picture(lesson, *grid), text=prompt("?"), return_tensors="pt")
     assert encoded["image_grid_thw"].tolist() == [[1, *grid]]
     before = encoded["input_ids"][0]
@@ -87,7 +87,7 @@ def test_what_is_read_from_a_visual_token_lies_at_its_patches() -> None:
 
 @torch.no_grad()
 def test_the_heads_read_each_patch_from_the_token_that_holds_it(tiny: Qwen2VLForConditionalGeneration) -> None:
-    taught = Taught(SHAPE, SHAPE.tower(tiny)).eval()
+    taught = TowerWithHeads(SHAPE, SHAPE.tower(tiny)).eval()
     windows = draw_windows((3,), "train", 1, (8, 12), anywhere=False)
     before = taught(windows).view(8, 12, -1)
     assert before.shape[-1] == sum(CLASSES.values()) + 2

@@ -24,7 +24,16 @@ from foveate.demo.scenes.labels import GRID, IGNORED
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.errors import BusyError, TrainingError
 from foveate.files.locks import claimed_folder
-from foveate.recipe.decoder import DESCRIPTION_LESSON, SCENE_LESSON, SEALED, SHORT_LESSON, DecoderPhase, LessonSize, Speaker, draw_lesson
+from foveate.recipe.decoder import (
+    DESCRIPTION_LESSON,
+    SCENE_LESSON,
+    SEALED,
+    SHORT_LESSON,
+    DecoderPhase,
+    LessonSize,
+    ProjectorAndDecoder,
+    draw_lesson,
+)
 from foveate.recipe.muon import Muon, orthogonalise
 from foveate.recipe.optimise import Optimiser
 from foveate.recipe.tower import draw_windows, normalise, to_patches
@@ -54,7 +63,7 @@ def test_a_packed_question_is_answered_exactly_as_alone(tiny: LlavaForConditiona
     lesson = draw_lesson((1,), "train", 1, GRID)
     patches = normalise(lesson.patches, torch.float32)
     seen = tower_states(tiny.model.vision_tower, patches, lesson.positions)
-    packed, _ = Speaker(LLAVA, tiny)(seen, lesson)
+    packed, _ = ProjectorAndDecoder(LLAVA, tiny)(seen, lesson)
     weight = tiny.model.vision_tower.embeddings.patch_embedding.weight
     pixels = patches.view(1, GRID, GRID, 3, 14, 14).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 336, 336)
     assert weight.shape[-1] == 14

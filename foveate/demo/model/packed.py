@@ -22,7 +22,7 @@ def stock_rotation(decoder: Any, states: Tensor, positions: Tensor) -> tuple[Ten
 
 
 @dataclass(frozen=True)
-class Lengths:
+class PackedLengths:
     """The lengths of a packed sequence: what all questions share, then `questions` of `length` tokens each."""
 
     shared: int
@@ -59,7 +59,7 @@ def packed_states(
         (b, heads, q, l, m).
     """
     questions, length = tokens.shape[1:]
-    shape = Lengths(shared.shape[1], questions, length)
+    shape = PackedLengths(shared.shape[1], questions, length)
     after = (behind + torch.arange(length, device=tokens.device)).repeat(questions)
     everywhere = torch.cat([positions, after.expand(*positions.shape[:-1], -1)], dim=-1)
     states = torch.cat([shared, decoder.embed_tokens(tokens).flatten(1, 2)], dim=1)
@@ -75,7 +75,7 @@ def packed_states(
 
 
 def _layer(
-    layer: Any, states: Tensor, rotation: tuple[Tensor, Tensor], shape: Lengths, sealed: int | None, start: int
+    layer: Any, states: Tensor, rotation: tuple[Tensor, Tensor], shape: PackedLengths, sealed: int | None, start: int
 ) -> tuple[Tensor, Tensor]:
     norm, attend = layer.input_layernorm, layer.self_attn
     normed = functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
@@ -94,7 +94,9 @@ def _causal(length: int, like: Tensor) -> Tensor:
     return torch.full((length, length), float("-inf"), dtype=like.dtype, device=like.device).triu(1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, shape: Lengths, sealed: int | None, *, shared_rows: bool) -> tuple[Tensor, Tensor]:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, shape: PackedLengths, sealed: int | None, *, shared_rows: bool
+) -> tuple[Tensor, Tensor]:
     """Causal attention among the shared rows, and of each question to them and to itself.
 
     Two products instead of one masked square: questions do not attend to each other, so those scores are never computed.

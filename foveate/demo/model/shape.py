@@ -145,15 +145,15 @@ class EmbeddedShape(ABC):
 
 def kind_of(folder: Path) -> str:
     """The model type, in transformers' terms, of the weights in a folder."""
-    return _KIND.read(folder / "config.json").value.model_type
+    return _MODEL_TYPE.read(folder / "config.json").value.model_type
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _ModelType:
     model_type: str
 
 
-_KIND: RecordSchema[_Kind] = RecordSchema("the configuration of a model", _Kind)
+_MODEL_TYPE: RecordSchema[_ModelType] = RecordSchema("the configuration of a model", _ModelType)
 
 
 def _prefix() -> list[int]:
