@@ -57,7 +57,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class _Index:
+class _FrameTimes:
     """The display times of a file's frames in units of the stream's clock, ascending; found without decoding any frame.
 
     Without times (`timed` is false) the unit is a frame, whose length may be a guess.
@@ -176,7 +176,7 @@ def _check_total(path: Path, count: int, pixels: int) -> None:
         )
 
 
-def _index(container: Any, stream: Any) -> _Index:
+def _index(container: Any, stream: Any) -> _FrameTimes:
     """Read all packets, decode none."""
     shown, keys, last = array("q"), array("q"), 0
     # AVI records only the order in which frames are decoded, and a bare stream not even that
@@ -190,11 +190,11 @@ def _index(container: Any, stream: Any) -> _Index:
             keys.append(shown[-1])
         last = packet.duration or last
     if not timed:  # frames are counted
-        return _Index(range(len(shown)), (), len(shown), False, guessed=container.format.name != "avi")
+        return _FrameTimes(range(len(shown)), (), len(shown), False, guessed=container.format.name != "avi")
     shown = array("q", sorted(set(shown)))
     if not last and len(shown) > 1:
         last = min(after - before for before, after in pairwise(shown))
-    return _Index(shown, array("q", sorted(keys)), shown[-1] - shown[0] + max(last, 1) if shown else 0, True)
+    return _FrameTimes(shown, array("q", sorted(keys)), shown[-1] - shown[0] + max(last, 1) if shown else 0, True)
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
@@ -205,7 +205,7 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
         return  # a truncated file: everything before the cut is good
 
 
-def _wanted(index: _Index, frames: int) -> list[int]:
+def _wanted(index: _FrameTimes, frames: int) -> list[int]:
     """The frames on screen in the middle of each span, each once."""
     # In units of 1 / (2 * frames), the times are odd multiples of the duration, so whole numbers decide. The work depends on the frames
     # in the file, however many are requested.
@@ -219,7 +219,7 @@ def _wanted(index: _Index, frames: int) -> list[int]:
     return wanted
 
 
-def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: float) -> dict[int, Image.Image]:
+def _decode(path: Path, index: _FrameTimes, wanted: Sequence[int], max_pixels: float) -> dict[int, Image.Image]:
     """The wanted pictures by display time, without those that cannot be decoded."""
     found: dict[int, Image.Image] = {}
     pixels = 0
@@ -239,7 +239,7 @@ def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: float)
     return found
 
 
-def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], seek: bool) -> Iterator[tuple[int, Any]]:
+def _pick(container: Any, stream: Any, index: _FrameTimes, wanted: Sequence[int], seek: bool) -> Iterator[tuple[int, Any]]:
     """Decode no more than necessary: from the keyframe before a wanted frame, unless decoding is already past it."""
     targets, position = set(wanted), None
     frames = _frames(container, stream, index)
@@ -261,8 +261,8 @@ def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], see
                 yield shown, frame
 
 
-def _frames(container: Any, stream: Any, index: _Index) -> Iterator[tuple[int, Any]]:
-    """Decoded frames with their display times, in units of `_Index`."""
+def _frames(container: Any, stream: Any, index: _FrameTimes) -> Iterator[tuple[int, Any]]:
+    """Decoded frames with their display times, in units of `_FrameTimes`."""
     av = _pyav()
     count = 0
     for packet in _packets(container, stream):
@@ -287,14 +287,14 @@ def _upright(frame: Any, stream: Any) -> Image.Image:
     return image.rotate(90 * turns, expand=True) if turns else image
 
 
-def _clock(stream: Any, index: _Index) -> float:
-    """Seconds per unit of `_Index`."""
+def _clock(stream: Any, index: _FrameTimes) -> float:
+    """Seconds per unit of `_FrameTimes`."""
     if index.timed:
         return float(stream.time_base)
     return 1 / float(stream.guessed_rate or stream.base_rate or 25)
 
 
-def _notes(index: _Index, frames: int, wanted: Sequence[int], found: dict[int, Image.Image]) -> Iterator[str]:
+def _notes(index: _FrameTimes, frames: int, wanted: Sequence[int], found: dict[int, Image.Image]) -> Iterator[str]:
     if len(wanted) < frames:
         why = f"the video has only {len(index.shown)} frame(s)" if len(index.shown) < frames else "some frames are shown for long"
         yield f"{len(wanted)} frame(s) instead of {frames}: {why}"

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from foveate.draw.palette import INK, LONGEST_NAME, MUTED, Label, look, name_lines, style
 from foveate.printable import shortened
 
-__all__ = ["Lines", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
+__all__ = ["PointsByMethod", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
 
 _SIZE = (3.9, 3.2)
 _LABELLED = 1.35
@@ -35,11 +35,11 @@ class Point:
     high: float | None = None
 
 
-Lines = Mapping[str, Sequence[Point]]
+PointsByMethod = Mapping[str, Sequence[Point]]
 """Measurements by method."""
 
 
-def against_tokens(lines: Lines, full: Point | None, blind: float | None, title: str, unit: str) -> Figure:
+def against_tokens(lines: PointsByMethod, full: Point | None, blind: float | None, title: str, unit: str) -> Figure:
     """Scores against the number of visual tokens that stay, with the most on the left.
 
     Args:
@@ -57,7 +57,7 @@ def against_tokens(lines: Lines, full: Point | None, blind: float | None, title:
     return figure
 
 
-def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | None, title: str) -> None:
+def tokens_panel(axes: Axes, lines: PointsByMethod, full: Point | None, blind: float | None, title: str) -> None:
     """Draw the content of `against_tokens` into existing axes."""
     lines = {name: [_on_scale(point) for point in points] for name, points in lines.items()}
     full = full and _on_scale(full)
@@ -84,7 +84,7 @@ def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | No
     name_lines(axes, labels)
 
 
-def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
+def against_time(lines: PointsByMethod, full: Point, title: str, unit: str) -> Figure:
     """Scores against measured time, with the Pareto front.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import GRAY, Canvas, check_size, paint
 from foveate.draw.heat import colour, paint_heat
-from foveate.draw.page import Mark, Tile, lay_out
+from foveate.draw.page import LegendEntry, Tile, lay_out
 from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
 from foveate.draw.places import Crop
 from foveate.errors import InputError
@@ -147,11 +147,11 @@ def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top
     return Tile(paint_heat(pane.picture, canvas, levels, outlined), f"{heading}, {pane.name}" if pane.name else heading, counts)
 
 
-def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[Mark]:
+def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[LegendEntry]:
     ends = ("nothing", "largest of the panel" if panes == 1 else "largest of the row")
-    legend = [Mark(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
+    legend = [LegendEntry(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
     if top:
-        legend.append(Mark(f"top {top} tokens", None))
+        legend.append(LegendEntry(f"top {top} tokens", None))
     return legend + place_marks(canvases)
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from foveate.draw.cells import hatch
 
-__all__ = ["Mark", "Tile", "lay_out"]
+__all__ = ["LegendEntry", "Tile", "lay_out"]
 
 _INK = (28, 28, 34)
 _SOFT = (96, 96, 106)
@@ -34,7 +34,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Mark:
+class LegendEntry:
     """An entry of the legend: its text, and the colour of its swatch; `None` for an empty frame."""
 
     text: str
@@ -42,7 +42,7 @@ class Mark:
     hatched: bool = False
 
 
-def lay_out(rows: Sequence[Sequence[Tile]], legend: Sequence[Mark], notes: Sequence[str]) -> Image.Image:
+def lay_out(rows: Sequence[Sequence[Tile]], legend: Sequence[LegendEntry], notes: Sequence[str]) -> Image.Image:
     """The page: tiles in rows, then the legend and the notes.
 
     Args:
@@ -117,7 +117,7 @@ def _paragraph(text: str, width: int) -> Image.Image:
     return block
 
 
-def _legend(marks: Sequence[Mark], width: int) -> Image.Image:
+def _legend(marks: Sequence[LegendEntry], width: int) -> Image.Image:
     """Swatches with their texts, on as many lines as they need."""
     places: list[tuple[int, int]] = []
     x = y = 0
@@ -135,7 +135,7 @@ def _legend(marks: Sequence[Mark], width: int) -> Image.Image:
     return block
 
 
-def _swatch(mark: Mark) -> Image.Image:
+def _swatch(mark: LegendEntry) -> Image.Image:
     swatch = Image.new("RGB", (_SWATCH, _SWATCH), mark.colour or _PAPER)
     if mark.hatched:
         swatch = ImageChops.add(swatch, hatch(swatch.size, 1))

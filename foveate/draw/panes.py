@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from foveate.draw.places import Place, place_of
+from foveate.draw.places import Placement, place_of
 from foveate.errors import InputError, UsageError
 from foveate.families import Region
 from foveate.families.kit.regions import cells
@@ -101,7 +101,7 @@ def spread(panes: int, frames: int, most: int) -> list[int]:
 
 def laid_over(
     pictures: Sequence[Image.Image], images: Sequence[Any], among: Sequence[Any], model: Any, processor: Any, crop: Any, *, most: int
-) -> tuple[Place, list[Pane], int, list[int]]:
+) -> tuple[Placement, list[Pane], int, list[int]]:
     """Find where the tokens of an image or of a video's frames lie, their panes, the number of frames, and which panes to show.
 
     Args:
@@ -124,7 +124,7 @@ def laid_over(
     return place, panes, frames, spread(len(panes), frames, most)
 
 
-def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Place) -> list[Pane]:
+def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Placement) -> list[Pane]:
     """The panes of one image, of one video, or of a video's frames that the model was given as separate images.
 
     Adjacent crops are joined again, as they lie in the picture.
@@ -156,7 +156,7 @@ def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], 
     return panes
 
 
-def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Place) -> list[Pane]:
+def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Placement) -> list[Pane]:
     ends = list(itertools.accumulate((math.prod(part) for part in parts), initial=0))
     numbers = [tuple(range(start, end)) for start, end in itertools.pairwise(ends)]
     if place.regions is None:

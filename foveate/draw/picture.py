@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import PINK, Canvas, check_size, faded, paint, shade_for
-from foveate.draw.page import Mark, Tile, lay_out
+from foveate.draw.page import LegendEntry, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
 from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
 from foveate.draw.places import Crop
@@ -141,14 +141,14 @@ def _per_row(panels: int) -> int:
     return 2 if panels == 4 else _PER_ROW
 
 
-def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, int, int], lines: bool) -> list[Mark]:
+def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, int, int], lines: bool) -> list[LegendEntry]:
     plan = entry.plan
-    legend = [Mark(f"kept: {plan.tokens_after}", None)]
+    legend = [LegendEntry(f"kept: {plan.tokens_after}", None)]
     if plan.merged.numel():
         how = " (a line leads to the token that it was merged into)" if lines else ""
-        legend.append(Mark(f"merged: {plan.merged.numel()}{how}", PINK))
+        legend.append(LegendEntry(f"merged: {plan.merged.numel()}{how}", PINK))
     if plan.dropped.numel():
-        legend.append(Mark(f"dropped: {plan.dropped.numel()}", faded(shade)))
+        legend.append(LegendEntry(f"dropped: {plan.dropped.numel()}", faded(shade)))
     return legend + place_marks(canvases)
 
 

@@ -12,7 +12,7 @@ from foveate.families import Box, Region, regions_of
 from foveate.families.kit.regions import cells, placed
 from foveate.view import Grid
 
-__all__ = ["Crop", "Place", "place_of"]
+__all__ = ["Crop", "Placement", "place_of"]
 
 Crop = Literal["center-square", "pad-square", "whole"] | tuple[float, float, float, float]
 """What a processor does before it cuts a picture into patches, as stated by the caller.
@@ -25,7 +25,7 @@ Crop = Literal["center-square", "pad-square", "whole"] | tuple[float, float, flo
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where an image's tokens lie.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
 
 def place_of(
     model: Any, processor: Any, crop: Crop | None, size: tuple[int, int], parts: Sequence[Grid], *, video: bool, pictures: int
-) -> Place:
+) -> Placement:
     """Find where an image's tokens lie: from the model's family, or from the caller's `crop`.
 
     Args:
@@ -65,13 +65,13 @@ def place_of(
             raise InputError(
                 f"crop={crop!r} says where one grid lies, but the image has {len(parts)} parts; pass model=... and processor=..."
             )
-        return Place((_named(crop, size, parts[0][1:]),))
+        return Placement((_named(crop, size, parts[0][1:]),))
     if model is None:
-        return Place(None, "neither the model and its processor nor a crop were given")
+        return Placement(None, "neither the model and its processor nor a crop were given")
     try:
-        return Place(regions_of(model, processor, size, parts, video=video, pictures=pictures))
+        return Placement(regions_of(model, processor, size, parts, video=video, pictures=pictures))
     except UnsupportedError as error:
-        return Place(None, str(error))
+        return Placement(None, str(error))
 
 
 def _named(crop: Crop, size: tuple[int, int], grid: tuple[int, int]) -> Region:

@@ -27,7 +27,7 @@ __all__ = [
     "read_tensors", "read_text", "shown",
 ]  # fmt: skip
 
-LIMIT = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Most bytes of a file, unless its schema says otherwise."""
 DEPTH = 64
 """Most nested levels of lists and objects; foveate's own files have at most ten."""
@@ -90,7 +90,7 @@ class RecordSchema(Generic[_T]):
     schema: Any
     head: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
-    limit: int = LIMIT
+    limit: int = MAX_BYTES
 
     def read(self, path: str | Path) -> Document[_T]:
         """Read a file.
@@ -169,7 +169,7 @@ def check_regular(path: str | Path) -> None:
         raise RecordError(f"{shown(path)} cannot be read: it is {_KINDS.get(stat.S_IFMT(mode), 'something else')} and not a regular file")
 
 
-def read_bytes(path: str | Path, limit: int = LIMIT) -> bytes:
+def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a regular file.
 
     Args:
@@ -196,7 +196,7 @@ def read_bytes(path: str | Path, limit: int = LIMIT) -> bytes:
     return bytes(content)
 
 
-def read_text(path: str | Path, limit: int = LIMIT) -> str:
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     """The content of a regular file of UTF-8 text.
 
     Raises:

@@ -14,7 +14,7 @@ from PIL import Image
 from foveate import Relevance, draw
 from foveate.draw import Word, explained
 from foveate.draw.heat import colour, paint_heat
-from foveate.draw.page import Mark, Tile
+from foveate.draw.page import LegendEntry, Tile
 from foveate.errors import InputError
 from foveate.explain.relevance.result import ImageRelevance
 
@@ -27,7 +27,7 @@ def relevance(tokens: Sequence[Sequence[float]], grid: tuple[int, int, int], **o
 
 
 @pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[Tile]], list[Mark], list[str]]]:
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[Tile]], list[LegendEntry], list[str]]]:
     """The parts of every page, and the page itself."""
     found: list[Any] = []
     real = explained.lay_out

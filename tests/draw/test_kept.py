@@ -11,7 +11,7 @@ from foveate import Plan, Report, draw
 from foveate.draw.cells import Canvas, paint, shade_for, stretched
 from foveate.draw.panels import panels_of
 from foveate.draw.panes import Pane, panes_of
-from foveate.draw.places import Place
+from foveate.draw.places import Placement
 from foveate.errors import InputError
 from foveate.families import Region
 from foveate.families.kit.regions import cells as spans
@@ -164,7 +164,7 @@ def parts_of(regions: list[Region]) -> tuple[tuple[int, int, int], ...]:
 
 
 def panes(picture: Image.Image, regions: list[Region]) -> list[Pane]:
-    return panes_of([picture], [parts_of(regions)], Place(tuple(regions)))
+    return panes_of([picture], [parts_of(regions)], Placement(tuple(regions)))
 
 
 def test_crops_are_joined_as_they_lie_next_to_the_whole_picture() -> None:
@@ -234,7 +234,7 @@ def test_frames_that_are_images_of_several_crops_are_drawn_frame_by_frame() -> N
     plan = Plan.identity(12)
     images = tuple(ImageReport(0, number, (1, 1, 12), plan, (Stage("Method(keep=12)", 2, plan),), frame) for number in range(2))
     regions = (*lattice((40, 20), 1, 2, 2), whole((40, 20), (2, 2)))
-    found = panes_of([Image.new("RGB", (40, 20))] * 2, [frame] * 2, Place(regions))
+    found = panes_of([Image.new("RGB", (40, 20))] * 2, [frame] * 2, Placement(regions))
     assert [pane.name for pane in found] == [f"frame {n}, {what}" for n in (1, 2) for what in ("1 x 2 crops", "whole picture")]
     assert sorted(token for pane in found for token in pane.tokens) == list(range(24))
     one = draw.kept(Report(images), Image.new("RGB", (40, 20)), panels=False)

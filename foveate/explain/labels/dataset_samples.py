@@ -61,7 +61,7 @@ class DatasetSamples:
     def __init__(
         self,
         data: datasets.Dataset,
-        origin: Origin,
+        origin: DataOrigin,
         columns: Columns,
         *,
         limit: int | None = None,
@@ -117,7 +117,7 @@ class DatasetSamples:
 
 
 @dataclass(frozen=True)
-class Origin:
+class DataOrigin:
     """The origin of data: their name, the folder that relative paths start from, and the split."""
 
     name: str
@@ -125,7 +125,7 @@ class Origin:
     split: str
 
 
-def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[datasets.Dataset, Origin]:
+def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[datasets.Dataset, DataOrigin]:
     """Open the data set that a user names.
 
     Args:
@@ -147,7 +147,7 @@ def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[data
         reason = str(error.__cause__ or error).strip().splitlines()
         raise InputError(f"cannot read the data {name!r}: {reason[0] if reason else type(error).__name__}") from error
     folder = path if path.is_dir() else path.parent
-    return data, Origin(name, folder.resolve() if path.exists() else Path.cwd(), split)
+    return data, DataOrigin(name, folder.resolve() if path.exists() else Path.cwd(), split)
 
 
 def _load(name: str, path: Path, split: str, subset: str | None) -> datasets.Dataset:

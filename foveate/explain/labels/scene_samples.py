@@ -14,7 +14,7 @@ from foveate.explain.labels.samples import LabelSample
 
 __all__ = ["SceneSamples"]
 
-LIMIT = 4000
+DEFAULT_LIMIT = 4000
 """The default number of questions."""
 
 
@@ -30,7 +30,7 @@ class SceneSamples:
     """
 
     def __init__(self, limit: int | None = None, first: int | None = None) -> None:
-        self._limit, self._first = limit or LIMIT, first or 0
+        self._limit, self._first = limit or DEFAULT_LIMIT, first or 0
         try:
             self._ends = self._count()
         except ImportError as error:

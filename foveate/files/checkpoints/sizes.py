@@ -11,7 +11,7 @@ from foveate.files.checkpoints.files import CONFIG, Checkpoint, Weights
 
 __all__ = ["check_counts", "check_image_tokens", "check_picture_size", "check_tensors", "check_weights"]
 
-MOST = 10_000
+MAX_COUNT = 10_000
 """Most layers, or other repeated parts, of a model; published models have up to some hundred layers and experts each."""
 
 LONGEST_SIDE = 16_384
@@ -35,13 +35,13 @@ def check_counts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         config: as it was written.
 
     Raises:
-        CheckpointError: a count is above `MOST`, or negative.
+        CheckpointError: a count is above `MAX_COUNT`, or negative.
     """
     for setting, value in _numbers(config):
         last = setting.rpartition(".")[2]
-        if (last.endswith(_COUNTED) and value > MOST) or (last in _LAYERS and value < 0):
+        if (last.endswith(_COUNTED) and value > MAX_COUNT) or (last in _LAYERS and value < 0):
             raise CheckpointError(
-                f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MOST}); it is damaged"
+                f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MAX_COUNT}); it is damaged"
             )
 
 
