@@ -60,7 +60,7 @@ def _panels(document: Mapping[str, Any], layer: int | None) -> Iterator[Callable
 def _said(found: Mapping[str, Any]) -> str:
     spearman = found["spearman"]
     if spearman["value"] is None:
-        return "cannot be told"
+        return "unknown"
     return f"{spearman['value']:+.2f} ({spearman['low']:+.2f} to {spearman['high']:+.2f})"
 
 

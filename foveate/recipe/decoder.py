@@ -177,7 +177,7 @@ def relevant_by_row(asked: AskedQuestion, rows: int, grid: int | PatchGrid) -> t
     differ if two things are related: one is about the first, the other about the second.
     """
     if asked.family == "description":
-        goals = [goal for item in asked.about for goal in _told(item, grid)]
+        goals = [goal for item in asked.about for goal in _described(item, grid)]
         told = np.array([goals[min(row, len(goals) - 1)] for row in range(rows)])
         return told, told
     pair = asked.family in ("relation", "hop") or (asked.family == "comparison" and "more" not in asked.text)
@@ -201,7 +201,7 @@ def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | Pat
     return wanted if wanted.any() else whole
 
 
-def _told(item: Item, grid: int | PatchGrid) -> list[NDArray[np.bool_]]:
+def _described(item: Item, grid: int | PatchGrid) -> list[NDArray[np.bool_]]:
     """For each token of a description about a thing, and the token after it, the patches that the token depends on."""
     whole = (overlap(item, grid) > TOUCHED).reshape(-1)
     length = len(answer_ids(phrase(item)))
@@ -233,18 +233,18 @@ class ProjectorAndDecoder(nn.Module):
             The logits, and by layer (b, heads, q, a, visual tokens).
         """
         visual = self.shape.project(self.projector, seen)
-        before, behind = (self._text(ids, visual) for ids in (self.shape.before(), self.shape.behind()))
+        before, following = (self._text(ids, visual) for ids in (self.shape.before_picture(), self.shape.after_picture()))
         start, stop = before.shape[1], before.shape[1] + visual.shape[1]
         places, after = self.shape.places(lesson.positions)
-        count = torch.arange(max(start, behind.shape[1]), device=seen.device)
-        texts = (count[:length].expand(*places.shape[:-1], -1) for length in (start, behind.shape[1]))
+        count = torch.arange(max(start, following.shape[1]), device=seen.device)
+        texts = (count[:length].expand(*places.shape[:-1], -1) for length in (start, following.shape[1]))
         first, last = texts
         states, attention = packed_states(
             self.decoder,
-            torch.cat([before, visual, behind], dim=1),
+            torch.cat([before, visual, following], dim=1),
             torch.cat([first, start + places, start + after + last], dim=-1),
             lesson.tokens,
-            behind=start + after + behind.shape[1],
+            question_position=start + after + following.shape[1],
             watched=tuple(GUIDED),
             sealed=(SEALED, start),
             rotation=self.shape.rotation,

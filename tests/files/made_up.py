@@ -238,7 +238,7 @@ def _make_demo_figures(folder: Path) -> Record:
     score = {"all": {"right": 1, "count": 2, "low": 0.1, "high": 0.9}}
     data: dict[str, Any] = {"version": 2, "digest": "d", "each": 1, "scenes": 2, "named_things": 0.5, "chance": {"all": 0.5}, "recall": {}}
     data |= {"full": score, "without_image": score, "cut": score}
-    return Record.of(folder / "figures.json", data, lambda path: card._FIGURES.read(path).raw)
+    return Record.of(folder / "figures.json", data, lambda path: card._FIGURES_SCHEMA.read(path).raw)
 
 
 def _make_demo_log(folder: Path) -> Record:

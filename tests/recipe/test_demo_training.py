@@ -151,8 +151,8 @@ def test_the_first_layers_learn_nothing_of_what_is_in_the_picture(tiny: LlavaFor
     for layer in decoder.layers:
         layer.self_attn.q_proj.weight.zero_()
     lesson.tokens[1] = lesson.tokens[0]
-    states, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600, sealed=(SEALED, 2))
-    own, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600)
+    states, _ = packed_states(decoder, shared, positions, lesson.tokens, question_position=600, sealed=(SEALED, 2))
+    own, _ = packed_states(decoder, shared, positions, lesson.tokens, question_position=600)
     torch.testing.assert_close(states[0], own[1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(states[0], own[0], atol=1e-2)
 

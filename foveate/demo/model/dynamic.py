@@ -54,8 +54,8 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
             "num_key_value_heads": hidden // 32,
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-6,
-            # Sixteen pairs of channels turn by time, row and column in turn, so that each of the three has quick and slow
-            # ones. With the usual three blocks, columns would get the slowest, which tell nothing apart in a dozen.
+            # Sixteen pairs of channels rotate by time, row and column in turn, so that each of the three has fast and slow
+            # ones. With the usual three blocks, columns would get the slowest, which cannot distinguish a dozen columns.
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 14 + [2]},
             "tie_word_embeddings": True,
             "bos_token_id": 1,

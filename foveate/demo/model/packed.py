@@ -35,7 +35,7 @@ def packed_states(
     shared: Tensor,
     positions: Tensor,
     tokens: Tensor,
-    behind: int,
+    question_position: int,
     watched: Sequence[int] = (),
     sealed: tuple[int, int] = (0, 0),
     rotation: Rotation = stock_rotation,
@@ -47,7 +47,7 @@ def packed_states(
         shared: (b, m, d) embeddings of the prefix and the image.
         positions: (..., b, m) their rotary positions, with a leading dimension if positions have several coordinates.
         tokens: (b, q, l) token ids of the questions with their answers, padded on the right.
-        behind: rotary position of every question's first token, in all coordinates.
+        question_position: rotary position of every question's first token, in all coordinates.
         watched: layers whose attention is returned.
         sealed: (layers, start). In the first `layers` layers, what the questions read from the image (the shared columns from `start`)
             comes from another picture of the batch, although they attend to their own. So those layers learn where to look, and nothing
@@ -60,7 +60,7 @@ def packed_states(
     """
     questions, length = tokens.shape[1:]
     shape = PackedLengths(shared.shape[1], questions, length)
-    after = (behind + torch.arange(length, device=tokens.device)).repeat(questions)
+    after = (question_position + torch.arange(length, device=tokens.device)).repeat(questions)
     everywhere = torch.cat([positions, after.expand(*positions.shape[:-1], -1)], dim=-1)
     states = torch.cat([shared, decoder.embed_tokens(tokens).flatten(1, 2)], dim=1)
     turned = rotation(decoder, states, everywhere)

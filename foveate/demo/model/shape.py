@@ -117,11 +117,11 @@ class EmbeddedShape(ABC):
         """Every token and its id."""
         return vocabulary(self.own_words)
 
-    def before(self) -> list[int]:
+    def before_picture(self) -> list[int]:
         """The ids before a picture in every prompt."""
         return [*_prefix(), *self._own(0, self.around[0])]
 
-    def behind(self) -> list[int]:
+    def after_picture(self) -> list[int]:
         """The ids between a picture and the question in every prompt."""
         return self._own(self.around[0], sum(self.around))
 

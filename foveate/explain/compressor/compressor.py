@@ -157,7 +157,7 @@ class ConvCompressor(nn.Module):
         except RecordError as error:
             raise CompressorError(str(error)) from error
         if found != settings.sha256:
-            also = f", or does not belong to the {SETTINGS} beside it" if header is None else ""
+            also = f", or does not belong to the {SETTINGS} next to it" if header is None else ""
             raise CompressorError(f"{file} is damaged{also}; copy or train it again")
         try:
             config = CompressorConfig.from_dict(settings.config)

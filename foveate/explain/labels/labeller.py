@@ -111,11 +111,11 @@ class Labeller:
     def _check_order(self, question: str, ids: Tensor) -> None:
         """Refuse a prompt whose question does not follow the image: the question's tokens could not attend to the image then."""
         visual = torch.isin(ids, self._placeholders).nonzero()
-        behind = ids[int(visual[-1]) + 1 :] if len(visual) else ids
+        following = ids[int(visual[-1]) + 1 :] if len(visual) else ids
         wanted = self._plain(self._tokenizer(question, add_special_tokens=False)["input_ids"])
-        if wanted not in self._plain(behind):
+        if wanted not in self._plain(following):
             raise InputError(
-                "the question stands before the image in this model's prompt, so its attention to the image is empty; use a chat template "
+                "the question precedes the image in this model's prompt, so it cannot attend to the image; use a chat template "
                 "that puts the question after the image"
             )
 

@@ -65,11 +65,11 @@ def laid_out(inputs: Mapping[str, Any], answers: Sequence[Tensor], side: Literal
     for row, answer in enumerate(answers):
         first = width - int(lengths[row]) if side == "left" else 0
         prompt = int(mask[row].sum())
-        behind = slice(first + prompt, first + prompt + len(answer))
+        following = slice(first + prompt, first + prompt + len(answer))
         for name in along:
             result[name][row, first : first + prompt] = inputs[name][row, mask[row]]
-        result["input_ids"][row, behind] = answer.to(ids.device)
-        result["attention_mask"][row, behind] = 1
+        result["input_ids"][row, following] = answer.to(ids.device)
+        result["attention_mask"][row, following] = 1
     return result
 
 

@@ -150,7 +150,7 @@ class Checkpoint:
         # an index is untrusted data: it may not lead out of its folder
         astray = [name for name in names if Path(name).name != name]
         if astray:
-            raise CheckpointError(f"{index} names {some(astray)}, which is not beside it; a shard lies in the folder of its index")
+            raise CheckpointError(f"{index} names {some(astray)}, which is not next to it; a shard must be in the folder of its index")
         if self.folder is None:  # transformers inspects what is not downloaded yet
             facts = read_json(index).get("metadata")
             size = facts.get("total_size") if isinstance(facts, dict) else None
@@ -158,7 +158,7 @@ class Checkpoint:
         missing = [name for name in names if not (index.parent / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{index} names {len(missing)} of {len(names)} files that are not beside it ({some(missing)}); copy or download them too"
+                f"{index} names {len(missing)} of {len(names)} files that are not next to it ({some(missing)}); copy or download them, too"
             )
         found = Weights(0, 0)
         for name in names:
