@@ -32,6 +32,8 @@ __all__ = [
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
+FORMATS = IMAGE_FORMATS
+"""The old name of `IMAGE_FORMATS`; removed in foveate 1.0."""
 
 _EAGER = ("WEBP", "ICO")
 """Formats whose Pillow reader allocates or decodes the picture when a file is opened; the others only read the header."""

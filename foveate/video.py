@@ -30,6 +30,8 @@ VIDEO_FORMATS = (
     "nut", "mxf", "h264", "hevc", "av1", "ivf", "m4v",
 )  # fmt: skip
 """The formats that are read, by their FFmpeg names."""
+FORMATS = VIDEO_FORMATS
+"""The old name of `VIDEO_FORMATS`; removed in foveate 1.0."""
 
 _DECODER_SLACK = 2**20
 """Pixels up to which the decoder's own limit stays off: it counts whole blocks, so its figure exceeds the picture's."""
