@@ -24,7 +24,7 @@ from rich.table import Table
 import foveate
 import foveate.demo
 from foveate import FastV, Method, Pool, Random, TokenCarve
-from foveate.demo.model.shapes import SHAPES
+from foveate.demo.model.shapes import EMBEDDED_SHAPES
 from foveate.demo.scenes.labels import GRID
 from foveate.engine.remembered import remembered_features
 from foveate.measure.scenes import balanced, digest, evaluate, summary
@@ -80,9 +80,9 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
         budgets: visual tokens to keep, separated by commas; if not given, from two thirds of them down to one in 36.
         shape: of the embedded model, one of `foveate.demo.FOLDERS`.
     """
-    every = (GRID // SHAPES[shape].merged) ** 2
+    every = (GRID // EMBEDDED_SHAPES[shape].merged) ** 2
     keeps = [int(keep) for keep in budgets.split(",")] if budgets else [keep * every // 576 for keep in BUDGETS]
-    name = "accuracy" if shape == next(iter(SHAPES)) else f"accuracy_{shape.replace('-', '_')}"
+    name = "accuracy" if shape == next(iter(EMBEDDED_SHAPES)) else f"accuracy_{shape.replace('-', '_')}"
     console = Console()
     asked = balanced(each)
     weights = hashlib.sha256((foveate.demo.path(shape) / "model.safetensors").read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foveate.files.locks import claimed_file
-from foveate.files.records import ANYTHING, Form
+from foveate.files.records import ANYTHING, RecordSchema
 from foveate.files.writing import make_folder, write_whole
 from foveate.measure.facts import facts
 
@@ -43,7 +43,7 @@ class _State:
     pairs: dict[str, dict[str, Any]]
 
 
-_STATE: Form[_State] = Form("what a benchmark has measured so far", _State, remedy="remove it to start anew")
+_STATE: RecordSchema[_State] = RecordSchema("what a benchmark has measured so far", _State, remedy="remove it to start anew")
 
 
 @dataclass

@@ -28,7 +28,7 @@ import foveate.demo
 from foveate import ConvCompressor, Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
 from foveate.demo.model.language import prompt
 from foveate.engine.remembered import remembered_features
-from foveate.explain.compressor.compressor import DEMO, WEIGHTS
+from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS
 from foveate.explain.compressor.measures import overlap, rank_correlation
 from foveate.measure.scenes import Result, Sample, balanced, digest, evaluate, summary
 
@@ -175,7 +175,7 @@ def main(
     there = {name: network for name, network in NETWORKS.items() if networks and (networks / network.folder / WEIGHTS).exists()}
     ablations = [name for name, network in there.items() if network.ablation]
     rivals = [name for name in there if name not in ablations]
-    folders = {OURS: DEMO, **{name: str(networks / network.folder) for name, network in there.items() if networks}}
+    folders = {OURS: EMBEDDED_COMPRESSOR, **{name: str(networks / network.folder) for name, network in there.items() if networks}}
     asked = balanced(each)
     settings = {
         "weights": digest_of(foveate.demo.path() / "model.safetensors"),
@@ -219,7 +219,7 @@ def main(
 
 def weights(folder: str) -> Path:
     """Where a network's weights lie."""
-    return (foveate.demo.path().parent / "compressor" if folder == DEMO else Path(folder)) / WEIGHTS
+    return (foveate.demo.path().parent / "compressor" if folder == EMBEDDED_COMPRESSOR else Path(folder)) / WEIGHTS
 
 
 def digest_of(file: Path) -> str:

@@ -23,7 +23,7 @@ from rich.table import Table
 from foveate import ConvCompressor
 from foveate.demo.scenes import scene
 from foveate.explain.compressor.measures import quality
-from foveate.explain.compressor.training_data import Labels
+from foveate.explain.compressor.training_data import LabelDataset
 from foveate.files.writing import make_folder, write_picture, write_whole
 
 SIZES = (224, 336)
@@ -50,12 +50,12 @@ def draw(folder: Path, split: str, scenes: int, size: int) -> Path:
 @torch.inference_mode()
 def judged(network: Path, labels: Path) -> dict[str, float]:
     """How well a network's predictions rank the tokens of labels that it has not seen."""
-    compressor, rows = ConvCompressor.from_pretrained(network), Labels(labels, states=False)
+    compressor, rows = ConvCompressor.from_pretrained(network), LabelDataset(labels, states=False)
     found = []
     for place in range(len(rows)):
         row = rows[place]
         if float(row.relevance.sum()) > 0:
-            found.append(quality(compressor([row.sight])[0], row.relevance).to_dict())
+            found.append(quality(compressor([row.inputs])[0], row.relevance).to_dict())
     return {"images": len(found), **{name: float(np.mean([cells[name] for cells in found])) for name in found[0]}}
 
 

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class FoveateError(Exception):
-    """Base class: `except FoveateError` catches whatever foveate refuses. Its text is one printable line, whatever a file is called."""
+    """Base class: `except FoveateError` catches everything that foveate refuses. The message is always one printable line."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -44,7 +44,7 @@ class BudgetError(FoveateError, ValueError):
 
 
 class MethodError(FoveateError, ValueError):
-    """What a method returned cannot be used: scores of the wrong shape, NaN, or a plan that keeps another number than its budget."""
+    """What a method returned cannot be used: scores of the wrong shape, NaN, or a plan that does not keep as many tokens as its budget."""
 
 
 class OptionError(FoveateError, ValueError):
@@ -52,11 +52,11 @@ class OptionError(FoveateError, ValueError):
 
 
 class LayerError(FoveateError, ValueError):
-    """A decoder layer that the model does not have, or layers of a schedule that do not increase."""
+    """A decoder layer that the model does not have, or a schedule whose layers do not increase."""
 
 
 class SignalError(FoveateError, ValueError):
-    """A method needs a signal that is not there: at this layer, for this model, or in a view made by hand."""
+    """A method needs a signal that is not available: at this layer, for this model, or in a view made by hand."""
 
 
 class UnsupportedModelError(FoveateError, ValueError):
@@ -68,31 +68,31 @@ class UnsupportedError(FoveateError, NotImplementedError):
 
 
 class InputError(FoveateError, ValueError):
-    """Inputs of a forward pass that cannot be right, such as placeholders that do not make whole images."""
+    """Inputs of a forward pass that cannot be right, such as placeholders that do not add up to whole images."""
 
 
 class RecordError(InputError):
-    """A file that foveate wrote (a report, results, labels, a recipe) and that cannot be read, is damaged, or contradicts itself."""
+    """A file written by foveate (a report, results, labels, a recipe) that cannot be read, is damaged, or contradicts itself."""
 
 
 class CheckpointError(InputError):
-    """A model's files that are missing, damaged, not what their configuration says, or need code of their own."""
+    """Model files that are missing, damaged, do not match their configuration, or need code of their own."""
 
 
 class ProcessorError(InputError):
-    """A processor, tokenizer or chat template that fails, or does not end, on an input."""
+    """A processor, tokenizer or chat template that fails on an input, or does not finish."""
 
 
 class CacheError(FoveateError, RuntimeError):
-    """A compressed key/value cache is used in a way that would give wrong answers."""
+    """A compressed key/value cache was used in a way that would give wrong answers."""
 
 
 class ConsistencyError(FoveateError, RuntimeError):
-    """A forward pass did not do what the engine planned, so its output would be wrong. Usually an untested transformers version."""
+    """A forward pass did not do what the engine planned, so its output would be wrong; usually an untested transformers version."""
 
 
 class CompressorError(FoveateError, ValueError):
-    """A trained compressor that is missing, damaged, of an unknown format, or made for another model."""
+    """A trained compressor that is missing, damaged, in an unknown format, or made for another model."""
 
 
 class HandleError(FoveateError, RuntimeError):
@@ -104,7 +104,7 @@ class UnknownNameError(FoveateError, LookupError):
 
 
 class UsageError(FoveateError, TypeError):
-    """An argument of the wrong kind: a class for an instance, a name for a method, a pipeline for a model."""
+    """An argument of the wrong kind: a class instead of an instance, a name instead of a method, a pipeline instead of a model."""
 
 
 class UntestedVersionWarning(UserWarning):
@@ -112,12 +112,12 @@ class UntestedVersionWarning(UserWarning):
 
 
 class WriteError(FoveateError, OSError):
-    """A file or folder that cannot be written: a full or read-only disk, no permission. What was there before is as it was."""
+    """A file or folder that cannot be written: a full or read-only disk, no permission. Its earlier content is unchanged."""
 
 
 class BusyError(FoveateError, RuntimeError):
-    """A folder or file of results that another process is writing."""
+    """A folder or file of results that another process is writing to."""
 
 
 class TrainingError(FoveateError, ArithmeticError):
-    """Training that has come to numbers that are not finite; the message says when, and what was kept."""
+    """Training has reached numbers that are not finite; the message says when, and what was kept."""

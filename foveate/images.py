@@ -1,4 +1,4 @@
-"""Reading picture files that may be anything: `load_image` gives a plain RGB picture and says what it had to do for that."""
+"""Read picture files that may be anything: `load_image` returns a plain RGB picture and says what it had to convert."""
 
 from __future__ import annotations
 
@@ -18,13 +18,25 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from foveate.errors import FoveateError, InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, TooManyPixelsError, check_limit, check_size
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_PIXELS", "LoadedImage", "check_file", "decode_image", "is_picture", "load_image", "plain_image"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_ASPECT",
+    "MAX_PIXELS",
+    "LoadedImage",
+    "check_file",
+    "decode_image",
+    "is_picture",
+    "load_image",
+    "plain_image",
+]
 
 # Only raster formats that Pillow decodes by itself: EPS, for one, would start an external interpreter on the file.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "TGA", "ICO")
+FORMATS = IMAGE_FORMATS
+"""The old name of `IMAGE_FORMATS`; removed in foveate 1.0."""
 
 _EAGER = ("WEBP", "ICO")
-"""Formats whose reader in Pillow takes memory for the picture, or decodes it, when a file is opened; others only read the header."""
+"""Formats whose Pillow reader allocates or decodes the picture when a file is opened; the others only read the header."""
 
 _UPRIGHT = 1
 _pillow_globals = threading.Lock()
@@ -37,7 +49,7 @@ class LoadedImage:
     Attributes:
         image: upright RGB picture.
         path: the file it comes from.
-        notes: what was done to it that its owner may want to know, one sentence each.
+        notes: conversions that the user may want to know about, one sentence each.
     """
 
     image: Image.Image
@@ -48,17 +60,17 @@ class LoadedImage:
 def load_image(path: str | Path, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
     """Read a picture file as upright 8-bit RGB.
 
-    Transparency is laid on white, 16-bit values are scaled, the EXIF orientation is applied, and of an animation or a multi-page file the
-    first picture is taken; the notes say so.
+    Transparent parts are laid on white, 16-bit values are scaled, and the EXIF orientation is applied. Of an animation or a multi-page
+    file, the first picture is used. The notes say so.
 
     Args:
-        path: a regular file in one of `FORMATS`.
-        max_pixels: width times height above which the file is refused before it is decoded.
-        max_aspect: longest over shortest side above which it is refused.
+        path: a regular file in one of `IMAGE_FORMATS`.
+        max_pixels: largest width times height; a larger file is refused before it is decoded.
+        max_aspect: largest ratio of the longer to the shorter side.
 
     Raises:
-        InputError: if the file is missing, no regular file, empty, no picture, damaged, without pixels, or beyond a limit. The message
-            names the file, the value, the limit and the way out.
+        InputError: if the file is missing, not a regular file, empty, not a picture, damaged, without pixels, or beyond a limit. The
+            message names the file, the value, the limit and the way out.
     """
     path = Path(path)
     check_file(path, "picture")
@@ -66,10 +78,10 @@ def load_image(path: str | Path, *, max_pixels: float = MAX_PIXELS, max_aspect: 
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
-    """The same for the content of a picture file, as data sets embed it.
+    """Like `load_image`, for the content of a picture file, as data sets embed it.
 
     Args:
-        data: what the file would hold.
+        data: the content of the file.
         name: what messages call it.
         max_pixels: as in `load_image`.
         max_aspect: as in `load_image`.
@@ -78,14 +90,14 @@ def decode_image(data: bytes, name: str, *, max_pixels: float = MAX_PIXELS, max_
         InputError: as in `load_image`.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(f"{name} holds {type(data).__name__} in the place of a file's bytes")
+        raise InputError(f"{name} holds {type(data).__name__} where the bytes of a file belong")
     if not data:
         raise InputError(f"{name} is empty (0 bytes)")
     return _load(Path(name), io.BytesIO(data), max_pixels, max_aspect)
 
 
 def plain_image(image: Image.Image, name: str, *, max_pixels: float = MAX_PIXELS, max_aspect: float = MAX_ASPECT) -> LoadedImage:
-    """The same for a picture that something else has opened; it stays as it is.
+    """Like `load_image`, for a picture that is already open; it is not changed.
 
     Args:
         image: of any mode.
@@ -120,7 +132,7 @@ def _load(path: Path, source: Path | io.BytesIO, max_pixels: float, max_aspect: 
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether Pillow knows the file's format; its pixels may be damaged nevertheless. False if there is no file."""
+    """Whether Pillow knows the file's format; the pixels may still be damaged. False if there is no file."""
     try:
         check_file(Path(path), "picture")
         with _pillow_on_our_terms():
@@ -133,7 +145,7 @@ def is_picture(path: str | Path) -> bool:
 
 
 def flat(images: Any) -> Iterator[Any]:
-    """The images of a processor's argument in order: one, lists of them however deep, or `None` for none."""
+    """The images in a processor's argument, in order: a single image, lists nested to any depth, or `None` for none."""
     if isinstance(images, list | tuple):
         for image in images:
             yield from flat(image)
@@ -142,14 +154,14 @@ def flat(images: Any) -> Iterator[Any]:
 
 
 def check_file(path: Path, what: str) -> None:
-    """See that there is a regular file with something in it.
+    """Check that there is a regular file with something in it.
 
     Args:
         path: the file.
         what: what it should be, for the message.
 
     Raises:
-        InputError: if there is not.
+        InputError: there is none.
     """
     if "://" in str(path) or str(path).startswith(("http:/", "https:/")):
         raise InputError(f"{path} is an address, not a file; download the {what} first and pass its path")
@@ -157,7 +169,7 @@ def check_file(path: Path, what: str) -> None:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"no such {what} file: {path}") from None
-    except (OSError, ValueError) as error:  # links in a circle, a name that is too long, one with a null byte
+    except (OSError, ValueError) as error:  # circular links, a name that is too long, a name with a null byte
         raise InputError(f"cannot look at {str(path)!r:.200}: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path} is a folder; pass one {what} file inside it")
@@ -169,7 +181,7 @@ def check_file(path: Path, what: str) -> None:
 
 @contextmanager
 def _pillow_on_our_terms() -> Iterator[None]:
-    """Whether half a file passes for a picture is a global of Pillow's, which other libraries set; here it does not."""
+    """A global of Pillow, which other libraries set, decides whether half a file passes for a picture; here it does not."""
     with _pillow_globals:
         lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
         try:
@@ -180,7 +192,7 @@ def _pillow_on_our_terms() -> Iterator[None]:
 
 @contextmanager
 def _pillow_limit(path: Path, pixels: float | None) -> Iterator[None]:
-    """Pillow's own limit, a global too, warns at one size and raises at twice that; here it raises at ours and never warns."""
+    """Pillow's own limit, another global, warns at one size and raises at twice that size; here it raises at ours and never warns."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None if pixels is None else pixels / 2  # type: ignore[assignment]
     try:
         with warnings.catch_warnings():
@@ -204,9 +216,9 @@ def _undecodable(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Image:
-    """The picture, not decoded yet, unless its format is among `_EAGER`: it has at most `max_pixels` then."""
+    """The picture, not decoded yet unless its format is in `_EAGER`, in which case it has at most `max_pixels`."""
     Image.init()
-    there = [name for name in FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
+    there = [name for name in IMAGE_FORMATS if name in Image.OPEN]  # some builds of Pillow come without AVIF or WebP
     lazy, eager = [name for name in there if name not in _EAGER], [name for name in there if name in _EAGER]
     for formats, limit in ((lazy, None), (eager, max_pixels)):
         try:
@@ -220,7 +232,7 @@ def _open(path: Path, source: Path | io.BytesIO, max_pixels: float) -> Image.Ima
             raise
         except Exception as error:  # a hostile header can make any reader raise anything
             raise InputError(f"{path} has a damaged header: {_reason(error)}") from error
-    raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(FORMATS)}")
+    raise InputError(f"{path} is not a picture that can be read; known formats are {', '.join(IMAGE_FORMATS)}")
 
 
 def _reason(error: Exception) -> str:
@@ -230,7 +242,7 @@ def _reason(error: Exception) -> str:
 def _first_frame(picture: Image.Image) -> tuple[Image.Image, list[str]]:
     """The decoded first picture of the file, which may hold several."""
     notes: list[str] = []
-    # a phone's MPO holds previews and depth maps beside the photograph: nothing worth a note
+    # a phone's MPO holds previews and depth maps with the photograph: not worth a note
     if getattr(picture, "is_animated", False) and picture.format != "MPO":
         kind = "pages" if picture.format == "TIFF" else "frames"
         notes.append(f"the picture has several {kind}; only the first is used")
@@ -243,7 +255,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     try:
         orientation = image.getexif().get(0x0112, _UPRIGHT)
         turned = ImageOps.exif_transpose(image)
-    except Exception as error:  # damaged metadata says nothing about the pixels, which are fine
+    except Exception as error:  # damaged metadata does not mean damaged pixels
         notes.append(f"the picture's EXIF metadata is damaged and was ignored ({error})")
         return image
     if orientation != _UPRIGHT and turned is not None:
@@ -264,7 +276,7 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _bare(image: Image.Image) -> Image.Image:
-    """Without metadata, so that nobody applies an orientation or a transparency a second time."""
+    """The picture without metadata, so that no orientation or transparency is applied a second time."""
     image.info = {}
     return image
 
@@ -278,7 +290,7 @@ def _on_white(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Gray with more than 8 bits as 8 bits. Pillow's own conversion cuts every value above 255 off, which makes the picture white."""
+    """Convert gray with more than 8 bits to 8 bits. Pillow's own conversion clips every value at 255, which makes the picture white."""
     if image.mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     else:
@@ -292,5 +304,5 @@ def _deep_gray(image: Image.Image, notes: list[str]) -> Image.Image:
         else:
             notes.append(f"the picture's values {low:g}..{high:g} were stretched to 0..255")
     scale = 255.0 / (high - low) if high > low else 0.0
-    # point() on mode F takes exactly this form, scale * value + offset; the half makes the cut-off in convert("L") a rounding
+    # point() on mode F takes exactly this form, scale * value + offset; adding a half turns the truncation in convert("L") into rounding
     return image.convert("F").point(lambda value: value * scale + (0.5 - low * scale)).convert("L")

@@ -1,4 +1,4 @@
-"""Reading video files that may be anything: `read_frames` gives pictures at even distances in time, and never holds more than those."""
+"""Read video files that may be anything: `read_frames` returns evenly spaced pictures, and never holds more than those in memory."""
 
 from __future__ import annotations
 
@@ -19,33 +19,35 @@ from foveate.errors import FoveateError, InputError, UnsupportedError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS, check_limit, check_size
 from foveate.images import check_file
 
-__all__ = ["FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
+__all__ = ["VIDEO_FORMATS", "MAX_TOTAL_PIXELS", "Frames", "is_video", "read_frames"]
 
 MAX_TOTAL_PIXELS = 600_000_000
 """Most pixels of all frames together: 1.8 GB as RGB."""
 
-# Only formats that hold everything themselves: a playlist, for one, would make the reader open whatever it names.
-FORMATS = (
+# Only self-contained formats: a playlist, for one, would make the reader open whatever it names.
+VIDEO_FORMATS = (
     "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "gif", "apng",
     "nut", "mxf", "h264", "hevc", "av1", "ivf", "m4v",
 )  # fmt: skip
-"""FFmpeg's names of the formats that are read."""
+"""The formats that are read, by their FFmpeg names."""
+FORMATS = VIDEO_FORMATS
+"""The old name of `VIDEO_FORMATS`; removed in foveate 1.0."""
 
 _DECODER_SLACK = 2**20
-"""Pixels up to which a decoder is left alone: it counts whole blocks, so its figure is above that of the picture."""
+"""Pixels up to which the decoder's own limit stays off: it counts whole blocks, so its figure exceeds the picture's."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures out of a video, in order.
+    """Pictures from a video, in order.
 
     Attributes:
         images: upright RGB pictures.
-        times: seconds from the video's first frame, one per picture.
+        times: seconds since the video's first frame, one per picture.
         duration: seconds from the first frame to the end of the last.
         total: frames in the file.
         path: the file.
-        notes: what its owner may want to know, one sentence each.
+        notes: what the user may want to know, one sentence each.
     """
 
     images: tuple[Image.Image, ...]
@@ -57,10 +59,10 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class _Index:
-    """When the frames of a file are shown, in units of the stream's clock, ascending; found without decoding any.
+class _FrameTimes:
+    """The display times of a file's frames in units of the stream's clock, ascending; found without decoding any frame.
 
-    Without times (`timed` is false) the unit is a frame, and how long that is may be a guess.
+    Without times (`timed` is false) the unit is a frame, whose length may be a guess.
     """
 
     shown: Sequence[int]
@@ -71,19 +73,19 @@ class _Index:
 
 
 def read_frames(path: str | Path, frames: int, *, max_pixels: float = MAX_PIXELS) -> Frames:
-    """Read pictures at even distances in time: what is on the screen in the middle of each of `frames` equal spans.
+    """Read evenly spaced pictures: what is on screen in the middle of each of `frames` equal spans of time.
 
-    A frame that is on the screen at several of these moments is taken once. So there are fewer pictures than asked for where the file
-    has fewer frames, or shows some of them for long; a note says so. Beside the pictures, memory holds 8 bytes per frame of the file.
+    A frame that is on screen at several of these times is taken once. So there are fewer pictures than requested if the file has fewer
+    frames or shows some of them for long; a note says so. In addition to the pictures, memory holds 8 bytes per frame of the file.
 
     Args:
-        path: a regular file in one of `FORMATS` with a video stream; of several streams the one that players show.
+        path: a regular file in one of `VIDEO_FORMATS` with a video stream; of several streams, the one that players show is read.
         frames: how many pictures, at least 1.
-        max_pixels: width times height, as shown with square pixels, above which the file is refused before it is decoded.
+        max_pixels: largest width times height, as shown with square pixels; a larger file is refused before it is decoded.
 
     Raises:
-        InputError: the file is missing, empty, no video, without frames, damaged beyond use, of an unknown codec, or beyond a limit. The
-            message names the file, the value, the limit and the way out.
+        InputError: the file is missing, empty, not a video, without frames, damaged beyond use, in an unknown codec, or beyond a limit.
+            The message names the file, the value, the limit and the way out.
         UnsupportedError: PyAV is not installed.
     """
     path = Path(path)
@@ -107,7 +109,7 @@ def read_frames(path: str | Path, frames: int, *, max_pixels: float = MAX_PIXELS
 
 
 def is_video(path: str | Path) -> bool:
-    """Whether PyAV finds a video stream in the file; false for whatever it cannot open, and when it is not installed."""
+    """Whether PyAV finds a video stream in the file; false if it cannot open the file or is not installed."""
     try:
         with _opened(Path(path)):
             return True
@@ -120,9 +122,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     av = _pyav()
     check_file(path, "video")
     try:
-        # `options` would reach streams that a format adds while it is read, which FLV and MPEG do: PyAV 15 ends the process then.
-        # An absolute path is never taken for an address; nothing that the file names may be fetched, and no other format be tried.
-        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(FORMATS)}
+        # `options` would reach streams that a format adds while it is read, as FLV and MPEG do: PyAV 15 then ends the process.
+        # An absolute path is never taken for an address. Nothing that the file names may be fetched, and no other format may be tried.
+        allowed = {"protocol_whitelist": "file", "format_whitelist": ",".join(VIDEO_FORMATS)}
         with av.open(os.path.abspath(path), container_options=allowed, metadata_errors="replace") as container:
             covers = getattr(av.stream.Disposition, "attached_pic", 0)
             streams = [stream for stream in container.streams.video if not stream.disposition & covers]
@@ -133,7 +135,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             yield container, stream if stream in streams else streams[0]
     except FoveateError:
         raise
-    except Exception as error:  # on damaged data the reader raises anything, from its own errors to ZeroDivisionError
+    except Exception as error:  # damaged data makes the reader raise anything, from its own errors to ZeroDivisionError
         raise InputError(
             f"{path} is not a video that can be read, or it is damaged or cut off ({_reason(error)}): save it again, or convert it to MP4, "
             f"WebM or MKV"
@@ -144,7 +146,7 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UnsupportedError(f"reading a video needs PyAV, which is not there ({error}): pip install 'foveate[video]'") from error
+        raise UnsupportedError(f"reading a video needs PyAV, which is not installed ({error}): pip install 'foveate[video]'") from error
     return av
 
 
@@ -156,7 +158,7 @@ def _size(path: Path, stream: Any) -> tuple[int, int]:
     """Width and height of the stream's pictures as they are shown."""
     codec = stream.codec_context
     if codec is None:
-        raise InputError(f"{path} holds a video of a codec for which there is no decoder here; convert it to H.264 or VP9 first")
+        raise InputError(f"{path} uses a video codec for which there is no decoder here; convert it to H.264 or VP9 first")
     return _square(codec.width, codec.height, stream)
 
 
@@ -176,10 +178,10 @@ def _check_total(path: Path, count: int, pixels: int) -> None:
         )
 
 
-def _index(container: Any, stream: Any) -> _Index:
+def _index(container: Any, stream: Any) -> _FrameTimes:
     """Read all packets, decode none."""
     shown, keys, last = array("q"), array("q"), 0
-    # AVI knows only in which order frames are decoded; a bare stream not even that
+    # AVI records only the order in which frames are decoded, and a bare stream not even that
     timed = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
     for packet in _packets(container, stream):
         if packet.size == 0 or packet.is_discard:
@@ -190,11 +192,11 @@ def _index(container: Any, stream: Any) -> _Index:
             keys.append(shown[-1])
         last = packet.duration or last
     if not timed:  # frames are counted
-        return _Index(range(len(shown)), (), len(shown), False, guessed=container.format.name != "avi")
+        return _FrameTimes(range(len(shown)), (), len(shown), False, guessed=container.format.name != "avi")
     shown = array("q", sorted(set(shown)))
     if not last and len(shown) > 1:
         last = min(after - before for before, after in pairwise(shown))
-    return _Index(shown, array("q", sorted(keys)), shown[-1] - shown[0] + max(last, 1) if shown else 0, True)
+    return _FrameTimes(shown, array("q", sorted(keys)), shown[-1] - shown[0] + max(last, 1) if shown else 0, True)
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
@@ -202,13 +204,13 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from container.demux(stream)
     except av.FFmpegError:
-        return  # a file that was cut off: what came before the cut is good
+        return  # a truncated file: everything before the cut is good
 
 
-def _wanted(index: _Index, frames: int) -> list[int]:
-    """The frames on the screen in the middle of each span, each once."""
-    # In units of 1 / (2 * frames), moments are odd multiples of the duration, and whole numbers decide. The work follows the frames that
-    # there are, however many are asked for.
+def _wanted(index: _FrameTimes, frames: int) -> list[int]:
+    """The frames on screen in the middle of each span, each once."""
+    # In units of 1 / (2 * frames), the times are odd multiples of the duration, so whole numbers decide. The work depends on the frames
+    # in the file, however many are requested.
     span, wanted = index.duration, []
     for number, shown in enumerate(index.shown):
         start = 2 * frames * (shown - index.shown[0])
@@ -219,16 +221,16 @@ def _wanted(index: _Index, frames: int) -> list[int]:
     return wanted
 
 
-def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: float) -> dict[int, Image.Image]:
-    """The wanted pictures, by when they are shown; those that cannot be decoded are left out."""
+def _decode(path: Path, index: _FrameTimes, wanted: Sequence[int], max_pixels: float) -> dict[int, Image.Image]:
+    """The wanted pictures by display time, without those that cannot be decoded."""
     found: dict[int, Image.Image] = {}
     pixels = 0
     for seek in (True, False) if len(index.keys) > 1 else (False,):
-        # without seeking is for files in which a seek ends in the wrong place, or at a frame that needs earlier ones
+        # the pass without seeking is for files in which a seek ends in the wrong place, or at a frame that needs earlier ones
         missing = [shown for shown in wanted if shown not in found]
         if missing:
             with _opened(path) as (container, stream):
-                # a stream may change its size on the way; no decoder takes memory for what is far too large
+                # a stream may change its size midway; no decoder may allocate memory for what is far too large
                 stream.codec_context.options = {"max_pixels": str(int(max(2 * max_pixels, _DECODER_SLACK)))}
                 for shown, frame in _pick(container, stream, index, missing, seek):
                     width, height = _square(frame.width, frame.height, stream)
@@ -239,8 +241,8 @@ def _decode(path: Path, index: _Index, wanted: Sequence[int], max_pixels: float)
     return found
 
 
-def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], seek: bool) -> Iterator[tuple[int, Any]]:
-    """Decode no more than is needed: from the keyframe before a wanted frame, unless decoding is past that already."""
+def _pick(container: Any, stream: Any, index: _FrameTimes, wanted: Sequence[int], seek: bool) -> Iterator[tuple[int, Any]]:
+    """Decode no more than necessary: from the keyframe before a wanted frame, unless decoding is already past it."""
     targets, position = set(wanted), None
     frames = _frames(container, stream, index)
     for goal in wanted:
@@ -250,7 +252,7 @@ def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], see
                 try:
                     container.seek(key, stream=stream)
                 except _pyav().FFmpegError:
-                    return  # no way to jump in this file; without seeking all is found
+                    return  # this file does not support seeking; the pass without seeking finds everything
                 frames = _frames(container, stream, index)
         while position is None or position < goal:
             shown, frame = next(frames, (None, None))
@@ -261,15 +263,15 @@ def _pick(container: Any, stream: Any, index: _Index, wanted: Sequence[int], see
                 yield shown, frame
 
 
-def _frames(container: Any, stream: Any, index: _Index) -> Iterator[tuple[int, Any]]:
-    """Decoded frames with the time when they are shown, in units of `_Index`."""
+def _frames(container: Any, stream: Any, index: _FrameTimes) -> Iterator[tuple[int, Any]]:
+    """Decoded frames with their display times, in units of `_FrameTimes`."""
     av = _pyav()
     count = 0
     for packet in _packets(container, stream):
         try:
             decoded = packet.decode()
         except av.FFmpegError:
-            continue  # a damaged packet; the frames that are missed are counted in the notes
+            continue  # a damaged packet; the notes count the missing frames
         for frame in decoded:
             if not index.timed:
                 yield count, frame
@@ -279,26 +281,26 @@ def _frames(container: Any, stream: Any, index: _Index) -> Iterator[tuple[int, A
 
 
 def _upright(frame: Any, stream: Any) -> Image.Image:
-    """As a player shows it: turned by the camera's mark, pixels square."""
+    """The picture as a player shows it: rotated as the camera says, with square pixels."""
     image: Image.Image = frame.to_image()
     size = _square(image.width, image.height, stream)
-    turns = round(frame.rotation / 90) % 4  # a camera marks quarter turns; what reads as 89 degrees is one, rounded
+    turns = round(frame.rotation / 90) % 4  # cameras record quarter turns; 89 degrees is a rounded one
     image = image if image.size == size else image.resize(size)
     return image.rotate(90 * turns, expand=True) if turns else image
 
 
-def _clock(stream: Any, index: _Index) -> float:
-    """Seconds per unit of `_Index`."""
+def _clock(stream: Any, index: _FrameTimes) -> float:
+    """Seconds per unit of `_FrameTimes`."""
     if index.timed:
         return float(stream.time_base)
     return 1 / float(stream.guessed_rate or stream.base_rate or 25)
 
 
-def _notes(index: _Index, frames: int, wanted: Sequence[int], found: dict[int, Image.Image]) -> Iterator[str]:
+def _notes(index: _FrameTimes, frames: int, wanted: Sequence[int], found: dict[int, Image.Image]) -> Iterator[str]:
     if len(wanted) < frames:
         why = f"the video has only {len(index.shown)} frame(s)" if len(index.shown) < frames else "some frames are shown for long"
         yield f"{len(wanted)} frame(s) instead of {frames}: {why}"
     if len(found) < len(wanted):
-        yield f"the video is damaged: {len(wanted) - len(found)} of {len(wanted)} frames could not be decoded and are left out"
+        yield f"the video is damaged: {len(wanted) - len(found)} of {len(wanted)} frames could not be decoded and are omitted"
     if index.guessed:
-        yield "the video has no time stamps; its frames were taken as equally long"
+        yield "the video has no time stamps; its frames are assumed to be equally long"

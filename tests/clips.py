@@ -1,4 +1,4 @@
-"""Video files for tests, written with PyAV. The brightness of a frame tells its number."""
+"""Video files for tests, written with PyAV. The brightness of a frame encodes its number."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def write_clip(
     sound: bool = False,
     aspect: Fraction | None = None,
 ) -> Path:
-    """Write frames 0, 1, 2, ... of rising brightness, with B-frames where the codec has them.
+    """Write frames 0, 1, 2, ... of rising brightness, with B-frames if the codec supports them.
 
     Args:
-        path: its ending tells the container.
+        path: its extension sets the container.
         frames: how many.
-        times: when each is shown, in units of 1 / (100 * rate) seconds; at equal distances if not given.
-        rate: frames a second.
+        times: when each is shown, in units of 1 / (100 * rate) seconds; evenly spaced by default.
+        rate: frames per second.
         keyframe_every: frames between two keyframes.
         size: width and height.
         codec: FFmpeg's name of the encoder.

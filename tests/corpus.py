@@ -143,7 +143,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 def stream(
     codec: str, count: int = 5, *, size: tuple[int, int] = (64, 48), pixels: str = "yuv420p", rate: int = 25
 ) -> Callable[[Path], Path]:
-    """How to write a video with PyAV; the file's ending tells the container."""
+    """How to write a video with PyAV; the file's extension sets the container."""
 
     def write(path: Path) -> Path:
         with av.open(str(path), "w") as container:
@@ -159,7 +159,7 @@ def stream(
 
 
 def renamed_codec(path: Path) -> Path:
-    """An AVI file whose codec nobody knows."""
+    """An AVI file with an unknown codec."""
     data = write_clip(path, 5, codec="mpeg4").read_bytes()
     path.write_bytes(data.replace(b"FMP4", b"zZ9_"))
     return path

@@ -32,7 +32,7 @@ def killed_at(step: int, write: Callable[[], object]) -> bool:
 
 
 def _die_at(step: int) -> None:
-    """A hook of Python itself sees every change, whoever makes it."""
+    """An audit hook of Python sees every change, no matter what makes it."""
     seen = -1
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Runs command lines in children none of whose files can grow beyond so many bytes.
+"""Run command lines in child processes whose files cannot grow beyond a number of bytes.
 
     python full_disks.py '[[4096, ["labels", "data.parquet", ...]], ...]'
 

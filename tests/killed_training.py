@@ -1,4 +1,4 @@
-"""A run of the embedded model's recipe that is interrupted at a step, beside one that is not."""
+"""A run of the embedded model's recipe that is interrupted at a step, and one that is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foveate.recipe.train import Recipe, train
 def killed_and_resumed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, killed_at: int
 ) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """The last checkpoint of a whole run, that of one interrupted at an optimiser's step and gone on with, and the latter's weights."""
+    """The last checkpoints of an uninterrupted run and of one interrupted at an optimiser step and resumed, and the latter's weights."""
     whole = torch.load(train(folder / "whole", recipe).parent / "decoder.pt", weights_only=True)
     step, calls = Optimiser.step, []
 

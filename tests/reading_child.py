@@ -12,14 +12,14 @@ READ, REFUSED = "read", "refused"
 
 
 def outcomes(folder: Path, kind: str) -> dict[str, str]:
-    """What becomes of every file of a folder: `READ`, `REFUSED` and the reason, or the name of an exception that is none of foveate's.
+    """The outcome for every file of a folder: `READ`, `REFUSED` and the reason, or the name of an exception that is not foveate's.
 
     Args:
         folder: of files.
         kind: "picture" or "video".
 
     Raises:
-        AssertionError: the process ended on the way; the message names the file.
+        AssertionError: the process died; the message names the file.
     """
     done = run([__file__, kind, str(folder)])
     began, ended = [], {}

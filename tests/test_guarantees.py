@@ -1,4 +1,4 @@
-"""docs/guarantees.md names tests that are there."""
+"""docs/guarantees.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = [line for line in PAGE[PAGE.index("<!-- rows -->") : PAGE.index("<!-- end
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_promise_is_held_by_a_test_that_is_there(row: str) -> None:
+def test_every_promise_is_held_by_a_test_that_exists(row: str) -> None:
     held = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row.split("|")[2])
     assert held, row
     for file, name in held:

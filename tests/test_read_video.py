@@ -87,7 +87,7 @@ def test_an_animation_is_a_video_too(tmp_path: Path) -> None:
     assert [round(image.getpixel((0, 0))[0] / 25) for image in read_frames(tmp_path / "a.gif", 2).images] == [2, 7]
 
 
-def test_sound_beside_the_pictures_is_skipped(tmp_path: Path) -> None:
+def test_sound_with_the_pictures_is_skipped(tmp_path: Path) -> None:
     read = read_frames(write_clip(tmp_path / "a.mp4", 10, sound=True), 2)
     assert [number_of(image) for image in read.images] == [2, 7]
 
@@ -313,7 +313,7 @@ def test_a_turn_that_reads_as_89_degrees_is_a_quarter(tmp_path: Path) -> None:
     assert video._upright(frame, SimpleNamespace(sample_aspect_ratio=None)).size == (2, 4)
 
 
-def test_videos_are_told_from_other_files(tmp_path: Path) -> None:
+def test_videos_are_distinguished_from_other_files(tmp_path: Path) -> None:
     assert is_video(write_clip(tmp_path / "named.txt.mp4", 3))
     assert not is_video(write_sound(tmp_path / "b.mp4"))
     assert not is_video(written(tmp_path / "c.mp4", b"text"))

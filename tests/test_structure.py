@@ -18,10 +18,10 @@ MODELS_OF_THEIR_OWN = {"demo", "recipe"}
 
 
 def code(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Line and text of every name and string, docstrings left out."""
+    """Line and text of every name and string, except docstrings."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = None  # a docstring tells people; comments are no part of the tree
+            node.value.value = None  # a docstring is for people; comments are not part of the tree
     for node in ast.walk(tree):
         for field in ("id", "attr", "name", "arg", "module", "value"):
             text = getattr(node, field, None)
@@ -30,7 +30,7 @@ def code(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def mentions(text: str, names: Iterable[str]) -> list[str]:
-    """Which of the names stand in a text, in any case, and with any signs between their words or none."""
+    """Which of the names occur in a text, in any case, with or without signs between their words."""
     spellings = [words(spelling) for spelling in (text, re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))]
     return [name for name in names if any(words(name) in spelling for spelling in spellings)]
 
@@ -195,7 +195,7 @@ def test_every_other_way_of_writing_is_found() -> None:
 
 
 def loads(tree: ast.Module) -> Iterator[ast.Call]:
-    """Calls of `from_pretrained` and `from_config` on whatever stands before them, but for one's own base class."""
+    """Calls of `from_pretrained` and `from_config` on anything but the base class."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("from_pretrained", "from_config"):
             owner = node.func.value

@@ -1,4 +1,4 @@
-"""Tiny random models, inputs, and the slow truth that compressed runs are held against."""
+"""Tiny random models, inputs, and the slow reference that compressed runs are compared with."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ def reference_logits(
 ) -> Tensor:
     """Logits (b, s, v) of the full, uncompressed model under masks that say what compression must mean.
 
-    Layers from `layer` on never see a removed token; tokens after the prefill see none in any layer when `trim`. A
-    merged state stands at its target's place. Positions are the original ones. `targets[row]` are maps per image.
+    Layers from `layer` never see a removed token; with `trim`, tokens after the prefill see none in any layer. A merged
+    state is at its target's position. Positions are the original ones. `targets[row]` are maps per image.
     """
     rows, length = ids.shape
     removed = torch.zeros(rows, length, dtype=torch.bool)

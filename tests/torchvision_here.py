@@ -18,10 +18,10 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 @cache
 def make_importable() -> Any:
-    """Import torchvision, and declare the operators that a build for another torch has not, which processors do not need.
+    """Import torchvision, and declare the operators that a build for another torch lacks and that processors do not need.
 
-    They are declared only once the import has failed for want of them: a build that fits brings its own, and to declare one twice ends
-    the process. What is returned must live as long as the declarations.
+    They are declared only after the import has failed without them: a matching build brings its own, and declaring one twice ends the
+    process. What is returned must live as long as the declarations.
     """
     if not TORCHVISION:
         return None

@@ -14,12 +14,12 @@ from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
     from foveate.explain.compressor.measures import Quality
-    from foveate.explain.compressor.train import Moment, Recipe, Trained
+    from foveate.explain.compressor.train import CompressorRecipe, TrainingProgress, TrainingResult
 
 __all__ = ["recipe_of", "train_compressor"]
 
 
-def recipe_of(network: str, heads: str, values: str, **others: object) -> Recipe:
+def recipe_of(network: str, heads: str, values: str, **others: object) -> CompressorRecipe:
     """The recipe that the options describe.
 
     Raises:
@@ -27,13 +27,13 @@ def recipe_of(network: str, heads: str, values: str, **others: object) -> Recipe
         InputError: packages that training needs are not installed.
     """
     try:
-        from foveate.explain.compressor.train import Recipe
+        from foveate.explain.compressor.train import CompressorRecipe
     except ImportError as error:
         raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
-    return Recipe(network=network, mean=heads == "mean", logarithm=values == "log", **others)  # type: ignore[arg-type]
+    return CompressorRecipe(network=network, mean=heads == "mean", logarithm=values == "log", **others)  # type: ignore[arg-type]
 
 
-def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_json: bool) -> None:
+def train_compressor(labels: Path, out: Path, recipe: CompressorRecipe, device: str, as_json: bool) -> None:
     """Train, or go on with a run that was stopped.
 
     Raises:
@@ -65,7 +65,7 @@ def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_js
         _put(trained)
 
 
-def _put(trained: Trained) -> None:
+def _put(trained: TrainingResult) -> None:
     console.put(f"written: {trained.folder}")
     console.put(f"best of {trained.epochs} epochs: number {trained.epoch}, on held-out samples {_words(trained.best)}")
     console.put(f"use it: foveate ask ... --method explainer --set compressor={trained.folder}", style="dim")
@@ -77,7 +77,7 @@ def _words(found: Quality) -> str:
 
 
 @contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
+def _progress(shown: bool) -> Iterator[Callable[[TrainingProgress], None]]:
     """A bar on stderr; nothing where stderr is no terminal."""
     bar = console.progress_bar() if shown else None
     if bar is None:
@@ -85,7 +85,7 @@ def _progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
         return
     task = bar.add_task("reading labels", total=None)
 
-    def follow(moment: Moment) -> None:
+    def follow(moment: TrainingProgress) -> None:
         done = (moment.epoch - 1) * moment.steps + moment.step
         held_out = ""
         if moment.quality is not None:

@@ -18,7 +18,7 @@ from foveate.errors import FoveateError, UnsupportedError, WriteError
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
     from foveate.explain.labels.label_files import Counts, LabelsInfo
-    from foveate.explain.labels.samples import Sample, Source
+    from foveate.explain.labels.samples import LabelSample, SampleSource
 
 __all__ = ["SCENES", "Labelling", "labels"]
 
@@ -63,7 +63,7 @@ def labels(request: Labelling) -> None:
         FoveateError: whatever is wrong with the request; samples that cannot be used are skipped and listed instead.
     """
     _check_packages()
-    from foveate.explain.labels.make import check_folder
+    from foveate.explain.labels.labelling import check_folder
     from foveate.files.locks import check_free
 
     check_folder(request.out)
@@ -81,7 +81,7 @@ def labels(request: Labelling) -> None:
 def _run(request: Labelling, processes: Any) -> None:
     from foveate.chat.models import load_model
     from foveate.explain.labels.labeller import Labeller
-    from foveate.explain.labels.make import make_labels
+    from foveate.explain.labels.labelling import make_labels
 
     first = processes.process_index == 0
     source = _source(request, processes)
@@ -109,7 +109,7 @@ def _processes(device: str) -> Any:
     return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
 
 
-def _source(request: Labelling, processes: Any) -> Source:
+def _source(request: Labelling, processes: Any) -> SampleSource:
     if request.data == SCENES:
         from foveate.explain.labels.scene_samples import SceneSamples
 
@@ -123,15 +123,15 @@ def _source(request: Labelling, processes: Any) -> Source:
     return DatasetSamples(data, origin, columns, limit=request.limit, seed=request.seed, frames=frames)
 
 
-def _is_video(source: Source) -> bool:
+def _is_video(source: SampleSource) -> bool:
     described = source.describe()
     return described.get("video column") is not None and described.get("image column") is None
 
 
-def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str, Any]]:
+def _prompt(subject: Subject, new_tokens: int) -> Callable[[LabelSample], Mapping[str, Any]]:
     from foveate.chat.models import Shown
 
-    def prompt(sample: Sample) -> Mapping[str, Any]:
+    def prompt(sample: LabelSample) -> Mapping[str, Any]:
         inputs: Mapping[str, Any] = subject.prompt(sample.question, Shown(sample.pictures, sample.video), new_tokens).inputs
         return inputs
 
@@ -139,9 +139,9 @@ def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str
 
 
 def _choice(request: Labelling) -> Any:
-    from foveate.explain.labels.labeller import Choice
+    from foveate.explain.labels.labeller import LabellingOptions
 
-    return Choice(
+    return LabellingOptions(
         keep_all=request.keep_all,
         match=request.match,
         states=request.states,
@@ -152,10 +152,10 @@ def _choice(request: Labelling) -> Any:
     )
 
 
-def _info(request: Labelling, subject: Subject, source: Source) -> LabelsInfo:
+def _info(request: Labelling, subject: Subject, source: SampleSource) -> LabelsInfo:
     from foveate.engine.identity import identity
     from foveate.explain.labels.label_files import LabelsInfo
-    from foveate.explain.labels.make import ranges, versions
+    from foveate.explain.labels.labelling import ranges, versions
 
     return LabelsInfo(
         model=identity(subject.model),

@@ -79,13 +79,13 @@ def train(request: Training) -> None:
 
 
 def _shape(name: str | None) -> str:
-    from foveate.demo.model.shapes import SHAPES
+    from foveate.demo.model.shapes import EMBEDDED_SHAPES
     from foveate.recipe.train import Recipe
 
     if name is None:
         return Recipe.shape
-    if name not in SHAPES:
-        raise InputError(f"there is no shape {name!r} of the demo model; there is {', '.join(SHAPES)}")
+    if name not in EMBEDDED_SHAPES:
+        raise InputError(f"there is no shape {name!r} of the demo model; there is {', '.join(EMBEDDED_SHAPES)}")
     return name
 
 

@@ -1,4 +1,4 @@
-"""The embedded model: a small LLaVA that really sees, the scenes it knows, and the recipe that made it.
+"""The embedded model: a small LLaVA that really sees, and the scenes that it knows.
 
     from foveate import demo
     model, processor = demo.load()
@@ -6,8 +6,10 @@
     inputs = processor(images=example.image, text=demo.prompt("what does the sign say?"), return_tensors="pt")
     processor.decode(model.generate(**inputs)[0, inputs.input_ids.shape[1]:], skip_special_tokens=True)
 
-It knows its scenes, not the world: see the model card beside the weights. `demo.load(shape="qwen2-vl")` gives its variant with
+It knows its scenes, not the world: see the model card next to the weights. `demo.load(shape="qwen2-vl")` returns its variant with
 dynamic resolution, which is used in the same way.
+
+Start with `scenes/compose.py` (what a scene is) and `model/architecture.py` (the model). `foveate.recipe` trains it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
+from foveate.demo.folders import FOLDERS, HOME
 from foveate.demo.model.language import prompt, unknown_words
 from foveate.demo.scenes import Question, Scene, scene
 
@@ -26,10 +29,6 @@ if TYPE_CHECKING:
     from foveate.demo.model.processing import DynamicProcessor
 
 __all__ = ["FOLDERS", "HOME", "Question", "Scene", "load", "path", "prompt", "scene", "unknown_words"]
-
-HOME = Path(__file__).parent
-FOLDERS = {"llava": "weights", "qwen2-vl": "weights_qwen2_vl"}
-"""Where the weights of each shape lie, beside this file."""
 
 
 def path(shape: str = "llava") -> Path:
@@ -74,8 +73,8 @@ def load(dtype: torch.dtype = torch.float32, shape: str = "llava") -> tuple[Any,
         FileNotFoundError: the weights are missing.
         CheckpointError: they are damaged.
     """
-    from foveate.demo.model.shapes import SHAPES
+    from foveate.demo.model.shapes import EMBEDDED_SHAPES
     from foveate.files.checkpoints import load_folder
 
     folder = path(shape)
-    return load_folder(folder, dtype), SHAPES[shape].processor(folder)
+    return load_folder(folder, dtype), EMBEDDED_SHAPES[shape].processor(folder)

@@ -1,4 +1,4 @@
-"""Painting one panel: a picture under its token grid."""
+"""Paint one panel: a picture under its token grid."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _LIGHT_GRAY = (226, 226, 230)
 UNSEEN = (58, 58, 66)
 PADDING = (122, 116, 104)  # the mean colour that processors pad with
 _DEEP_PINK = (206, 0, 96)
-_FADE = 0.74  # how far dropped tokens go towards gray
-SHARP = 3  # painted this many times larger, then scaled down: Pillow's lines are not smooth by themselves
+_FADE = 0.74  # how far dropped tokens fade towards gray
+SHARP = 3  # painted this many times larger, then scaled down, because Pillow's lines are not anti-aliased
 _PANEL_PIXELS, _PAGE_PIXELS = 12_000_000, 150_000_000
-_MARGIN = 0.5  # of what the model did not see, at most this share of the seen box's longer side is shown at each end
+_MARGIN = 0.5  # at each end, at most this share of the seen box's longer side is shown of what the model did not see
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """How a picture and the tokens that lie in it map to pixels of the panel.
+    """Maps a picture, and the tokens that lie in it, to pixels of the panel.
 
     Attributes:
         region: where the tokens lie, in pixels of the picture.
         size: (width, height) of the picture.
-        across: where columns of tokens begin and the last one ends, in pixels of the window.
-        down: likewise rows.
+        across: where the columns of tokens begin and the last one ends, in pixels of the window.
+        down: the same for rows.
     """
 
     region: Region
@@ -51,7 +51,7 @@ class Canvas:
 
     @classmethod
     def fit(cls, region: Region, size: tuple[int, int], side: int) -> Canvas:
-        """A canvas whose window of tokens is about `side` pixels on its longer side; never less than 6 pixels to a cell."""
+        """A canvas whose window of tokens is about `side` pixels on its longer side, with at least 6 pixels per cell."""
         scale = side / max(_length(region.columns), _length(region.rows))
         return cls(region, size, _edges(region.columns, scale), _edges(region.rows, scale))
 
@@ -73,12 +73,12 @@ class Canvas:
 
     @cached_property
     def scale(self) -> tuple[float, float]:
-        """Pixels of the panel to a pixel of the picture, across and down."""
+        """Pixels of the panel per pixel of the picture, across and down."""
         return self.window[0] / _length(self.region.columns), self.window[1] / _length(self.region.rows)
 
     @cached_property
     def shown(self) -> Box:
-        """What the panel shows, in pixels of the picture: what the model saw and some of what lies around it."""
+        """What the panel shows, in pixels of the picture: what the model saw, and some of what surrounds it."""
         box = self.region.box
         room = _MARGIN * max(box.width, box.height)
         return Box(
@@ -103,7 +103,7 @@ class Canvas:
 
     @property
     def trimmed(self) -> bool:
-        """Whether the picture goes on beyond the panel."""
+        """Whether the picture extends beyond the panel."""
         shown = self.shown
         return shown.left > 0 or shown.top > 0 or shown.right < self.size[0] or shown.bottom < self.size[1]
 
@@ -120,7 +120,7 @@ class Canvas:
 
     @property
     def gaps(self) -> bool:
-        """Whether there are strips between the tokens that no token covers; the panel leaves them out."""
+        """Whether there are strips between the tokens that no token covers; the panel omits them."""
         return any(len(_runs(spans, edges)) > 1 for spans, edges in ((self.region.columns, self.across), (self.region.rows, self.down)))
 
 
@@ -133,7 +133,7 @@ def _edges(spans: Sequence[Span], scale: float) -> tuple[int, ...]:
 
 
 def _runs(spans: Sequence[Span], edges: Sequence[int]) -> list[tuple[Span, tuple[int, int]]]:
-    """Cells that touch each other as one, in the picture and in the window."""
+    """Runs of adjacent cells, in the picture and in the window."""
     found: list[tuple[Span, tuple[int, int]]] = []
     for (start, end), (first, last) in zip(spans, itertools.pairwise(edges), strict=True):
         if found and abs(start - found[-1][0][1]) < 1e-3 * (end - start):
@@ -144,11 +144,11 @@ def _runs(spans: Sequence[Span], edges: Sequence[int]) -> list[tuple[Span, tuple
 
 
 def check_size(canvases: Sequence[Canvas], panels: int) -> None:
-    """See that a page can be painted, before memory is taken for it: a grid from a file may have any shape.
+    """Check that a page can be painted before memory is allocated for it: a grid from a file may have any shape.
 
     Args:
-        canvases: of one row of panels.
-        panels: such rows.
+        canvases: those of one row of panels.
+        panels: how many such rows there are.
 
     Raises:
         InputError: a panel or the page would have too many pixels.
@@ -163,7 +163,7 @@ def check_size(canvases: Sequence[Canvas], panels: int) -> None:
 
 
 def shade_for(picture: Image.Image, box: Box) -> tuple[int, int, int]:
-    """What dropped tokens fade to: the usual gray, or a light one if much of the picture has the tones of faded tokens itself."""
+    """The gray that dropped tokens fade to: the usual one, or a light one if much of the picture already looks like faded tokens."""
     whole_pixels = (math.floor(box.left), math.floor(box.top), math.ceil(box.right), math.ceil(box.bottom))
     tones = ImageOps.grayscale(picture).crop(whole_pixels).histogram()
 
@@ -176,7 +176,7 @@ def shade_for(picture: Image.Image, box: Box) -> tuple[int, int, int]:
 
 
 def faded(shade: tuple[int, int, int]) -> tuple[int, int, int]:
-    """How a dropped token of middling tone looks, for the legend."""
+    """The colour of a dropped token of medium tone, for the legend."""
     red, green, blue = (round(_FADE * part + (1 - _FADE) * 100) for part in shade)
     return red, green, blue
 
@@ -184,15 +184,15 @@ def faded(shade: tuple[int, int, int]) -> tuple[int, int, int]:
 def paint(
     picture: Image.Image, canvas: Canvas, target: Sequence[int], shade: tuple[int, int, int], *, lines: bool, grid: bool
 ) -> Image.Image:
-    """One panel.
+    """Paint one panel.
 
     Args:
-        picture: RGB, of `canvas.size`.
+        picture: RGB, of size `canvas.size`.
         canvas: where things lie.
         target: per cell, row-major: its own index if it stays, the index of another cell (which may lie beyond this grid, in another
             frame) if it is merged, -1 if it is dropped.
-        shade: what dropped cells fade to, from `shade_for`.
-        lines: draw a line from each merged cell to the one that it went to.
+        shade: the gray that dropped cells fade to, from `shade_for`.
+        lines: draw a line from each merged cell to the cell that it was merged into.
         grid: draw the grid.
     """
     stays = [goal == cell for cell, goal in enumerate(target)]
@@ -211,7 +211,7 @@ def paint(
 
 
 def finished(sheet: Image.Image, window: Image.Image, canvas: Canvas) -> Image.Image:
-    """The panel at its own size: `window` in its place on `sheet`, both at painting size, and what the model did not see darkened."""
+    """The panel at its own size: `window` placed on `sheet`, both at painting size, with what the model did not see darkened."""
     if canvas.unseen:
         sheet = _dim(sheet)
     sheet.paste(window, window_box(canvas)[:2])
@@ -233,7 +233,7 @@ def window_box(canvas: Canvas) -> tuple[int, int, int, int]:
 
 
 def stretched(picture: Image.Image, canvas: Canvas) -> Image.Image:
-    """What the panel shows of the picture, at painting size; where a processor adds borders, hatched gray."""
+    """What the panel shows of the picture, at painting size; borders that a processor adds are hatched gray."""
     sheet = Image.new("RGB", (canvas.panel[0] * SHARP, canvas.panel[1] * SHARP), PADDING)
     if canvas.bordered:
         sheet = ImageChops.add(sheet, hatch(sheet.size, SHARP))
@@ -247,7 +247,7 @@ def stretched(picture: Image.Image, canvas: Canvas) -> Image.Image:
 
 
 def _strips(runs: Sequence[tuple[Span, tuple[int, int]]], origin: int, panel: int, shown: Span) -> list[tuple[Span, tuple[int, int]]]:
-    """The runs of tokens and what lies before and after them: spans of the picture and of the panel. One strip if nothing is left out."""
+    """The runs of tokens and what lies before and after them, as spans of the picture and of the panel; one strip if nothing is omitted."""
     own = [(span, (first + origin, last + origin)) for span, (first, last) in runs]
     if len(own) == 1:
         return [(shown, (0, panel))]
@@ -257,7 +257,7 @@ def _strips(runs: Sequence[tuple[Span, tuple[int, int]]], origin: int, panel: in
 
 
 def _put(picture: Image.Image, part: Box, sheet: Image.Image, place: Box) -> None:
-    """Stretch a part of the picture to a place on the sheet; what lies beyond the picture stays as it is."""
+    """Stretch a part of the picture to a place on the sheet; whatever lies beyond the picture is unchanged."""
     right, bottom = (float(edge) for edge in picture.size)
     inside = Box(max(0.0, part.left), max(0.0, part.top), min(right, part.right), min(bottom, part.bottom))
     if inside.width <= 0 or inside.height <= 0:
@@ -286,7 +286,7 @@ def _mask(chosen: Sequence[bool], canvas: Canvas) -> Image.Image:
 
 
 def cell_image(values: Sequence[int] | Sequence[Sequence[int]], canvas: Canvas) -> Image.Image:
-    """One value, or one colour, for each cell, row by row, as an image of the window at painting size."""
+    """One value or colour per cell, row by row, as an image of the window at painting size."""
     rows, columns = canvas.grid
     pixels = np.asarray(values, dtype=np.uint8).reshape(rows, columns, -1)
     high, wide = (SHARP * np.diff(edges) for edges in (canvas.down, canvas.across))
@@ -306,7 +306,7 @@ def _grid(pen: ImageDraw.ImageDraw, canvas: Canvas) -> None:
 
 
 def outline(pen: ImageDraw.ImageDraw, canvas: Canvas, stays: Sequence[bool]) -> None:
-    """A white line with a dark edge around every region of cells that stay: visible on any picture."""
+    """A white line with a dark edge around every region of kept cells: visible on any picture."""
     rows, columns = canvas.grid
     edges = []
     for row in range(rows):
@@ -366,7 +366,7 @@ def _dim(sheet: Image.Image) -> Image.Image:
 
 
 def hatch(size: tuple[int, int], scale: int) -> Image.Image:
-    """Diagonal lines on black, the sign for what the model never saw, to be added to a picture."""
+    """Diagonal lines on black, which mark what the model never saw, to be added to a picture."""
     lines = Image.new("RGB", size)
     pen = ImageDraw.Draw(lines)
     for x in range(-size[1], size[0], 12 * scale):

@@ -1,4 +1,4 @@
-"""Charts of accuracy: against tokens, against measured time, and over tasks. Narrow enough to be read on a phone."""
+"""Charts of accuracy: against tokens, against measured time, and over tasks. Narrow enough to read on a phone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from matplotlib.ticker import NullLocator
 from foveate.draw.palette import INK, LONGEST_NAME, MUTED, Label, look, name_lines, style
 from foveate.printable import shortened
 
-__all__ = ["Lines", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
+__all__ = ["PointsByMethod", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
 
 _SIZE = (3.9, 3.2)
 _LABELLED = 1.35
-"""Labels of budgets need this ratio between neighbours on a logarithmic axis."""
+"""The labels of adjacent budgets need this ratio between them on a logarithmic axis."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement: what it cost, what came out, and the interval of 95 % of what came out where there is one."""
+    """One measurement: its cost, its result, and the result's 95 % interval, if there is one."""
 
     x: float
     y: float
@@ -35,19 +35,19 @@ class Point:
     high: float | None = None
 
 
-Lines = Mapping[str, Sequence[Point]]
+PointsByMethod = Mapping[str, Sequence[Point]]
 """Measurements by method."""
 
 
-def against_tokens(lines: Lines, full: Point | None, blind: float | None, title: str, unit: str) -> Figure:
-    """Scores against visual tokens that stay, the most at the left.
+def against_tokens(lines: PointsByMethod, full: Point | None, blind: float | None, title: str, unit: str) -> Figure:
+    """Scores against the number of visual tokens that stay, with the most on the left.
 
     Args:
         lines: x is a number of tokens.
         full: the full model.
         blind: the score without the picture.
         title: what was asked.
-        unit: of the scores.
+        unit: the unit of the scores.
     """
     with look():
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -57,8 +57,8 @@ def against_tokens(lines: Lines, full: Point | None, blind: float | None, title:
     return figure
 
 
-def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | None, title: str) -> None:
-    """What `against_tokens` draws, into axes that are there."""
+def tokens_panel(axes: Axes, lines: PointsByMethod, full: Point | None, blind: float | None, title: str) -> None:
+    """Draw the content of `against_tokens` into existing axes."""
     lines = {name: [_on_scale(point) for point in points] for name, points in lines.items()}
     full = full and _on_scale(full)
     ordered = {name: sorted(points, key=lambda point: -point.x) for name, points in lines.items()}
@@ -84,14 +84,14 @@ def tokens_panel(axes: Axes, lines: Lines, full: Point | None, blind: float | No
     name_lines(axes, labels)
 
 
-def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
-    """Scores against measured time, with the front of those that nothing beats in both.
+def against_time(lines: PointsByMethod, full: Point, title: str, unit: str) -> Figure:
+    """Scores against measured time, with the Pareto front.
 
     Args:
         lines: x is a time in milliseconds.
         full: the full model.
         title: what was measured.
-        unit: of the scores.
+        unit: the unit of the scores.
     """
     with look():
         figure = Figure(figsize=_SIZE, layout="constrained")
@@ -115,12 +115,12 @@ def against_time(lines: Lines, full: Point, title: str, unit: str) -> Figure:
 
 
 def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], title: str) -> Figure:
-    """Each method's shape over tasks, as a share of the full model's score, which is the circle at 100 %.
+    """Each method's scores over tasks, as shares of the full model's score, which is the circle at 100 %.
 
     Args:
-        values: by method, one share for each spoke; `None` where nothing was measured, which leaves a gap.
+        values: by method, one share per spoke; `None` if nothing was measured, which leaves a gap.
         spokes: names of at least three tasks.
-        title: at which budget.
+        title: the budget.
 
     Raises:
         ValueError: fewer than three spokes.
@@ -152,8 +152,8 @@ def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], t
             shapes += axes.plot(turn, closed, color=chosen.colour, marker=chosen.mark)
         axes.spines["polar"].set_visible(False)
         axes.set_title(shortened(title, LONGEST_NAME), pad=14)
-        # Lines of a radar cross everywhere, so names at their ends would tell nothing. The names are handed over, because of those that
-        # lines have, matplotlib leaves out any that begins with an underscore.
+        # The lines of a radar cross everywhere, so names at their ends would not help. The names are passed explicitly, because
+        # matplotlib omits line labels that begin with an underscore.
         figure.legend(
             shapes,
             [style(name).name for name in values],
@@ -166,38 +166,38 @@ def radar(values: Mapping[str, Sequence[float | None]], spokes: Sequence[str], t
 
 
 def svg(figure: Figure, name: str, letters: Literal["path", "none"] = "path") -> str:
-    """A figure as an SVG element for a page: no XML header, its identifiers unlike those of figures with other names.
+    """A figure as an SVG element for a page: no XML header, and identifiers that differ from those of figures with other names.
 
     Args:
         figure: what to draw.
         name: any text.
-        letters: "path" draws them, "none" leaves them to the reader's fonts.
+        letters: "path" draws letters, "none" leaves them to the reader's fonts.
     """
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": letters}):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     found = text.getvalue()
     found = found[found.index("<svg") :]
-    # Letters and marks are shared within a figure by identifiers that other figures use for theirs.
+    # Within a figure, letters and marks are shared by identifiers, and other figures use the same ones.
     own = _identifier(name)
     found = re.sub(r'(\bid="|href="#|url\(#)', lambda place: f"{place[1]}{own}-", found)
     return re.sub(r"<metadata>.*?</metadata>", "", found, flags=re.DOTALL)
 
 
 def _identifier(name: str) -> str:
-    """Letters, digits and hyphens alone, that differ for different names."""
+    """Only letters, digits and hyphens, different for different names."""
     return (
         f"{re.sub('[^A-Za-z0-9]+', '-', f'figure-{name[:40]}')}-{blake2b(name.encode(errors='surrogatepass'), digest_size=6).hexdigest()}"
     )
 
 
 def _on_scale(point: Point) -> Point:
-    """As it is drawn on a logarithmic axis, where there is no place for less than one token."""
+    """The value as drawn on a logarithmic axis, which has no place for less than one token."""
     return replace(point, x=max(point.x, 1.0))
 
 
 def _ticks(budgets: Sequence[float]) -> tuple[list[float], list[str]]:
-    """All budgets as ticks, with numbers where there is room for them."""
+    """All budgets as ticks, with numbers if there is room for them."""
     shown: list[float] = []
     for budget in budgets:
         if not shown or shown[-1] / budget >= _LABELLED:
@@ -210,7 +210,7 @@ def _band(axes: Axes, points: Sequence[Point], colour: str) -> None:
     if len(known) > 1:
         x, low, high = zip(*known, strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
-    else:  # one budget spans no area
+    else:  # a single budget spans no width
         _bars(axes, points, colour)
 
 
@@ -221,7 +221,7 @@ def _bars(axes: Axes, points: Sequence[Point], colour: str) -> None:
 
 
 def _front(points: Sequence[Point]) -> list[Point]:
-    """The points with no other one that is as quick and better, quickest first."""
+    """The points that no other point beats in both time and score, fastest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
@@ -230,7 +230,7 @@ def _front(points: Sequence[Point]) -> list[Point]:
 
 
 def _wrapped(text: str) -> str:
-    """A spoke's name in two lines if it is long."""
+    """A spoke's name, on two lines if it is long."""
     words = text.split()
     if len(text) <= 12 or len(words) < 2:
         return text

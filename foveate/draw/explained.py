@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import GRAY, Canvas, check_size, paint
 from foveate.draw.heat import colour, paint_heat
-from foveate.draw.page import Mark, Tile, lay_out
+from foveate.draw.page import LegendEntry, Tile, lay_out
 from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
 from foveate.draw.places import Crop
 from foveate.errors import InputError
@@ -22,7 +22,7 @@ from foveate.explain.relevance.result import ImageRelevance, Relevance
 __all__ = ["MAX_WORDS", "Word", "relevance"]
 
 MAX_WORDS = 7
-"""Panels of single words, the first ones of a longer answer."""
+"""Most panels of single words: the first ones of a longer answer."""
 
 _MAX_PANES = 4
 _SIDE = {2: 640, 3: 520}  # pixels of the seen box's longer side, by panels in a row
@@ -38,7 +38,7 @@ class Word:
 
     Attributes:
         text: what it says.
-        tokens: which tokens of the answer it is made of.
+        tokens: the indices of its tokens in the answer.
     """
 
     text: str
@@ -58,30 +58,29 @@ def relevance(
     processor: Any = None,
     crop: Crop | None = None,
 ) -> Image.Image:
-    """Draw how much each visual token mattered to an answer: a heat map over the image, for the whole answer and for each word.
+    """Draw how much each visual token mattered to an answer: a heat map over the image for the whole answer, and one per word.
 
-    The colour of a cell is the square root of its share of the panel's largest value, so that small values can be told apart; the
-    legend says which colour is which share. A panel's largest `top` cells are outlined.
+    The colour of a cell is the square root of its share of the panel's largest value, so that small values can be distinguished; the
+    legend shows the share for each colour. A panel's largest `top` cells are outlined.
 
     Args:
-        found: what `foveate.relevance` gave.
-        image: the image as it was given to the processor, or the frames of a video, also of one whose frames the model was shown as
-            images.
-        words: words of the answer that get a panel of their own, at most the first seven; nobody but a tokenizer knows them.
+        found: what `foveate.relevance` returned.
+        image: the image as it was given to the processor, or the frames of a video, also if the model was given the frames as images.
+        words: words of the answer that get a panel of their own, at most the first seven; only a tokenizer knows them.
         question: for the caption.
         answer: for the caption.
-        index: which image of the relevance, when it has several.
+        index: which image of the relevance, if it has several.
         top: cells to outline; 0 for none.
-        model: the model, or its configuration; with it `processor`. Without, and where the family cannot know where tokens lie, they are
-            drawn beside the image.
-        processor: the processor that made the inputs, set as it was then.
-        crop: instead of both, for an image with one part, your own word for what the model saw; see `foveate.draw.Crop`.
+        model: the model, or its configuration; needs `processor`, too. Without them, or if the family does not know where tokens lie,
+            the tokens are drawn next to the image.
+        processor: the processor that made the inputs, with the same settings.
+        crop: instead of both, for an image with one part: what the model saw of it; see `foveate.draw.Crop`.
 
     Returns:
         An RGB picture with captions and a legend.
 
     Raises:
-        InputError: there is no such image, or it does not fit the picture, the model or the processor.
+        InputError: there is no such image, or it does not match the picture, the model or the processor.
     """
     pictures = pictures_of(image)
     images = frames_of(found.images, _checked(found, index), len(pictures))
@@ -114,7 +113,7 @@ def _checked(found: Relevance, index: int) -> int:
 
 
 def _joined(images: Sequence[ImageRelevance]) -> ImageRelevance:
-    """One image as it is; several, which are the frames of a video, as one."""
+    """A single image unchanged; several, which are the frames of a video, joined into one."""
     first, *others = images
     if not others:
         return first
@@ -134,7 +133,7 @@ def _bare(pane: Pane, canvas: Canvas, question: str) -> Tile:
 
 
 def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top: int) -> Tile:
-    """One panel; levels and largest cells are those over all panes, so that they can be compared."""
+    """One panel; levels and largest cells refer to all panes, so that panels can be compared."""
     largest = float(values.max())
     own = values[list(pane.tokens)]
     levels = (own / largest).sqrt().tolist() if largest > 0 else [0.0] * len(pane.tokens)
@@ -148,11 +147,11 @@ def _tile(pane: Pane, canvas: Canvas, title: str, text: str, values: Tensor, top
     return Tile(paint_heat(pane.picture, canvas, levels, outlined), f"{heading}, {pane.name}" if pane.name else heading, counts)
 
 
-def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[Mark]:
+def _legend(canvases: Sequence[Canvas], top: int, panes: int) -> list[LegendEntry]:
     ends = ("nothing", "largest of the panel" if panes == 1 else "largest of the row")
-    legend = [Mark(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
+    legend = [LegendEntry(f"{share:.0%}" if 0 < share < 1 else ends[round(share)], colour(share**0.5)) for share in _STEPS]
     if top:
-        legend.append(Mark(f"top {top} tokens", None))
+        legend.append(LegendEntry(f"top {top} tokens", None))
     return legend + place_marks(canvases)
 
 

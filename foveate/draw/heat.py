@@ -1,4 +1,4 @@
-"""Painting one panel of relevance: a gray picture under coloured cells."""
+"""Paint one panel of relevance: a gray picture under coloured cells."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from foveate.draw.cells import Canvas, cell_image, finished, outline, stretched,
 
 __all__ = ["colour", "paint_heat"]
 
-# Even steps of the viridis map (public domain, CC0), whose lightness rises evenly and which colour-blind readers can follow.
+# Even steps of the viridis map (public domain, CC0): its lightness rises evenly, and colour-blind readers can follow it.
 _VIRIDIS = (
     (68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141),
     (39, 173, 129), (92, 200, 99), (170, 220, 50), (253, 231, 37),
 )  # fmt: skip
 _FAINTEST, _STRONGEST = 0.35, 0.85
-"""How much of a cell is colour and not picture, where relevance is nothing and where it is largest."""
+"""How much of a cell is colour rather than picture, at zero relevance and at the largest."""
 
 
 def colour(level: float) -> tuple[int, int, int]:
@@ -28,13 +28,13 @@ def colour(level: float) -> tuple[int, int, int]:
 
 
 def paint_heat(picture: Image.Image, canvas: Canvas, levels: Sequence[float], top: Collection[int]) -> Image.Image:
-    """One panel.
+    """Paint one panel.
 
     Args:
-        picture: RGB, of `canvas.size`.
+        picture: RGB, of size `canvas.size`.
         canvas: where things lie.
-        levels: per cell, row-major, its relevance as a level in [0, 1].
-        top: cells that get an outline.
+        levels: per cell, row-major: its relevance as a level in [0, 1].
+        top: cells to outline.
     """
     sheet = stretched(picture, canvas)
     window = sheet.crop(window_box(canvas))

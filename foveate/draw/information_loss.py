@@ -16,7 +16,7 @@ __all__ = ["draw", "panels"]
 _SOURCES = {"hidden_states": "hidden states that enter layer {}", "attention_output": "attention output of layer {}"}
 _MEASURE = "effective_rank"
 _ROOM = 0.3
-"""Of the width, on the left, for names."""
+"""The share of the width that is reserved for names on the left."""
 
 
 def draw(document: Mapping[str, Any], layer: int | None = None) -> Figure:
@@ -24,7 +24,7 @@ def draw(document: Mapping[str, Any], layer: int | None = None) -> Figure:
 
     Args:
         document: what `foveate analyse` wrote.
-        layer: decoder layer where information was measured; `None` for that of the cut, or the first measured one if there is none.
+        layer: decoder layer where information was measured; `None` for that of the cut, or the first measured one if that was not measured.
     """
     with look():
         figure = Figure(figsize=(10, 7.6), layout="constrained")
@@ -60,7 +60,7 @@ def _panels(document: Mapping[str, Any], layer: int | None) -> Iterator[Callable
 def _said(found: Mapping[str, Any]) -> str:
     spearman = found["spearman"]
     if spearman["value"] is None:
-        return "cannot be told"
+        return "unknown"
     return f"{spearman['value']:+.2f} ({spearman['low']:+.2f} to {spearman['high']:+.2f})"
 
 
@@ -78,7 +78,7 @@ def _all_cells(axes: Axes, document: Mapping[str, Any], name: str, title: str) -
     axes.set(title=title, xlabel="effective rank of the tokens kept", ylabel="answers right, %")
     left, right = axes.get_xlim()
     axes.set_xlim(left - _ROOM * (right - left), right)
-    name_lines(axes, labels, before=True)  # lines go on to the right
+    name_lines(axes, labels, before=True)  # lines continue to the right
     axes.annotate(f"all {full['keep']}", star, (0, 8), textcoords="offset points", color=INK, fontsize=8.5, ha="center")
 
 

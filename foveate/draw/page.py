@@ -1,4 +1,4 @@
-"""Setting panels, captions and legend on one page."""
+"""Set panels, captions and legend on one page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from foveate.draw.cells import hatch
 
-__all__ = ["Mark", "Tile", "lay_out"]
+__all__ = ["LegendEntry", "Tile", "lay_out"]
 
 _INK = (28, 28, 34)
 _SOFT = (96, 96, 106)
@@ -19,14 +19,14 @@ _GAP = 28
 _TITLE, _TEXT = 25, 20
 _SWATCH = 20
 _CAPTION = 230
-"""Pixels that a caption has at least, beside how narrow a panel ever."""
+"""Least width of a caption in pixels, however narrow its panel."""
 _NARROWEST = 620
-"""Pixels that the legend has at least."""
+"""Least width of the legend in pixels."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A painted panel and what is written above it."""
+    """A painted panel and the text above it."""
 
     image: Image.Image
     title: str
@@ -34,19 +34,19 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """An entry of the legend: its text, and the colour of its swatch, `None` for a bare frame."""
+class LegendEntry:
+    """An entry of the legend: its text, and the colour of its swatch; `None` for an empty frame."""
 
     text: str
     colour: tuple[int, int, int] | None
     hatched: bool = False
 
 
-def lay_out(rows: Sequence[Sequence[Tile]], legend: Sequence[Mark], notes: Sequence[str]) -> Image.Image:
+def lay_out(rows: Sequence[Sequence[Tile]], legend: Sequence[LegendEntry], notes: Sequence[str]) -> Image.Image:
     """The page: tiles in rows, then the legend and the notes.
 
     Args:
-        rows: tiles from top to bottom; those of one row stand side by side.
+        rows: tiles from top to bottom; those of a row are side by side.
         legend: what the colours mean.
         notes: sentences below the legend.
     """
@@ -73,7 +73,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _blocks(row: Sequence[Tile]) -> list[Image.Image]:
-    """The tiles of a row with their captions, whose pictures begin at one height."""
+    """The tiles of a row with their captions; all pictures begin at the same height."""
     captions = []
     for tile in row:
         width = max(tile.image.width, _CAPTION)
@@ -87,7 +87,7 @@ def _block(image: Image.Image, head: int, width: int, title: Sequence[str], coun
     pen = ImageDraw.Draw(block)
     y = 0
     for line in title:
-        for shift in (0, 0.7):  # the bundled font has no bold
+        for shift in (0, 0.7):  # the bundled font has no bold weight
             pen.text((shift, y), line, font=_font(_TITLE), fill=_INK)
         y += _TITLE + 8
     for line in counts:
@@ -117,8 +117,8 @@ def _paragraph(text: str, width: int) -> Image.Image:
     return block
 
 
-def _legend(marks: Sequence[Mark], width: int) -> Image.Image:
-    """Swatches with their texts, in as many lines as they need."""
+def _legend(marks: Sequence[LegendEntry], width: int) -> Image.Image:
+    """Swatches with their texts, on as many lines as they need."""
     places: list[tuple[int, int]] = []
     x = y = 0
     for mark in marks:
@@ -135,7 +135,7 @@ def _legend(marks: Sequence[Mark], width: int) -> Image.Image:
     return block
 
 
-def _swatch(mark: Mark) -> Image.Image:
+def _swatch(mark: LegendEntry) -> Image.Image:
     swatch = Image.new("RGB", (_SWATCH, _SWATCH), mark.colour or _PAPER)
     if mark.hatched:
         swatch = ImageChops.add(swatch, hatch(swatch.size, 1))

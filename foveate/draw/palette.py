@@ -1,6 +1,6 @@
-"""What every chart looks like: one colour and mark for each method, quiet axes, and names at the lines instead of legends.
+"""The look of every chart: one colour and mark per method, quiet axes, and names next to the lines instead of legends.
 
-The colours are those of Okabe and Ito, which colour-blind people can tell apart; marks tell methods apart without any colour.
+The colours are those of Okabe and Ito, which colour-blind people can distinguish; marks distinguish methods without any colour.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from foveate.printable import shortened
 __all__ = ["INK", "LONGEST_NAME", "MUTED", "PAPER", "Label", "Style", "look", "name_lines", "style"]
 
 INK, MUTED, PAPER = "#1c1c22", "#76767f", "#ffffff"
-"""Text and axes, what is there to compare with, and the ground."""
+"""Text and axes, reference lines, and background."""
 LONGEST_NAME = 60
-"""Characters of a name in a chart; of a longer one the middle is left out."""
+"""Most characters of a name in a chart; a longer name loses its middle."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn, and what it is called."""
+    """How a method is drawn, and its label."""
 
     name: str
     colour: str
@@ -50,7 +50,7 @@ _SPARE = (("#a6761d", "h"), ("#1b7837", "<"), ("#b2182b", ">"), ("#5e4fa2", "p")
 
 
 def style(name: str) -> Style:
-    """The style of a method, told by its name in any spelling; a method that is not known has a colour that stays the same."""
+    """The style of a method, by its name in any spelling; an unknown method has a colour that depends only on its name."""
     word = "".join(sign for sign in name.partition("(")[0].lower() if sign.isalnum())
     if word in _STYLES:
         return _STYLES[word]
@@ -60,7 +60,7 @@ def style(name: str) -> Style:
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Charts that are made in this context have quiet axes, and text that stays legible on a phone."""
+    """Charts made in this context have quiet axes, and text that is legible on a phone."""
     settings: Any = {
         "axes.edgecolor": MUTED,
         "axes.grid": True,
@@ -76,7 +76,7 @@ def look() -> Iterator[None]:
         "lines.linewidth": 1.6,
         "lines.markersize": 5,
         "text.color": INK,
-        "text.parse_math": False,  # a name with dollar signs is a name
+        "text.parse_math": False,  # a name with dollar signs is not mathematics
         "xtick.color": INK,
         "ytick.color": INK,
     }
@@ -85,7 +85,7 @@ def look() -> Iterator[None]:
 
 
 class Label(NamedTuple):
-    """A name beside a point of a chart, in the chart's own units."""
+    """A name next to a point of a chart, in the chart's own units."""
 
     x: float
     y: float
@@ -94,10 +94,10 @@ class Label(NamedTuple):
 
 
 def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5, *, before: bool = False) -> None:
-    """Write each name to the right of its point, or with `before` to the left.
+    """Write each name to the right of its point, or to the left with `before`.
 
-    Names that would lie over each other are moved apart, with a thin line to the point. Call it last, when the axes have their limits
-    and their place.
+    Names that would overlap are moved apart, with a thin line to the point. Call it last, when the axes have their final limits and
+    position.
     """
     axes.figure.canvas.draw()
     scale = axes.figure.dpi / 72
@@ -120,12 +120,12 @@ def name_lines(axes: Axes, labels: Sequence[Label], size: float = 8.5, *, before
             annotation_clip=False,
             arrowprops=arrow if abs(moved) > room / 3 else None,
             path_effects=[withStroke(linewidth=2.5, foreground=PAPER)],
-            zorder=1.9,  # below lines and marks, of which a name must hide none
+            zorder=1.9,  # below lines and marks, which a name must not hide
         )
 
 
 def _apart(heights: Sequence[float], room: float) -> list[float]:
-    """Ascending heights, moved as little as is needed to lie at least `room` from each other: groups that touch share their middle."""
+    """Ascending heights, moved as little as necessary to be at least `room` apart: groups that touch share their middle."""
     groups: list[tuple[float, int]] = []  # middle and size
     for height in heights:
         group = (height, 1)

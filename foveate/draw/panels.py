@@ -1,4 +1,4 @@
-"""What each panel of the picture shows: from an `ImageReport` to titles, counts and one target per token."""
+"""The content of each panel: turns an `ImageReport` into titles, counts and one target per token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Panel", "panels_of"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One state of the tokens on their way through the model.
+    """The state of the tokens at one point of the model.
 
     Attributes:
         title: what happened.
@@ -29,7 +29,7 @@ class Panel:
 def panels_of(image: ImageReport) -> list[Panel]:
     """The panels of one image: the original, then every step.
 
-    One cut that drops and merges is two steps, selection and merging. Of several cuts each is one step.
+    A single cut that drops and merges has two steps, selection and merging. Each of several cuts is one step.
 
     Raises:
         InputError: if the report contradicts itself.
@@ -66,7 +66,7 @@ def _cuts(stages: tuple[Stage, ...], total: int) -> list[Panel]:
         try:
             so_far = so_far.then(stage.plan)
         except ValueError as error:
-            raise InputError(f"cut {number} of the report does not fit the cuts before it: {error}") from error
+            raise InputError(f"cut {number} of the report contradicts the cuts before it: {error}") from error
         merged = int(((so_far.target != DROPPED) & (so_far.target != Plan.identity(total).target)).sum())
         counts = f"{so_far.tokens_after} of {total} tokens" + (f", {merged} merged into them" if merged else " stay")
         panels.append(Panel(f"Cut {number}, before layer {stage.layer}", counts, so_far))

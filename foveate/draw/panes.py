@@ -1,4 +1,4 @@
-"""The rectangles of tokens that an image is drawn as: one, or several for frames of a video and parts of an image shown as crops."""
+"""The rectangles of tokens that an image is drawn as: one, or several for the frames of a video or for the crops of an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from foveate.draw.places import Place, place_of
+from foveate.draw.places import Placement, place_of
 from foveate.errors import InputError, UsageError
 from foveate.families import Region
 from foveate.families.kit.regions import cells
@@ -22,7 +22,7 @@ from foveate.view import Grid
 __all__ = ["Pane", "frames_of", "laid_over", "panes_of", "pictures_of", "spread"]
 
 _APART = 24
-"""Pixels of a cell that is drawn apart from the picture."""
+"""Size in pixels of a cell that is drawn apart from the picture."""
 _NEUTRAL = (186, 188, 194)
 
 
@@ -33,8 +33,8 @@ class Pane:
     Attributes:
         picture: RGB.
         region: where the tokens lie in it.
-        tokens: which of the image's tokens they are, row by row.
-        name: what it is, for captions; empty if there is only one.
+        tokens: the indices of its tokens in the image, row by row.
+        name: its name in captions; empty if there is only one.
     """
 
     picture: Image.Image
@@ -48,11 +48,11 @@ class Pane:
         return self.region.grid
 
     def within(self, first: int, name: str) -> Pane:
-        """The same as part of more, whose tokens begin at `first`."""
+        """The same pane in a longer list of tokens, where its own begin at `first`."""
         return replace(self, tokens=tuple(first + token for token in self.tokens), name=", ".join(filter(None, (name, self.name))))
 
     def targets(self, plan: Plan) -> list[int]:
-        """Where each token goes, as an index within the pane; one that is in another pane comes out beyond it."""
+        """Where each token goes, as an index within the pane; a target in another pane becomes an index beyond it."""
         own = {token: place for place, token in enumerate(self.tokens)}
         goals = plan.target[list(self.tokens)].tolist()
         return [goal if goal < 0 else own.get(goal, len(self.tokens) + goal) for goal in goals]
@@ -77,12 +77,12 @@ def pictures_of(image: Any) -> list[Image.Image]:
 
 
 def frames_of(images: Sequence[Any], index: int, pictures: int) -> list[Any]:
-    """The image asked for; or all of its row, where a model was shown a video's frames as images of their own.
+    """The requested image, or all images of its row if the model was given a video's frames as separate images.
 
     Args:
         images: those of a report or of a relevance.
         index: which one.
-        pictures: how many pictures are at hand.
+        pictures: how many pictures the caller has.
     """
     row = [image for image in images if image.row == images[index].row]
     alike = all(image.parts == row[0].parts and image.kind == "image" and image.grid[0] == 1 for image in row)
@@ -90,7 +90,7 @@ def frames_of(images: Sequence[Any], index: int, pictures: int) -> list[Any]:
 
 
 def spread(panes: int, frames: int, most: int) -> list[int]:
-    """Which panes to show: all, or those of frames at even distances, so that at most `most` are shown, but one frame in any case."""
+    """Which panes to show: all, or those of evenly spaced frames, so that at most `most` are shown, and at least one frame."""
     each = panes // frames
     room = max(1, most // each)
     if frames <= room:
@@ -101,20 +101,20 @@ def spread(panes: int, frames: int, most: int) -> list[int]:
 
 def laid_over(
     pictures: Sequence[Image.Image], images: Sequence[Any], among: Sequence[Any], model: Any, processor: Any, crop: Any, *, most: int
-) -> tuple[Place, list[Pane], int, list[int]]:
-    """Where the tokens of an image, or of a video's frames, lie; their panes; the number of frames; and which panes to show.
+) -> tuple[Placement, list[Pane], int, list[int]]:
+    """Find where the tokens of an image or of a video's frames lie, their panes, the number of frames, and which panes to show.
 
     Args:
         pictures: the picture, or the frames of a video.
-        images: what `frames_of` chose.
+        images: what `frames_of` returned.
         among: all images of the report or relevance.
-        model: see `place_of`, as are processor and crop.
-        processor: likewise.
-        crop: likewise.
-        most: panes to show, see `spread`.
+        model: see `place_of`.
+        processor: see `place_of`.
+        crop: see `place_of`.
+        most: most panes to show, see `spread`.
 
     Raises:
-        InputError: the pictures do not fit the images, the model or the processor.
+        InputError: the pictures do not match the images, the model or the processor.
     """
     first, size = images[0], pictures[0].size if pictures else (0, 0)
     others = sum(other.row == first.row for other in among)
@@ -124,18 +124,18 @@ def laid_over(
     return place, panes, frames, spread(len(panes), frames, most)
 
 
-def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Place) -> list[Pane]:
-    """The panes of one image, one video, or of a video's frames that a model was shown as images of their own.
+def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], place: Placement) -> list[Pane]:
+    """The panes of one image, of one video, or of a video's frames that the model was given as separate images.
 
-    Crops that stand side by side are joined again, as they lie in the picture.
+    Adjacent crops are joined again, as they lie in the picture.
 
     Args:
         pictures: the picture, or the frames of a video.
-        images: the parts of the image or video; of several images, one for each frame, those of each.
-        place: where the parts lie, alike for all frames.
+        images: the parts of the image or video; for several images, one per frame, the parts of each.
+        place: where the parts lie, the same for all frames.
 
     Raises:
-        InputError: the number of pictures or their sizes do not fit.
+        InputError: the number of pictures or their sizes do not match.
     """
     if not pictures:
         raise InputError("there is no picture; pass the one that the model was given, or a video's frames as a list")
@@ -156,7 +156,7 @@ def panes_of(pictures: Sequence[Image.Image], images: Sequence[Sequence[Grid]], 
     return panes
 
 
-def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Place) -> list[Pane]:
+def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Placement) -> list[Pane]:
     ends = list(itertools.accumulate((math.prod(part) for part in parts), initial=0))
     numbers = [tuple(range(start, end)) for start, end in itertools.pairwise(ends)]
     if place.regions is None:
@@ -177,14 +177,14 @@ def _of_frame(picture: Image.Image, parts: Sequence[Grid], place: Place) -> list
 
 
 def _apart(grid: tuple[int, int], tokens: tuple[int, ...], name: str) -> Pane:
-    """Tokens over nothing, because nobody knows what they lie over."""
+    """Tokens over an empty background, because it is unknown where they lie."""
     rows, columns = grid
     region = Region(tuple(cells(rows, _APART)), tuple(cells(columns, _APART)))
     return Pane(Image.new("RGB", (columns * _APART, rows * _APART), _NEUTRAL), region, tokens, name)
 
 
 def _joined(picture: Image.Image, crops: Sequence[tuple[Region, tuple[int, ...]]]) -> list[Pane]:
-    """The crops as one pane if they lie in rows and columns, else one by one."""
+    """The crops as one pane if they lie in rows and columns, otherwise one by one."""
     across = sorted({region.columns for region, _ in crops})
     down = sorted({region.rows for region, _ in crops})
     by_place = {(region.rows, region.columns): own for region, own in crops}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.draw.captions import bare, place_marks, where_notes
 from foveate.draw.cells import PINK, Canvas, check_size, faded, paint, shade_for
-from foveate.draw.page import Mark, Tile, lay_out
+from foveate.draw.page import LegendEntry, Tile, lay_out
 from foveate.draw.panels import Panel, panels_of
 from foveate.draw.panes import Pane, frames_of, laid_over, pictures_of
 from foveate.draw.places import Crop
@@ -24,7 +24,7 @@ from foveate.report import ImageReport, Report
 __all__ = ["MAX_FRAMES", "kept", "read_report"]
 
 MAX_FRAMES = 6
-"""Columns of a video's picture; of a longer video, frames at even distances are shown."""
+"""Most columns in a video's picture; a longer video is shown by evenly spaced frames."""
 
 _SIDE = {1: 720, 2: 660, 3: 620}  # pixels of the seen box's longer side, by panels in a row
 _SMALL_SIDE = 520
@@ -44,30 +44,29 @@ def kept(
     processor: Any = None,
     crop: Crop | None = None,
 ) -> Image.Image:
-    """Draw which visual tokens of an image stayed, were merged, and left.
+    """Draw which visual tokens of an image were kept, merged and dropped.
 
-    Tokens that stay are clear, dropped ones gray, merged ones pink with a line to the token that they went to. What the model did not see
-    of the image is dark and hatched. Where tokens lie is asked of the model's family; if it is not known, they are drawn beside the image.
+    Kept tokens are clear, dropped ones gray, and merged ones pink with a line to the token that they were merged into. What the model did
+    not see of the image is dark and hatched. The model's family knows where tokens lie; if it does not, they are drawn next to the image.
 
     Args:
         report: a report, or the path of one that `Report.save` wrote.
-        image: the image as it was given to the processor, all of it where the model is shown several crops; for a video its frames (at
-            least as many as the report's grid has). Where a model was given a video as one image per frame, they are drawn together,
-            as one video.
-        index: which image of the report, when it has several.
+        image: the whole image as it was given to the processor, even if the model sees several crops; for a video, its frames (at least
+            as many as the report's grid has). If a model was given a video as one image per frame, they are drawn together as one video.
+        index: which image of the report, if it has several.
         lines: draw the lines of merged tokens.
-        panels: draw every step, from the original on; otherwise only the last.
+        panels: draw every step, starting with the original; otherwise only the last.
         grid: draw the token grid.
-        model: the model, or its configuration; with it `processor`.
-        processor: the processor that made the inputs, set as it was then.
-        crop: instead of both, for an image with one part, your own word for what the model saw; see `foveate.draw.Crop`.
+        model: the model, or its configuration; needs `processor`, too.
+        processor: the processor that made the inputs, with the same settings.
+        crop: instead of both, for an image with one part: what the model saw of it; see `foveate.draw.Crop`.
 
     Returns:
         An RGB picture with captions and a legend, to be saved or shown.
 
     Raises:
-        UsageError: the report or the picture is something else.
-        InputError: if the report is none, has no such image, or does not fit the image, the model or the processor.
+        UsageError: the report or the picture has the wrong type.
+        InputError: the report is invalid, has no such image, or does not match the image, the model or the processor.
     """
     if not isinstance(report, Report | str | Path):
         raise UsageError(f"kept() takes a report, or the path of one, and then the picture; got {described(report)} for the report")
@@ -104,7 +103,7 @@ def read_report(path: str | Path) -> Report:
     """Read a report from its JSON file.
 
     Raises:
-        RecordError: if there is no such file or it is no report; the message names the key.
+        RecordError: there is no such file, or it is not a report; the message names the key.
     """
     return Report.load(path)
 
@@ -118,7 +117,7 @@ def _checked(report: Report, index: int) -> int:
 
 
 def _joined(images: Sequence[ImageReport]) -> ImageReport:
-    """One image as it is; several, which are the frames of a video, as one."""
+    """A single image unchanged; several, which are the frames of a video, joined into one."""
     first, *others = images
     if not others:
         return first
@@ -131,25 +130,25 @@ def _joined(images: Sequence[ImageReport]) -> ImageReport:
 
 
 def _beside(plans: Sequence[Plan]) -> Plan:
-    """One plan over the tokens of all."""
+    """One plan over the tokens of all images."""
     starts = itertools.accumulate((len(plan) for plan in plans), initial=0)
     targets = [[goal if goal < 0 else goal + start for goal in plan.to_list()] for plan, start in zip(plans, starts, strict=False)]
     return Plan.from_list(itertools.chain.from_iterable(targets))
 
 
 def _per_row(panels: int) -> int:
-    """Three beside each other; four as two pairs."""
+    """Three side by side; four as two pairs."""
     return 2 if panels == 4 else _PER_ROW
 
 
-def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, int, int], lines: bool) -> list[Mark]:
+def _legend(entry: ImageReport, canvases: Sequence[Canvas], shade: tuple[int, int, int], lines: bool) -> list[LegendEntry]:
     plan = entry.plan
-    legend = [Mark(f"kept: {plan.tokens_after}", None)]
+    legend = [LegendEntry(f"kept: {plan.tokens_after}", None)]
     if plan.merged.numel():
-        how = " (a line leads to the token that took it in)" if lines else ""
-        legend.append(Mark(f"merged: {plan.merged.numel()}{how}", PINK))
+        how = " (a line leads to the token that it was merged into)" if lines else ""
+        legend.append(LegendEntry(f"merged: {plan.merged.numel()}{how}", PINK))
     if plan.dropped.numel():
-        legend.append(Mark(f"dropped: {plan.dropped.numel()}", faded(shade)))
+        legend.append(LegendEntry(f"dropped: {plan.dropped.numel()}", faded(shade)))
     return legend + place_marks(canvases)
 
 
@@ -162,5 +161,5 @@ def _notes(entry: ImageReport, panes: Sequence[Pane], frames: int, shown: int, l
         across = sum(home[token] != home[int(entry.plan.target[token])] for token in entry.plan.merged.tolist())
         if across:
             other = "frame" if frames > 1 else "rectangle"
-            notes.append(f"{across} token{'s' * (across > 1)} went into a token of another {other}, without a line here.")
+            notes.append(f"{across} token{'s were' if across > 1 else ' was'} merged into a token of another {other}; no line is drawn.")
     return notes

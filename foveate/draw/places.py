@@ -1,4 +1,4 @@
-"""Where the tokens of an image are drawn: as the model's family says, as the caller says, or apart from the picture."""
+"""Where the tokens of an image are drawn: where the model's family says, where the caller says, or apart from the picture."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from foveate.families import Box, Region, regions_of
 from foveate.families.kit.regions import cells, placed
 from foveate.view import Grid
 
-__all__ = ["Crop", "Place", "place_of"]
+__all__ = ["Crop", "Placement", "place_of"]
 
 Crop = Literal["center-square", "pad-square", "whole"] | tuple[float, float, float, float]
-"""What a caller says that a processor does before it cuts a picture into patches.
+"""What a processor does before it cuts a picture into patches, as stated by the caller.
 
 - `"center-square"`: the short side is resized, then a centred square is cut out (CLIP, LLaVA-1.5).
-- `"pad-square"`: borders are added until the picture is square (LLaVA-1.5 as it was trained).
-- `"whole"`: the whole picture, whatever its shape (Qwen-VL; SigLIP, which squeezes it).
+- `"pad-square"`: borders make the picture square (LLaVA-1.5 as in its training).
+- `"whole"`: the whole picture, whatever its aspect ratio (Qwen-VL; SigLIP, which squeezes it).
 - (left, top, right, bottom): exactly this box, in pixels of the picture.
 """
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where an image's tokens lie.
 
     Attributes:
-        regions: one per part, or `None` if that is not known.
-        why: why it is not known.
+        regions: one per part, or `None` if unknown.
+        why: why they are unknown.
     """
 
     regions: tuple[Region, ...] | None
@@ -39,37 +39,39 @@ class Place:
 
 def place_of(
     model: Any, processor: Any, crop: Crop | None, size: tuple[int, int], parts: Sequence[Grid], *, video: bool, pictures: int
-) -> Place:
-    """Ask the model's family, or take the caller's word.
+) -> Placement:
+    """Find where an image's tokens lie: from the model's family, or from the caller's `crop`.
 
     Args:
-        model: the model, or its configuration; `None` if there is none at hand.
-        processor: its processor, with the model and only with it.
-        crop: the caller's word instead, for an image with one part.
+        model: the model, or its configuration; `None` if it is not available.
+        processor: its processor; model and processor go together.
+        crop: what the processor does instead, for an image with one part.
         size: (width, height) of the picture.
         parts: (t, h, w) of each part.
-        video: whether it is a video's tokens.
+        video: whether the tokens are a video's.
         pictures: how many images the prompt has.
 
     Raises:
-        InputError: one of model and processor without the other, or with a crop; a crop that says nothing, or that is not enough.
+        InputError: model or processor without the other, or together with a crop; a crop that is invalid, or not enough.
     """
     if (model is None) != (processor is None):
         raise InputError("where tokens lie follows from a model and its processor together; pass both model=... and processor=...")
     if crop is not None and model is not None:
-        raise InputError(f"crop={crop!r} beside a model and its processor, which say it already; pass one or the other")
+        raise InputError(
+            f"crop={crop!r} was passed together with a model and its processor, which determine it already; pass one or the other"
+        )
     if crop is not None:
         if len(parts) > 1:
             raise InputError(
                 f"crop={crop!r} says where one grid lies, but the image has {len(parts)} parts; pass model=... and processor=..."
             )
-        return Place((_named(crop, size, parts[0][1:]),))
+        return Placement((_named(crop, size, parts[0][1:]),))
     if model is None:
-        return Place(None, "neither the model and its processor nor a crop were given")
+        return Placement(None, "neither the model and its processor nor a crop were given")
     try:
-        return Place(regions_of(model, processor, size, parts, video=video, pictures=pictures))
+        return Placement(regions_of(model, processor, size, parts, video=video, pictures=pictures))
     except UnsupportedError as error:
-        return Place(None, str(error))
+        return Placement(None, str(error))
 
 
 def _named(crop: Crop, size: tuple[int, int], grid: tuple[int, int]) -> Region:

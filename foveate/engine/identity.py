@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.files.records import Count, Form
+from foveate.files.records import Count, RecordSchema
 
 __all__ = ["ModelIdentity", "identity"]
 
@@ -66,7 +66,7 @@ class ModelIdentity:
         return _FORM.of(dict(data), "this dictionary").value
 
 
-_FORM: Form[ModelIdentity] = Form("the identity of a model", ModelIdentity)
+_FORM: RecordSchema[ModelIdentity] = RecordSchema("the identity of a model", ModelIdentity)
 
 
 def identity(model: nn.Module) -> ModelIdentity:

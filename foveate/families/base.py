@@ -1,4 +1,4 @@
-"""What foveate must know about one kind of model: `Family`, and the table of them."""
+"""What foveate must know about one kind of model: `Family`, and the registry of families."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
-from foveate.families.kit.layout import Encoding, ImageTokens, Kind
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.layout import Encoding, ImageTokens, MediaKind
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import single_layer
 from foveate.families.refused import REFUSED
 from foveate.view import Grid
@@ -20,23 +20,23 @@ __all__ = ["Family", "families", "family_of", "regions_of", "register"]
 DECODER_SIGNALS = frozenset(
     {"last_attention", "text_attention", "head_attention", "attention_output", "question_states", "projected_states"}
 )
-"""Signals that need nothing of a family but its decoder."""
+"""Signals that need only the decoder of a family."""
 
 TOWER_SIGNALS = frozenset({"tower_attention", "tower_states"})
-"""Signals for which a family has `tower_attention`, `projector` and `fold`."""
+"""Signals for which a family implements `tower_attention`, `projector` and `fold`."""
 
 
 class Family(ABC):
-    """Knows where things live in one kind of model, and nothing of methods. One subclass per file, stateless.
+    """Knows where things are in one kind of model, and nothing about methods. One stateless subclass per file.
 
     Attributes:
-        name: how people call it.
+        name: its common name.
         summary: one line for lists.
         model_types: the `config.model_type` values that it covers.
-        takes: what a prompt may hold, of "image", "several images", and "video", or "frames" where a video is written as images.
-        signals: names from `foveate.view.SIGNALS` that it can give; `gives` narrows them for one model.
+        takes: what a prompt may contain, out of "image", "several images", and "video", or "frames" if a video is written as images.
+        signals: names from `foveate.view.SIGNALS` that it supports; `gives` narrows them for one model.
         encoders: the backbone's methods that turn pixels into features, with what they encode. Each call is recorded as an
-            `Encoding`; `generate` makes it ahead of the model's forward, a plain forward inside.
+            `Encoding`; `generate` makes it before the model's forward, a plain forward inside it.
     """
 
     name: str
@@ -44,49 +44,49 @@ class Family(ABC):
     model_types: tuple[str, ...]
     takes: frozenset[str] = frozenset({"image", "several images"})
     signals: frozenset[str] = DECODER_SIGNALS
-    encoders: ClassVar[Mapping[str, Kind]] = {"get_image_features": "image", "get_video_features": "video"}
+    encoders: ClassVar[Mapping[str, MediaKind]] = {"get_image_features": "image", "get_video_features": "video"}
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
         """Refuse a variant that the family cannot handle.
 
         Raises:
-            UnsupportedModelError: saying which setting is in the way.
+            UnsupportedModelError: the message names the setting that prevents it.
         """
 
     @abstractmethod
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
-        """The images and videos of each row, in the order of the prompt. `place` does most of it.
+        """The images and videos of each row, in the order of the prompt. `place` does most of the work.
 
         Args:
-            model: the model that was given to `compress`.
-            input_ids: (b, s) on the CPU, without the copies that beams make of a sample.
-            seen: what was encoded for this forward pass, at most one call per encoder; empty when there were no pixels.
+            model: the model that was passed to `compress`.
+            input_ids: (b, s) on the CPU, without the copies of a sample that beams make.
+            seen: what was encoded for this forward pass, at most one call per encoder; empty if there were no pixels.
 
         Raises:
-            InputError: placeholders that do not make whole images, or for which nothing was encoded.
+            InputError: placeholders that do not add up to whole images, or for which nothing was encoded.
         """
 
-    def regions(self, request: Request) -> Regions:
-        """Where each part's tokens lie in the picture, from what this model's processors do to it.
+    def regions(self, request: RegionRequest) -> Regions:
+        """Where each part's tokens lie in the picture, given what this model's processors do to it.
 
         Args:
             request: the picture's size, the processor with its settings, and the image's parts.
 
         Raises:
-            UnsupportedError: that cannot be known: the tokens have no place, or nobody knows what this processor does.
-            InputError: this processor does not make these parts of this picture.
+            UnsupportedError: that is unknown: the tokens have no place in the picture, or the processor is of an unknown kind.
+            InputError: this processor does not make these parts from this picture.
         """
         raise UnsupportedError(f"family {self.name!r} does not say where its tokens lie in a picture")
 
-    def placeholders(self, model: nn.Module) -> dict[Kind, int]:
-        """The token id of each kind's placeholders, newlines and the like included where they share it."""
+    def placeholders(self, model: nn.Module) -> dict[MediaKind, int]:
+        """The token id of each kind's placeholders, including newlines and the like if they share it."""
         config: Any = model.config
-        ids: dict[Kind, int | None] = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
+        ids: dict[MediaKind, int | None] = {kind: getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
         return {kind: token for kind, token in ids.items() if token is not None}
 
     def gives(self, model: nn.Module) -> frozenset[str]:
-        """The signals that this very model can give: none of the tower where features of several of its layers are joined."""
+        """The signals that this particular model supports: none of the tower's if features of several of its layers are joined."""
         return self.signals if single_layer(model.config) else self.signals - TOWER_SIGNALS
 
     def backbone(self, model: nn.Module) -> nn.Module:
@@ -106,13 +106,13 @@ class Family(ABC):
         return layer.self_attn  # type: ignore[return-value]
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Tensor]] | None:
-        """Take what the decoder would add to visual tokens behind its first layers out of its arguments.
+        """Remove from the decoder's arguments what it would add to visual tokens after its first layers.
 
         Args:
-            kwargs: of the decoder's forward; whatever is returned must be gone from them, so that only foveate adds it.
+            kwargs: those of the decoder's forward; what is returned must be removed from them, so that only foveate adds it.
 
         Returns:
-            `None` in most models, else (mask, features): mask (b, s) bool, and per decoder layer from layer 0 on a tensor
+            `None` in most models, otherwise (mask, features): mask (b, s) bool, and for each decoder layer, from layer 0, a tensor
             (mask.sum(), d) that is added to the masked positions of that layer's output, row by row.
         """
         return None
@@ -124,37 +124,37 @@ class Family(ABC):
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
         """The attention module of the vision-tower layer whose output is used (the last such layer with full attention)."""
-        raise NotImplementedError(f"family {self.name!r} names tower_attention among its signals but does not say where it is")
+        raise NotImplementedError(f"family {self.name!r} lists tower_attention among its signals but does not implement it")
 
     def class_token(self, model: nn.Module) -> bool:
-        """Whether the tower's sequences begin with a class token, whose attention then ranks the patches."""
+        """Whether the tower's sequences begin with a class token; if so, its attention ranks the patches."""
         return False
 
     def projector(self, model: nn.Module) -> nn.Module:
-        """The module whose first argument is the vision features before, and whose output is those after projection."""
+        """The projector: its first argument is the vision features before projection, its output those after."""
         return self.backbone(model).multi_modal_projector  # type: ignore[return-value]
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Bring what was read in the vision tower into the order of visual tokens.
+        """Bring values read in the vision tower into the order of visual tokens.
 
         Args:
-            model: the model that was given to `compress`.
+            model: the model that was passed to `compress`.
             signal: "tower_attention" or "tower_states".
-            values: (p, c) in the tower's own order, all images behind each other. Attention: c = 1, class tokens taken off.
-                States: as the projector is given them.
+            values: (p, c) in the tower's own order, one image after the other. Attention: c = 1, without class tokens. States: as
+                the projector receives them.
             seen: the call in which they were read.
 
         Returns:
-            per image (n, c), in the order of `ImageTokens.columns`; what becomes one token is averaged for attention.
+            per image (n, c), in the order of `ImageTokens.columns`; attention is averaged over the patches that become one token.
         """
-        raise NotImplementedError(f"family {self.name!r} names {signal} among its signals but cannot bring it into order")
+        raise NotImplementedError(f"family {self.name!r} lists {signal} among its signals but cannot bring it into the order of tokens")
 
 
 _FAMILIES: dict[str, Family] = {}
 
 
 def register(family: Family) -> Family:
-    """Add a family to the table; later entries win for a `model_type` that two of them cover."""
+    """Register a family; if two cover one `model_type`, the later one wins."""
     _FAMILIES[family.name] = family
     return family
 
@@ -168,7 +168,7 @@ def family_of(model: nn.Module) -> Family:
     """The family of a loaded model, after its own check.
 
     Raises:
-        UnsupportedModelError: no family covers `model.config.model_type`, or the variant cannot be handled.
+        UnsupportedModelError: no family covers `model.config.model_type`, or the family does not support the variant.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     for family in reversed(_FAMILIES.values()):
@@ -194,7 +194,7 @@ def regions_of(
     Args:
         model: a loaded model, or its configuration.
         processor: its processor, with the settings that it had for the picture.
-        size: (width, height) of the picture in pixels, upright and not yet resized; of a video, that of its frames.
+        size: (width, height) of the picture in pixels, upright and before any resizing; for a video, that of its frames.
         parts: (t, h, w) of each part of the image, such as `ImageReport.parts`.
         video: whether these are a video's tokens: `kind == "video"` in a report.
         pictures: how many images the prompt has.
@@ -204,8 +204,8 @@ def regions_of(
 
     Raises:
         UnsupportedModelError: no family covers the model.
-        UnsupportedError: the family cannot know it: the tokens have no place, or the processor is of an unknown kind.
-        InputError: this processor does not make these parts of a picture of that size.
+        UnsupportedError: that is unknown: the tokens have no place in the picture, or the processor is of an unknown kind.
+        InputError: this processor does not make these parts from a picture of that size.
     """
     config = getattr(model, "config", model)
     kind = getattr(config, "model_type", None)
@@ -215,7 +215,7 @@ def regions_of(
     width, height = size
     if width < 1 or height < 1 or not parts:
         raise InputError(f"a picture of {width} x {height} pixels in {len(parts)} part(s) shows nothing; pass the picture's own size")
-    found = family.regions(Request(config, processor, (int(width), int(height)), tuple(parts), video, pictures))
+    found = family.regions(RegionRequest(config, processor, (int(width), int(height)), tuple(parts), video, pictures))
     if tuple(region.grid for region in found) != tuple(part[1:] for part in parts):
         raise InputError(
             f"{family.name} has parts of {[region.grid for region in found]} (rows, columns) for this picture, not {list(parts)}; "

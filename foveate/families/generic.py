@@ -1,7 +1,7 @@
-"""Models that need nothing special: placeholders of one token id, a decoder like Llama's, and features per image.
+"""Models that need no code of their own: placeholders with one token id, a decoder like Llama's, and features per image.
 
-Each entry of `ENTRIES` is a family of its own, named like its `model_type`. The tests hold a tiny model of every entry to
-"pruning equals masking"; a class that is not tested so is refused (see `foveate.families.refused`).
+Each entry of `ENTRIES` is a family, named like its `model_type`. The tests hold a tiny model of every entry to "pruning equals masking";
+a class without such a test is refused (see `foveate.families.refused`).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from foveate.families.kit.processors import (
     tiles,
     whole_picture,
 )
-from foveate.families.kit.regions import Box, Regions, Request, View
+from foveate.families.kit.regions import Box, ProcessedImage, RegionRequest, Regions
 from foveate.families.kit.runs import crops_per_run, whole_runs
 from foveate.view import Grid
 
 __all__ = ["ENTRIES", "Entry", "Generic"]
 
-Shape = Callable[[Any, Tensor, Encoding], list[Layout]]
-"""From the model's configuration, input_ids (b, s) and a call of its encoder to one layout per image."""
+LayoutRule = Callable[[Any, Tensor, Encoding], list[Layout]]
+"""Maps the model's configuration, input_ids (b, s) and one call of its encoder to one layout per image."""
 
 
 def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
@@ -44,21 +44,21 @@ def squares(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def crops(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Square crops directly behind each other; an unbroken run of placeholders is an image."""
+    """Square crops, one directly after the other; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, _square(seen.lengths[0]))
     check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
 def queries(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Learned queries without a place in the image; an unbroken run of placeholders is an image."""
+    """Learned queries, which have no place in the image; an unbroken run of placeholders is an image."""
     found = crops_per_run(input_ids, config.image_token_id, (1, 1, seen.lengths[0]))
     check_encoded(sum(layout.placeholders for layout in found), [seen])
     return found
 
 
 def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """Square crops with indicator tokens between them; the first and the last indicator stand around each image."""
+    """Square crops with indicator tokens between them; each image begins with the first indicator and ends with the last."""
     first, last = config.visual_indicator_token_ids[0], config.visual_indicator_token_ids[-1]
     crop = _square(seen.lengths[0])
     size, found = crop[1] * crop[2], []
@@ -77,7 +77,7 @@ def bracketed(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def merged(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """A grid of patches of any size, square blocks of which become one token."""
+    """A grid of patches of any size; each square block of patches becomes one token."""
     vision = config.vision_config
     block = vision.merge_kernel_size if hasattr(vision, "merge_kernel_size") else [vision.spatial_merge_size] * 2
     grids = argument(seen, "image_grid_thw").tolist()
@@ -85,46 +85,46 @@ def merged(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
 
 
 def merged_each(config: Any, input_ids: Tensor, seen: Encoding) -> list[Layout]:
-    """As `merged`, with a block size per image."""
+    """Like `merged`, with a block size per image."""
     blocks = argument(seen, "image_merge_sizes").tolist()
     grids = argument(seen, "image_grid_thw").tolist()
     return [Layout(((1, high // block, wide // block),)) for block, (_, high, wide) in zip(blocks, grids, strict=True)]
 
 
-Sight = Callable[[Request], Regions]
-"""What a model's own processors do to a picture; see `Family.regions`."""
+RegionRule = Callable[[RegionRequest], Regions]
+"""Maps a request to the regions of an image, given what the model's own processors do to a picture; see `Family.regions`."""
 
 
-def nowhere(request: Request) -> Regions:
-    """Learned queries."""
+def nowhere(request: RegionRequest) -> Regions:
+    """Refuses: learned queries have no place in the picture."""
     raise UnsupportedError("its visual tokens are learned queries, each of which looks at the whole picture")
 
 
-def whole(*processors: str) -> Sight:
-    """From edge to edge, by one of these classes."""
+def whole(*processors: str) -> RegionRule:
+    """The picture from edge to edge, by one of these processor classes."""
     return lambda request: whole_picture(request, *processors)
 
 
-def cut_square(*processors: str) -> Sight:
-    """One picture of fixed size, as the settings say, by one of these classes."""
+def cut_square(*processors: str) -> RegionRule:
+    """One picture of fixed size, as the settings say, by one of these processor classes."""
 
-    def sight(request: Request) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return (centred(request).region(request, request.only, request.config.vision_config.patch_size),)
 
-    return sight
+    return rule
 
 
-def bordered(*processors: str) -> Sight:
-    """The longer side is resized, the shorter one with it but not below a least size; then borders make a square of it."""
+def bordered(*processors: str) -> RegionRule:
+    """The longer side is resized, the shorter one in proportion but not below a minimum; then borders make the picture square."""
 
-    def sight(request: Request) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         settings = request.settings
         known_processor(settings, *processors)
         check_resizing(settings)
         if not settings.do_pad:
             raise UnsupportedError(f"{type(settings).__name__} has do_pad=False; where tokens lie is known for pictures with borders only")
-        # With two towers the picture is first made for the larger one, and for the other one from that.
+        # With two towers, the picture is first resized for the larger one, and that result for the other.
         first = entries(getattr(settings, "high_res_size", None) or settings.size)["height"]
         width, height = request.size
         made = [max(round(side * first / max(request.size)), settings.min_size) for side in request.size]
@@ -132,15 +132,15 @@ def bordered(*processors: str) -> Sight:
         across, down = width / made[0], height / made[1]
         box = Box(-left * across, -top * down, (max(made) - left) * across, (max(made) - top) * down)
         last = entries(settings.size)["height"]
-        return (View(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
+        return (ProcessedImage(box, (last, last)).region(request, request.only, request.config.vision_config.patch_size),)
 
-    return sight
+    return rule
 
 
-def filled(*processors: str) -> Sight:
-    """Never enlarged, and filled with black at the right and below to whole tokens, by one of these classes."""
+def filled(*processors: str) -> RegionRule:
+    """Never enlarged, and filled with black to whole tokens on the right and at the bottom, by one of these processor classes."""
 
-    def sight(request: Request) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         settings, (width, height) = request.settings, request.size
         known_processor(settings, *processors)
         check_resizing(settings)
@@ -148,23 +148,23 @@ def filled(*processors: str) -> Sight:
         resize = from_its_module(settings, "navit_resize")
         made, canvas = resize(height, width, settings.patch_size, settings.merge_size, settings.max_patches, limit)
         box = Box(0, 0, canvas[1] * width / made[1], canvas[0] * height / made[0])
-        return (View(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
+        return (ProcessedImage(box, (canvas[1], canvas[0])).region(request, request.only, settings.patch_size * settings.merge_size),)
 
-    return sight
+    return rule
 
 
-def thumbnail_last(*processors: str) -> Sight:
-    """Crops row by row and then the whole, by one of these classes."""
+def thumbnail_last(*processors: str) -> RegionRule:
+    """Crops row by row, then the whole picture, by one of these processor classes."""
 
-    def sight(request: Request) -> Regions:
+    def rule(request: RegionRequest) -> Regions:
         known_processor(request.settings, *processors)
         return tiled_canvas(request)
 
-    return sight
+    return rule
 
 
-def thumbnail_first(request: Request) -> Regions:
-    """Ovis 2's: the whole, then crops row by row, of which the processor makes rows where one would expect columns."""
+def thumbnail_first(request: RegionRequest) -> Regions:
+    """Ovis 2's: the whole picture, then crops row by row; its processor makes rows where one would expect columns."""
     settings = request.settings
     known_processor(settings, "Ovis2ImageProcessor")
     check_resizing(settings)
@@ -187,15 +187,15 @@ class Entry:
 
     Args:
         model_type: as in the model's configuration.
-        shape: how an image's tokens lie in the prompt.
-        sight: where they lie in the picture.
+        layout: how an image's tokens lie in the prompt.
+        regions: where they lie in the picture.
         summary: one line for lists.
         checkpoints: published checkpoints of this class, as hub ids.
     """
 
     model_type: str
-    shape: Shape
-    sight: Sight
+    layout: LayoutRule
+    regions: RegionRule
     summary: str
     checkpoints: tuple[str, ...] = ()
 
@@ -204,7 +204,7 @@ class Generic(Family):
     """A model type that needs no code of its own.
 
     Args:
-        entry: what is to be known of it.
+        entry: its line of `ENTRIES`.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -212,7 +212,7 @@ class Generic(Family):
         self.name, self.summary, self.model_types = entry.model_type, entry.summary, (entry.model_type,)
 
     def check(self, model: nn.Module) -> None:
-        """Nothing: the decoder is checked for every family alike."""
+        """Checks nothing: the decoder is checked for every family alike."""
 
     def placeholders(self, model: nn.Module) -> dict[Any, int]:
         """Images only."""
@@ -223,12 +223,12 @@ class Generic(Family):
         """See `Family.images`."""
         if any(call.kind == "video" for call in seen):
             raise UnsupportedError(f"video is not supported for {self.name} so far; pass images, or remove the handle for this prompt")
-        found = [layout for call in seen for layout in self.entry.shape(model.config, input_ids, call)]
+        found = [layout for call in seen for layout in self.entry.layout(model.config, input_ids, call)]
         return place(input_ids, self.placeholders(model), {"image": found})
 
-    def regions(self, request: Request) -> Regions:
+    def regions(self, request: RegionRequest) -> Regions:
         """See `Family.regions`."""
-        return self.entry.sight(request)
+        return self.entry.regions(request)
 
 
 def _square(tokens: int) -> Grid:

@@ -13,7 +13,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import blocks, check_encoded
 from foveate.families.kit.layout import Encoding, ImageTokens
 from foveate.families.kit.processors import check_resizing, entries, known_processor, tiles
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.runs import whole_runs
 
 __all__ = ["Idefics3"]
@@ -29,10 +29,10 @@ class Idefics3(Family):
     signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
-        """Nothing varies that matters."""
+        """Checks nothing: every variant works."""
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        """See `Family.decoder`; it is called text_model here."""
+        """See `Family.decoder`; here it is named text_model."""
         return self.backbone(model).text_model  # type: ignore[return-value]
 
     def tower(self, model: nn.Module) -> nn.Module:
@@ -49,14 +49,14 @@ class Idefics3(Family):
         return tower.encoder.layers[-1].self_attn  # type: ignore[no-any-return]
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Patches that the pixel shuffle joins become one token: their attention is averaged, their states are joined."""
+        """The pixel shuffle joins patches into one token: their attention is averaged, their states are concatenated."""
         config: Any = model.config
         side = crop_side(config) * config.scale_factor
         joined = blocks(values, side, side, config.scale_factor)
         return list(joined.mean(2) if signal == "tower_attention" else joined.flatten(2))
 
-    def regions(self, request: Request) -> Regions:
-        """Crops row by row and the whole picture last; a picture that is not split, and a frame, squeezed to one crop."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """Crops row by row, then the whole picture; an unsplit picture, or a frame, is squeezed into one crop."""
         settings = request.settings
         known_processor(settings, "Idefics3ImageProcessor", "SmolVLMImageProcessor", "SmolVLMVideoProcessor")
         check_resizing(settings)
@@ -66,7 +66,7 @@ class Idefics3(Family):
         return tiles(request, arrangement, "last", (side, side), cell)
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
-        """See `Family.images`; the crops of a picture and the whole of it share one budget, markers stay."""
+        """See `Family.images`; the crops of a picture and the whole picture share one budget, and markers stay."""
         token, side = self.placeholders(model)["image"], crop_side(model.config)
         found = [_pictures(ids, token, side**2, row) for row, ids in enumerate(input_ids)]
         check_encoded(sum(len(crops) for row in found for crops in row) * side**2, seen)
@@ -74,14 +74,14 @@ class Idefics3(Family):
 
 
 def crop_side(config: Any) -> int:
-    """Rows, and columns, of tokens in one crop."""
+    """Rows (and columns) of tokens in one crop."""
     vision = config.vision_config
     side: int = vision.image_size // vision.patch_size // config.scale_factor
     return side
 
 
 def _split(settings: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of crops, of which the processor itself is asked: it rounds more than once on the way."""
+    """Rows and columns of crops, as the processor itself computes them: it rounds more than once on the way."""
     made = settings(images=[[Image.new("RGB", size)]], do_image_splitting=True, return_row_col_info=True)
     return int(made["rows"][0][0]), int(made["cols"][0][0])
 
@@ -95,9 +95,9 @@ def _tokens(crops: list[int], side: int) -> ImageTokens:
 def _pictures(ids: Tensor, token: int, size: int, row: int) -> list[list[int]]:
     """The first columns of each picture's crops.
 
-    A crop's marker is the text between the separator before it and the crop. The last crop of every picture is the whole
-    of it, which has a marker of its own; the separator is the token that follows it. Both are read off the last crop of
-    the prompt, so that no tokenizer is needed. Without such markers each crop is a picture.
+    A crop's marker is the text between the preceding separator and the crop. The last crop of every picture is the whole picture, which
+    has a marker of its own; the separator is the token that follows it. Both are read from the last crop of the prompt, so that no
+    tokenizer is needed. Without such markers, each crop is a picture.
     """
     starts: list[int] = []
     for start, length in whole_runs(ids, token, size, row):

@@ -1,4 +1,4 @@
-"""InternVL in transformers' own layout, and models built like it: crops of one size, pixel shuffle behind the tower."""
+"""InternVL in transformers' own layout, and models built like it: crops of one size, pixel shuffle after the tower."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import blocks, check_encoded
 from foveate.families.kit.layout import Encoding, ImageTokens, place
 from foveate.families.kit.processors import known_processor, tiled_canvas
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.runs import crops_per_run
 from foveate.families.kit.towers import feature_block
 
@@ -34,11 +34,11 @@ class InternVL(Family):
         if config.vision_feature_select_strategy != "default":
             raise UnsupportedModelError(
                 f"vision_feature_select_strategy={config.vision_feature_select_strategy!r} leaves the class token among the "
-                f"patches, which then form no square; it takes 'default'"
+                f"patches, which then do not form a square; it takes 'default'"
             )
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
-        """See `Family.images`; all crops of an image, the thumbnail last, share one budget."""
+        """See `Family.images`; all crops of an image, with the thumbnail last, share one budget."""
         token = self.placeholders(model)["image"]
         rows, columns = crop_grid(model.config)
         found = crops_per_run(input_ids, token, (1, rows, columns))
@@ -46,8 +46,8 @@ class InternVL(Family):
             check_encoded(sum(layout.placeholders for layout in found), seen)
         return place(input_ids, {"image": token}, {"image": found if seen else ()})
 
-    def regions(self, request: Request) -> Regions:
-        """Crops row by row and the whole picture last; a frame, and a picture of one crop, squeezed to that."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """Crops row by row, then the whole picture; a frame, or a picture with one crop, is squeezed into that crop."""
         known_processor(request.settings, "GotOcr2ImageProcessor", "InternVLVideoProcessor")
         return tiled_canvas(request, token_side(request.config))
 
@@ -58,11 +58,11 @@ class InternVL(Family):
         return layers[feature_block(model.config)].attention
 
     def class_token(self, model: nn.Module) -> bool:
-        """InternViT has one, and the pixel shuffle comes behind it."""
+        """InternViT has one; the pixel shuffle comes after it is dropped."""
         return True
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Features are projected in the order of tokens; the attention of the patches that become one token is averaged."""
+        """Features are projected in the order of tokens; attention is averaged over the patches that become one token."""
         rows, columns = crop_grid(model.config)
         if signal == "tower_attention":
             high, wide = patch_grid(model.config)
@@ -78,7 +78,7 @@ def patch_grid(config: Any) -> tuple[int, int]:
 
 
 def token_side(config: Any) -> float:
-    """Pixels of a crop that become one token, across and down."""
+    """Pixels per token, across and down."""
     return float(config.vision_config.patch_size[0] / config.downsample_ratio)
 
 

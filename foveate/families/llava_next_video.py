@@ -12,7 +12,7 @@ from foveate.families.kit.anyres import side
 from foveate.families.kit.features import clips
 from foveate.families.kit.layout import Encoding, Layout
 from foveate.families.kit.processors import centred, known_processor
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.llava_next import LlavaNext
 
 __all__ = ["LlavaNextVideo"]
@@ -34,8 +34,8 @@ class LlavaNextVideo(LlavaNext):
         pooled = side(config) // config.spatial_pool_stride
         return [Layout(((frames, pooled, pooled),))] * videos
 
-    def regions(self, request: Request) -> Regions:
-        """Pictures as in LLaVA-NeXT; of frames the centred square, or whatever their own processor is set to."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """Pictures as in LLaVA-NeXT; frames as their own processor is set, by default the centred square."""
         if not request.video:
             return super().regions(request)
         known_processor(request.settings, "LlavaNextVideoVideoProcessor")
@@ -43,7 +43,7 @@ class LlavaNextVideo(LlavaNext):
         return (centred(request).region(request, request.only, token),)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Pictures as in LLaVA-NeXT; the states of a video are pooled before they are projected, its attention is here."""
+        """Pictures as in LLaVA-NeXT; the model pools a video's states before projection, and this pools its attention."""
         if seen.kind == "image":
             return super().fold(model, signal, values, seen)
         config: Any = model.config

@@ -1,4 +1,4 @@
-"""Pixtral towers: pictures of any size in rows of patches, with a break token behind each row that is plain text."""
+"""Pixtral towers: pictures of any size in rows of patches, with a break token, which is plain text, after each row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import fold_rows_of_patches, rows_of_patches
 from foveate.families.kit.layout import Encoding, ImageTokens, place
 from foveate.families.kit.processors import whole_picture
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import feature_attention
 
 __all__ = ["Mistral3"]
@@ -26,7 +26,7 @@ class Mistral3(Family):
     signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
-        """Nothing varies that matters."""
+        """Checks nothing: every variant works."""
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
         """See `Family.images`; breaks between rows are text and stay."""
@@ -34,8 +34,8 @@ class Mistral3(Family):
         found = [layout for call in seen for layout in rows_of_patches(call, config.vision_config.patch_size * config.spatial_merge_size)]
         return place(input_ids, {"image": self.placeholders(model)["image"]}, {"image": found})
 
-    def regions(self, request: Request) -> Regions:
-        """The whole picture: it is resized to whole tokens, and padded only behind them."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """The whole picture: it is resized to whole tokens, and padded only beyond them."""
         return whole_picture(request, "PixtralImageProcessor")
 
     def tower(self, model: nn.Module) -> nn.Module:
@@ -53,7 +53,7 @@ class Mistral3(Family):
         return feature_attention(self.tower(model), model.config)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Patches that are merged become one token: their attention is averaged, their states are joined."""
+        """Merged patches become one token: their attention is averaged, their states are concatenated."""
         config: Any = model.config
         return fold_rows_of_patches(signal, values, seen, config.vision_config.patch_size, config.spatial_merge_size)
 

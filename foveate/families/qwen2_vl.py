@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: any resolution, patches joined two by two, rotary positions per time, row and column."""
+"""Qwen2-VL and Qwen2.5-VL: any resolution, 2x2 patches per token, rotary positions in time, row and column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, regist
 from foveate.families.kit.features import argument
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import whole_picture
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 
 __all__ = ["Qwen2VL"]
 
@@ -21,7 +21,7 @@ _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor", "Qwen3VLVideoPr
 
 
 class Qwen2VL(Family):
-    """`Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration` of any size.
+    """`Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration` in any size.
 
     Published checkpoints: Qwen/Qwen2-VL-2B-Instruct, -7B-Instruct, -72B-Instruct; Qwen/Qwen2.5-VL-3B-Instruct, -7B-Instruct, ...
     """
@@ -33,15 +33,15 @@ class Qwen2VL(Family):
     signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
-        """Every variant works; decoders with sliding windows are refused for all families alike."""
+        """Checks nothing: every variant works. Decoders with sliding windows are refused for all families alike."""
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
         """See `Family.images`; grids come with the pixels, in patches."""
         layouts = {encoding.kind: [Layout((grid,)) for grid in self.grids(model, encoding)] for encoding in seen}
         return place(input_ids, self.placeholders(model), layouts)
 
-    def regions(self, request: Request) -> Regions:
-        """The whole picture, or frame: it is resized to whole tokens."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """The whole picture or frame: it is resized to whole tokens."""
         return whole_picture(request, *_PROCESSORS)
 
     def tower(self, model: nn.Module) -> nn.Module:
@@ -49,17 +49,17 @@ class Qwen2VL(Family):
         return self.backbone(model).visual  # type: ignore[return-value]
 
     def tower_attention(self, model: nn.Module) -> nn.Module:
-        """The last block's; where blocks look through windows, the last one that sees the whole frame."""
+        """The last block's; if blocks use windows, that of the last block that sees the whole frame."""
         tower: Any = self.tower(model)
         whole = getattr(tower, "fullatt_block_indexes", None)
         return tower.blocks[max(whole) if whole else -1].attn  # type: ignore[no-any-return]
 
     def projector(self, model: nn.Module) -> nn.Module:
-        """The merger, which is given one row per patch."""
+        """The merger, whose input has one row per patch."""
         return self.tower(model).merger  # type: ignore[return-value]
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """Patches that become one token stand together: their attention is averaged, their states are joined."""
+        """The patches of one token are adjacent: their attention is averaged, their states are concatenated."""
         merged = _merge_size(model) ** 2
         values = values.unflatten(0, (-1, merged))
         grids = self.grids(model, seen)
@@ -73,13 +73,13 @@ class Qwen2VL(Family):
         """(t, h, w) in tokens of every image or video that was encoded.
 
         Raises:
-            InputError: the features were computed while no handle was there to see the grids.
+            InputError: the features were computed before there was a handle to see the grids.
         """
         side = _merge_size(model)
         return [(t, h // side, w // side) for t, h, w in argument(encoding, f"{encoding.kind}_grid_thw").tolist()]
 
     def order(self, model: nn.Module, grids: Sequence[tuple[int, int, int]]) -> Tensor | None:
-        """Where in the tower each token is computed, (n,) over all grids, where windows reorder them; else `None`."""
+        """The position of each token in the tower (n,), over all grids, if windows reorder them; otherwise `None`."""
         tower: Any = self.tower(model)
         if getattr(tower, "fullatt_block_indexes", None) is None or not hasattr(tower, "window_size"):
             return None
@@ -88,7 +88,7 @@ class Qwen2VL(Family):
         for t, h, w in grids:
             time, row, column = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
             window = (time * -(-h // side) + row // side) * -(-w // side) + column // side
-            # Within a window tokens stay in row-major order, which a stable sort by window keeps.
+            # Within a window, tokens stay in row-major order, which a stable sort by window preserves.
             places.append(window.flatten().argsort(stable=True) + start)
             start += t * h * w
         return torch.cat(places).argsort()

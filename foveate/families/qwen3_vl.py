@@ -1,4 +1,4 @@
-"""Qwen3-VL: as Qwen2-VL, with features of earlier tower layers added behind the decoder's first layers (DeepStack)."""
+"""Qwen3-VL: like Qwen2-VL, with features of earlier tower layers added after the decoder's first layers (DeepStack)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Qwen3VL"]
 class Qwen3VL(Qwen2VL):
     """`Qwen3VLForConditionalGeneration` and its mixture of experts (Qwen/Qwen3-VL-8B-Instruct, Qwen/Qwen3-VL-30B-A3B-Instruct, ...).
 
-    The frames of a video stand apart, each behind its time stamp; those are text and stay.
+    The frames of a video are separate, each after its time stamp; time stamps are text and stay.
     """
 
     name = "qwen3-vl"
@@ -24,7 +24,7 @@ class Qwen3VL(Qwen2VL):
     model_types = ("qwen3_vl", "qwen3_vl_moe")
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Tensor]] | None:
-        """See `Family.injected`; the decoder itself adds them to places that no longer exist behind a cut."""
+        """See `Family.injected`; after a cut the decoder itself would add them to positions that no longer exist."""
         mask, features = kwargs.pop("visual_pos_masks", None), kwargs.pop("deepstack_visual_embeds", None)
         return (mask, features) if mask is not None and features else None
 

@@ -1,6 +1,6 @@
 """Model types that transformers can load for images and text, and why foveate does not compress them (yet).
 
-Whatever is neither here nor covered by a family is unknown; the tests fail when the installed transformers has such a class.
+Any type that is neither listed here nor covered by a family is unknown; the tests fail if the installed transformers has such a class.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ __all__ = ["REFUSED"]
 
 _CROSS = "its text layers read the image through cross-attention, so no visual token is in the text decoder's sequence"
 _ENCODER_DECODER = "an encoder-decoder: the image is in the encoder's output, not in the decoder's sequence"
-_BIDIRECTIONAL = "image tokens see each other in both directions, which needs a mask of its own behind the cut"
+_BIDIRECTIONAL = "image tokens attend to each other in both directions, which needs a separate mask after the cut"
 _SLIDING = "its decoder has sliding-window layers, whose masks and caches count the tokens in between"
 _HYBRID = "its decoder has recurrent layers (linear attention or convolutions), whose states have read every token"
-_SELECTED = "its decoder selects the keys that each query sees (indexed or block-sparse attention), by their places"
-_DEEPSTACK = "its decoder adds image features behind several layers, and this class is not verified"
-_POSITIONS = "its decoder adds learned or sinusoidal positions at its input and hands none to its layers"
+_SELECTED = "its decoder selects the keys that each query sees (indexed or block-sparse attention) by their positions"
+_DEEPSTACK = "its decoder adds image features after several layers, and this class is not verified"
+_POSITIONS = "its decoder adds learned or sinusoidal positions at its input and passes none to its layers"
 _DISCRETE = "its images are discrete codes from a quantiser, embedded like text; not verified"
-_TIMM = "its vision tower comes from timm, which the tests do not have; not verified"
+_TIMM = "its vision tower comes from timm, which the tests do not install; not verified"
 _TEXT = "it takes no images"
 _NOT_VERIFIED = "not verified"
 
@@ -30,10 +30,10 @@ REFUSED: dict[str, str] = {
     "cohere_compass": _DEEPSTACK,
     "cosmos3_omni": _DEEPSTACK,
     "deepseek_ocr2": _NOT_VERIFIED,
-    "diffusion_gemma": "it writes blocks of text by diffusion and sees them in both directions",
-    "dots3_note": f"{_SELECTED}, and others slide",
+    "diffusion_gemma": "it writes blocks of text by diffusion and attends to them in both directions",
+    "dots3_note": f"{_SELECTED}, and other layers have sliding windows",
     "emu3": _DISCRETE,
-    "ernie4_5_vl_moe": "its experts are chosen by token types that every layer is given for the full sequence",
+    "ernie4_5_vl_moe": "its experts are chosen by token types, which every layer receives for the full sequence",
     "evolla": "it reads proteins, not images",
     "exaone4_5": _SLIDING,
     "fast_vlm": _TIMM,
@@ -43,7 +43,7 @@ REFUSED: dict[str, str] = {
     "gemma3n": _SLIDING,
     "gemma4": f"{_BIDIRECTIONAL}; and {_SLIDING}",
     "gemma4_unified": f"{_BIDIRECTIONAL}; and {_SLIDING}",
-    "git": "its image features stand in front of the text without placeholders, under a mask of their own",
+    "git": "its image features precede the text without placeholders, under a mask of their own",
     "glm5_next": f"{_HYBRID}; and {_SELECTED}",
     "granite4_vision": _DEEPSTACK,
     "granite_docling": _DEEPSTACK,
@@ -52,7 +52,7 @@ REFUSED: dict[str, str] = {
     "idefics": _CROSS,
     "idefics2": "its published decoder (Mistral 7B v0.1) has a sliding window of 4096 tokens; not verified without",
     "inkling2": _SLIDING,
-    "inkling2_loop": f"{_SLIDING}; and some run several times over",
+    "inkling2_loop": f"{_SLIDING}; and some layers run several times",
     "inkling_mm_model": _SLIDING,
     "instructblip": "its decoder is OPT or T5 in most checkpoints, without rotary positions in its layers; not verified with Vicuna",
     "instructblipvideo": "its decoder is OPT or T5 in most checkpoints, without rotary positions in its layers; not verified with Vicuna",
@@ -74,7 +74,7 @@ REFUSED: dict[str, str] = {
     "nemotron_h_omni": _HYBRID,
     "paligemma": _BIDIRECTIONAL,
     "perception_lm": _TIMM,
-    "pi0": "it moves robots: a decoder of actions reads the layers of a vision-language model from within",
+    "pi0": "it controls robots: an action decoder reads the inner layers of a vision-language model",
     "pix2struct": _ENCODER_DECODER,
     "pp_formulanet": _ENCODER_DECODER,
     "qwen2_5_omni_thinker": _NOT_VERIFIED,
@@ -89,4 +89,4 @@ REFUSED: dict[str, str] = {
     "unlimited_ocr": _SLIDING,
     "vision-encoder-decoder": _ENCODER_DECODER,
 }
-"""The reason by `config.model_type`."""
+"""The reason for each `config.model_type`."""

@@ -1,4 +1,4 @@
-"""The support matrix, as data: what `foveate models` prints, the documentation shows, and the tests run over."""
+"""The support matrix as data, for `foveate models`, the documentation and the tests."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from foveate.families.refused import REFUSED
 __all__ = ["COLUMNS", "PROMPTS", "SIGNALS", "Support", "markdown", "support"]
 
 PROMPTS = ("image", "several images", "video")
-"""What a prompt may hold."""
+"""What a prompt may contain."""
 
 SIGNALS = (*(name for name in view.SIGNALS if name not in TOWER_SIGNALS), *sorted(TOWER_SIGNALS))
-"""Signals, those first that need only the decoder."""
+"""All signals; those that need only the decoder come first."""
 
 COLUMNS = ("family", "model types", *PROMPTS, *SIGNALS)
 
@@ -28,10 +28,10 @@ class Support:
     Attributes:
         family: its name.
         model_types: the `config.model_type` values that it covers.
-        takes: which of `PROMPTS`; "frames" where the processor writes a video as images, one per frame.
-        signals: which of `SIGNALS`; single models may give fewer.
+        takes: which of `PROMPTS`; "frames" if the processor writes a video as images, one per frame.
+        signals: which of `SIGNALS`; some models support fewer.
         summary: one line.
-        generic: whether it needs no code of its own.
+        generic: whether it is on the generic path, without code of its own.
     """
 
     family: str
@@ -62,7 +62,7 @@ class Support:
 
 
 def support() -> list[Support]:
-    """All families, those of the generic path last, by name."""
+    """All families by name, those of the generic path last."""
     rows = [
         Support(family.name, family.model_types, family.takes, family.signals, family.summary, isinstance(family, Generic))
         for family in families().values()

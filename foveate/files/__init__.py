@@ -1,1 +1,5 @@
-"""Everything that is read from or written to disk: whole files, locks, typed records, limits, checkpoints."""
+"""Reading from and writing to disk.
+
+Start with `writing` (atomic writes) and `records` (typed JSON); `checkpoints` loads models. `locks`, `paths` and `processes` keep
+processes from writing to one place, and `limits` bounds the size of pictures.
+"""

@@ -1,4 +1,4 @@
-"""How large a picture or a frame may be: the limits themselves, and the refusals of what lies beyond them."""
+"""How large a picture or a frame may be: the limits, and the checks that hold pictures to them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from foveate.errors import InputError
 __all__ = ["MAX_ASPECT", "MAX_PIXELS", "TooManyPixelsError", "check_limit", "check_size"]
 
 MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded unless the caller allows more: about 256 MB as RGBA."""
+"""Most pixels of a picture that is decoded, unless the caller allows more: about 256 MB as RGBA."""
 
 MAX_ASPECT = 100
-"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that makes its short side 336 needs gigabytes for it."""
+"""Longest side over shortest. A 1 x 20000 strip has few pixels, but a processor that scales its short side to 336 needs gigabytes."""
 
 
 class TooManyPixelsError(InputError):
@@ -22,14 +22,14 @@ class TooManyPixelsError(InputError):
 
 
 def check_limit(name: str, value: object) -> None:
-    """See that a limit is a number that limits something.
+    """Check that a limit is a usable number.
 
     Args:
         name: of the argument, for the message.
         value: what was given.
 
     Raises:
-        InputError: it is no number, not finite, or below 1.
+        InputError: it is not a number, not finite, or below 1.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 1:
         raise InputError(f"{name}={value!r} must be a finite number from 1 upwards")
@@ -40,14 +40,14 @@ def check_size(path: Path, size: tuple[int, int], max_pixels: float, max_aspect:
 
     Args:
         path: the file, for the message.
-        size: width and height as they will be held in memory.
-        max_pixels: width times height at most.
-        max_aspect: longest over shortest side at most.
+        size: width and height as held in memory.
+        max_pixels: largest width times height.
+        max_aspect: largest ratio of the longer to the shorter side.
         each: what has this size, such as " a frame", if it is not the whole file.
 
     Raises:
         TooManyPixelsError: there are too many pixels.
-        InputError: there are none, or one side is far longer than the other.
+        InputError: there are no pixels, or one side is far longer than the other.
     """
     width, height = size
     if width < 1 or height < 1:
@@ -61,5 +61,5 @@ def check_size(path: Path, size: tuple[int, int], max_pixels: float, max_aspect:
     if max(size) > max_aspect * min(size):
         raise InputError(
             f"{path} is {width} x {height}: one side is {max(size) / min(size):.0f} times the other, the limit is {max_aspect:g}; "
-            f"a model would blow its short side up to hundreds of pixels, so crop it first"
+            f"a model would enlarge its short side to hundreds of pixels, so crop it first"
         )

@@ -1,4 +1,4 @@
-"""Claims on folders and files of results, so that two processes never write to one. A claim dies with its process."""
+"""Locks on folders and files of results, so that no two processes write to the same one. A lock ends with its process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from foveate.files.writing import clear, make_folder, write_error
 __all__ = ["LOCK", "check_free", "claimed_file", "claimed_folder"]
 
 LOCK = ".foveate.lock"
-"""The file in a folder that its writer holds locked. It means nothing by being there."""
+"""The file in a folder that the writer keeps locked. Its mere presence means nothing."""
 
 
 @contextmanager
 def claimed_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, made if it is not there, and remove what killed processes left unfinished in it.
+    """Lock a folder for this process alone, creating it if necessary, and remove what killed processes left unfinished in it.
 
     Raises:
         BusyError: another process holds it.
-        WriteError: it cannot be made or written.
+        WriteError: it cannot be created or written.
     """
     make_folder(folder)
     with _held(folder / LOCK, folder):
@@ -33,21 +33,21 @@ def claimed_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed_file(path: Path) -> Iterator[None]:
-    """Hold a file that is written again and again for this process alone.
+    """Lock a file that is written repeatedly for this process alone.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
 
     Raises:
         BusyError: another process holds it.
-        WriteError: nothing can be written beside it.
+        WriteError: nothing can be written next to it.
     """
     with _held(path.with_name(f".{path.name}.lock"), path):
         yield
 
 
 def check_free(folder: Path) -> None:
-    """See that nobody else holds a folder, which need not be there, before anything slow is done.
+    """Check that no other process holds a folder, which need not exist, before anything slow is done.
 
     Raises:
         BusyError: another process holds it.
@@ -58,12 +58,12 @@ def check_free(folder: Path) -> None:
 
 
 _OWN: set[Path] = set()
-"""What this process holds: a lock of the system need not keep a process from itself."""
+"""What this process holds: a system lock need not exclude a process from itself."""
 
 
 @contextmanager
 def _held(file: Path, claimed: Path) -> Iterator[None]:
-    busy = f"another process is writing to {claimed}; wait until it has ended, or choose another place"
+    busy = f"another process is writing to {claimed}; wait until it has finished, or choose another place"
     own = file.absolute()
     if own in _OWN:
         raise BusyError(busy)
@@ -79,6 +79,6 @@ def _held(file: Path, claimed: Path) -> Iterator[None]:
         yield
     finally:
         _OWN.discard(own)
-        with suppress(OSError):  # where open files cannot be removed, it stays, and means nothing
-            file.unlink(missing_ok=True)  # while it is held, so that whoever has opened it by then finds it gone
+        with suppress(OSError):  # on systems that cannot remove open files it stays, and means nothing
+            file.unlink(missing_ok=True)  # while it is locked, so that a process that has opened it meanwhile finds it gone
         lock.release()

@@ -1,4 +1,4 @@
-"""Whether two names stand for one file."""
+"""Whether two paths lead to the same file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["same_file"]
 
 
 def same_file(first: Path, second: Path) -> bool:
-    """Whether writing the one would change the other: by way of links of both kinds, another spelling, or because the names are equal.
+    """Whether writing to one path would change the other: through a symbolic or hard link, another spelling, or equal names.
 
     Args:
-        first: a name; there need not be a file.
+        first: a path; there need not be a file.
         second: likewise.
     """
     try:
-        return os.path.samefile(first, second)  # hard links have names of their own, and share their file
-    except OSError:  # one of them is not there yet
+        return os.path.samefile(first, second)  # hard links have different names, and share their file
+    except OSError:  # one of them does not exist yet
         return os.path.realpath(first) == os.path.realpath(second)
-    except ValueError:  # a null byte: no file can be called so
+    except ValueError:  # a null byte: no file can have this name
         return first == second

@@ -1,4 +1,4 @@
-"""Processes that share a piece of work, of which the first does what only one may do."""
+"""Processes that share a piece of work; the first does what only one may do."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Protocol
 from foveate.errors import FoveateError
 from foveate.files.locks import claimed_folder
 
-__all__ = ["Alone", "Processes", "by_the_first", "claimed_by_the_first"]
+__all__ = ["SingleProcess", "ProcessGroup", "by_the_first", "claimed_by_the_first"]
 
 
-class Processes(Protocol):
-    """Those that share the work, as `accelerate.PartialState` knows them."""
+class ProcessGroup(Protocol):
+    """The processes that share the work, with the interface of `accelerate.PartialState`."""
 
     @property
     def process_index(self) -> int: ...
@@ -27,21 +27,21 @@ class Processes(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
-    """One process, without `accelerate`."""
+class SingleProcess:
+    """A single process, without `accelerate`."""
 
     process_index: int = 0
     num_processes: int = 1
 
     def wait_for_everyone(self) -> None:
-        """There is nobody else."""
+        """Returns at once: there is no other process."""
 
 
-def by_the_first(group: Processes, act: Callable[[], object]) -> None:
-    """Let the first process do something while the others wait; what it refuses, all refuse.
+def by_the_first(group: ProcessGroup, act: Callable[[], object]) -> None:
+    """Let the first process do something while the others wait; an error in it is raised in all.
 
     Raises:
-        FoveateError: what `act` raises in the first process, in every one, so that none waits for another for ever.
+        FoveateError: what `act` raises in the first process, raised in every process, so that none waits forever.
     """
     refusal: FoveateError | None = None
     if group.process_index == 0:
@@ -58,12 +58,12 @@ def by_the_first(group: Processes, act: Callable[[], object]) -> None:
 
 
 @contextmanager
-def claimed_by_the_first(group: Processes, folder: Path) -> Iterator[None]:
-    """Hold a folder for a group of processes, as `foveate.files.locks.claimed_folder` does for one.
+def claimed_by_the_first(group: ProcessGroup, folder: Path) -> Iterator[None]:
+    """Lock a folder for a group of processes, as `foveate.files.locks.claimed_folder` does for one.
 
     Raises:
         BusyError: a process of another group holds it.
-        WriteError: it cannot be made or written.
+        WriteError: it cannot be created or written.
     """
     with ExitStack() as held:
         by_the_first(group, lambda: held.enter_context(claimed_folder(folder)))

@@ -1,7 +1,7 @@
-"""Reading what foveate has written and anybody may have changed since: one typed reader for every file of JSON.
+"""Read files that foveate has written and that anyone may have changed since: one typed reader for every JSON file.
 
-A `Form` says what a kind of file holds, as a type with limits. Reading gives a document that fits it, or a `RecordError` of one line with
-the file, the key and what is expected there. Size and depth are limited, so that no file can fill the memory.
+A `RecordSchema` declares what a kind of file holds, as a type with limits. Reading returns a `Document` that matches it, or raises a
+`RecordError`: one line with the file, the key and what is expected there. Size and depth are limited, so that no file can fill the memory.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pydantic import Field, TypeAdapter, ValidationError
 from foveate.errors import RecordError
 
 __all__ = [
-    "ANYTHING", "Amount", "Count", "Document", "Form", "Number", "Seconds", "Size", "brief", "check_regular", "read_bytes", "read_tensors",
-    "read_text", "shown",
+    "ANYTHING", "Amount", "Count", "Document", "Number", "RecordSchema", "Seconds", "Size", "brief", "check_regular", "read_bytes",
+    "read_tensors", "read_text", "shown",
 ]  # fmt: skip
 
-LIMIT = 64 * 2**20
-"""Bytes of a file, where its form says nothing else."""
+MAX_BYTES = 64 * 2**20
+"""Most bytes of a file, unless its schema says otherwise."""
 DEPTH = 64
-"""Levels of lists and objects; no file of foveate has more than ten."""
+"""Most nested levels of lists and objects; foveate's own files have at most ten."""
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""A whole number that is not negative and that every program reads exactly."""
+"""A non-negative whole number that every program reads exactly."""
 Size = Annotated[int, Field(ge=1, le=2**53)]
 """A `Count` of at least one."""
 Number = Annotated[float, Field(ge=-1e15, le=1e15)]
-"""A finite number with which figures can be formed without overflow."""
+"""A finite number that can be computed with, without overflow."""
 Amount = Annotated[float, Field(ge=0, le=1e15)]
 """A `Number` that is not negative."""
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
@@ -58,12 +58,12 @@ _short.maxstring = _short.maxother = _short.maxlong = 60
 
 @dataclass(frozen=True)
 class Document(Generic[_T]):
-    """One file that has been read.
+    """A file that has been read.
 
     Attributes:
-        raw: what it holds, as plain values, with whatever its form does not know.
-        value: what its form makes of it.
-        text: as it stands in the file.
+        raw: the content as plain values, including keys that the schema does not know.
+        value: the content as the schema's type.
+        text: as it is in the file.
         where: the file, for messages.
     """
 
@@ -74,37 +74,37 @@ class Document(Generic[_T]):
 
 
 @dataclass(frozen=True)
-class Form(Generic[_T]):
-    """What a kind of file holds.
+class RecordSchema(Generic[_T]):
+    """What a kind of file contains.
 
     Args:
-        what: what it is, with its article, for messages: "a foveate report".
-        schema: a type that pydantic can check: a dataclass, say. Keys that it does not name are passed over. A `ValueError` of its
+        what: the kind of file, with its article, for messages: "a foveate report".
+        schema: a type that pydantic can check, such as a dataclass. Keys that it does not name are ignored. A `ValueError` from its
             `__post_init__` becomes a `RecordError`.
-        head: keys with the one value that they must have, such as the format.
-        remedy: what to do about a file that does not fit.
-        limit: bytes.
+        head: keys that must have exactly one value, such as the format.
+        remedy: what the user can do about a file that does not match.
+        limit: most bytes of a file.
     """
 
     what: str
     schema: Any
     head: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
-    limit: int = LIMIT
+    limit: int = MAX_BYTES
 
     def read(self, path: str | Path) -> Document[_T]:
         """Read a file.
 
         Raises:
-            RecordError: it is not there, no regular file, too large, or does not fit.
+            RecordError: it is missing, not a regular file, too large, or does not match.
         """
         return self.parse(read_bytes(path, self.limit), shown(path))
 
     def parse(self, text: str | bytes, where: str) -> Document[_T]:
-        """Read a text, which is called `where` in messages.
+        """Read a text; messages call it `where`.
 
         Raises:
-            RecordError: it is no JSON in UTF-8, has NaN, a key twice or too many levels, or does not fit.
+            RecordError: it is not JSON in UTF-8, has NaN, a key twice or too many levels, or does not match.
         """
         try:
             text = _decoded(text)
@@ -114,22 +114,22 @@ class Form(Generic[_T]):
         return self.narrow(Document(raw, None, text, where))
 
     def of(self, data: Any, where: str) -> Document[_T]:
-        """Check plain values that came from elsewhere than a file, as a text of them would be.
+        """Check plain values that do not come from a file, as if they were read from one.
 
         Raises:
-            RecordError: they are no plain values, or do not fit.
+            RecordError: they are not plain values, or do not match.
         """
         try:
             text = json.dumps(data)
         except (TypeError, ValueError, RecursionError) as error:
-            raise self.refusal(where, f"its values do not go into JSON ({error})") from error
+            raise self.refusal(where, f"its values cannot be written as JSON ({error})") from error
         return self.parse(text, where)
 
     def narrow(self, document: Document[Any]) -> Document[_T]:
-        """A document that has been read in a wider form.
+        """Check a document that was read with a wider schema.
 
         Raises:
-            RecordError: it does not fit.
+            RecordError: it does not match.
         """
         try:
             self._check_head(document.raw)
@@ -141,7 +141,7 @@ class Form(Generic[_T]):
         return Document(document.raw, value, document.text, document.where)
 
     def refusal(self, where: str, problem: str) -> RecordError:
-        """The error for a document that does not fit, to be raised."""
+        """The error to raise for a document that does not match."""
         return RecordError(f"{where} is not {self.what}: {problem}" + (f"; {self.remedy}" if self.remedy else ""))
 
     def _check_head(self, raw: Any) -> None:
@@ -152,14 +152,14 @@ class Form(Generic[_T]):
 
 
 class _FaultError(ValueError):
-    """What is wrong with a text, for `Form` to say of which file."""
+    """What is wrong with a text; `RecordSchema` adds the file."""
 
 
 def check_regular(path: str | Path) -> None:
-    """See that a path leads to a regular file: opening a pipe would wait for ever, and a device may never end.
+    """Check that a path leads to a regular file: opening a pipe would wait forever, and a device may never end.
 
     Raises:
-        RecordError: it does not, or there is nothing.
+        RecordError: it does not, or there is no file.
     """
     try:
         mode = os.stat(path).st_mode
@@ -169,12 +169,12 @@ def check_regular(path: str | Path) -> None:
         raise RecordError(f"{shown(path)} cannot be read: it is {_KINDS.get(stat.S_IFMT(mode), 'something else')} and not a regular file")
 
 
-def read_bytes(path: str | Path, limit: int = LIMIT) -> bytes:
-    """All of a regular file.
+def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file.
 
     Args:
         path: of the file.
-        limit: the most bytes that it may have.
+        limit: most bytes that it may have.
 
     Raises:
         RecordError: it cannot be read, or is larger.
@@ -184,23 +184,23 @@ def read_bytes(path: str | Path, limit: int = LIMIT) -> bytes:
     try:
         with open(path, "rb", opener=_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise RecordError(f"{shown(path)} cannot be read: it is not a regular file any more")
+                raise RecordError(f"{shown(path)} cannot be read: it is no longer a regular file")
             while len(content) <= limit and (part := file.read(2**20)):
                 content += part
     except OSError as error:
         raise _unreadable(path, error) from error
     if len(content) > limit:
         raise RecordError(
-            f"{shown(path)} is larger than the {limit / 2**20:.0f} MiB that are read of such a file; see whether it is the right one"
+            f"{shown(path)} is larger than the {limit / 2**20:.0f} MiB that such a file may have; check that it is the right one"
         )
     return bytes(content)
 
 
-def read_text(path: str | Path, limit: int = LIMIT) -> str:
-    """All of a regular file of text in UTF-8.
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
+    """The content of a regular file of UTF-8 text.
 
     Raises:
-        RecordError: it cannot be read, is larger than `limit` bytes, or is no such text.
+        RecordError: it cannot be read, is larger than `limit` bytes, or is not UTF-8.
     """
     try:
         return _decoded(read_bytes(path, limit))
@@ -209,38 +209,38 @@ def read_text(path: str | Path, limit: int = LIMIT) -> str:
 
 
 def read_tensors(path: str | Path, *, mmap: bool = False) -> Any:
-    """What `torch.save` wrote, on the CPU: tensors and plain values, nothing that could run code.
+    """Read what `torch.save` wrote to the CPU: tensors and plain values, nothing that could run code.
 
     Args:
         path: of the file.
         mmap: leave tensors in the file until they are used.
 
     Raises:
-        RecordError: it cannot be read, is damaged, or holds more than that.
+        RecordError: it cannot be read, is damaged, or holds anything else.
     """
     import torch
 
     check_regular(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # damaged pickles end in errors of any kind
+    except Exception as error:  # damaged pickles raise errors of any kind
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise RecordError(f"{shown(path)} is damaged, or holds more than tensors and could run code: {reason}") from error
 
 
 def brief(value: Any) -> str:
-    """A value from a file for a message: its `repr`, cut short where it is long."""
+    """A value from a file for a message: its `repr`, shortened."""
     return _short.repr(value)
 
 
 def shown(path: str | Path) -> str:
-    """A path for a message of one line."""
+    """A path for a one-line message."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
-ANYTHING: Form[dict[str, Any]] = Form("an object of JSON", dict[str, Any], limit=2**30)
-"""Any object, whatever its keys."""
+ANYTHING: RecordSchema[dict[str, Any]] = RecordSchema("a JSON object", dict[str, Any], limit=2**30)
+"""Any JSON object, whatever its keys."""
 
 
 def _unreadable(path: str | Path, error: OSError | ValueError) -> RecordError:
@@ -250,7 +250,7 @@ def _unreadable(path: str | Path, error: OSError | ValueError) -> RecordError:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open without waiting, should the file have become a pipe since it was looked at."""
+    """Open without waiting, in case the file has become a pipe since it was checked."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -264,7 +264,7 @@ def _decoded(text: str | bytes) -> str:
 
 
 def _plain(text: str) -> Any:
-    """The values of a JSON text without anything that programs read differently."""
+    """The values of a JSON text, without anything that programs read differently."""
     if _depth(text) > DEPTH:
         raise _FaultError(f"it nests lists and objects more than {DEPTH} levels deep")
     repeated: list[tuple[dict[str, Any], str]] = []
@@ -298,7 +298,7 @@ def _plain(text: str) -> Any:
 
 
 def _depth(text: str) -> int:
-    """How deep brackets nest, counted without nesting calls."""
+    """How deeply brackets nest, counted without recursion."""
     deepest = depth = 0
     for token in _TOKEN.finditer(text):
         sign = text[token.start()]
@@ -321,7 +321,7 @@ def _walk(raw: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
 
 
 def _key(at: tuple[str | int, ...]) -> str:
-    """Keys as they would be written in a program: images[0].plan[3]."""
+    """Keys as a program would write them: images[0].plan[3]."""
     parts = [f"[{name}]" if isinstance(name, int) else f".{name}" if name.isidentifier() else f"[{_short.repr(name)}]" for name in at]
     return "".join(part for part in parts if part != "['[key]']").removeprefix(".")
 
@@ -332,7 +332,7 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
 
 
 def _first(error: ValidationError) -> str:
-    """The first of the faults, with its key."""
+    """The first fault, with its key."""
     found = error.errors(include_url=False)
     fault, others = found[0], len(found) - 1
     key = _key(fault["loc"])

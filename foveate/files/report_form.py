@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import FailFast, Field
 
-from foveate.files.records import Count, Form, Seconds
+from foveate.files.records import Count, RecordSchema, Seconds
 
 __all__ = ["FORMAT", "GRID_CELLS", "IMAGE", "REPORT", "STAGE", "Grid", "ImageRecord", "ReportRecord", "StageRecord"]
 
@@ -58,6 +58,6 @@ class ReportRecord:
 
 
 _WHAT, _REMEDY = "a foveate report", "save one with Report.save"
-REPORT: Form[ReportRecord] = Form(_WHAT, ReportRecord, {"format": FORMAT}, _REMEDY)
-IMAGE: Form[ImageRecord] = Form(_WHAT, ImageRecord)
-STAGE: Form[StageRecord] = Form(_WHAT, StageRecord)
+REPORT: RecordSchema[ReportRecord] = RecordSchema(_WHAT, ReportRecord, {"format": FORMAT}, _REMEDY)
+IMAGE: RecordSchema[ImageRecord] = RecordSchema(_WHAT, ImageRecord)
+STAGE: RecordSchema[StageRecord] = RecordSchema(_WHAT, StageRecord)

@@ -1,7 +1,7 @@
-"""Writing files so that nobody ever finds half of one. Nothing in the package writes a file in another way.
+"""Write files atomically, so that no reader ever finds half of one. Nothing in the package writes a file in another way.
 
-What is written goes into a file beside its place first, is brought to the disk, and then takes its place in one step. Where a library would
-write by itself, its output is made in memory and written here, because some of them do not notice a disk that fills up.
+The content first goes into a temporary file in the same folder, is flushed to disk, and then replaces the target in one step. If a library
+would write by itself, its output is made in memory and written here, because some libraries do not notice a full disk.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ __all__ = [
 ]
 
 UNFINISHED = ".part"
-"""How the names of files and folders end that are not whole yet; they begin with a dot."""
+"""The suffix of unfinished files and folders; their names begin with a dot."""
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-_LONGEST = 180  # bytes of a file's name that its unfinished one repeats: file systems allow 255
+_LONGEST = 180  # bytes of a file's name that its unfinished file repeats: file systems allow 255
 _OURS = re.compile(rf"\..+\.([0-9a-f]{{8}}-\d+-\d+|\d+){re.escape(UNFINISHED)}")
 _numbers = itertools.count()
 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write a file so that a kill at any moment leaves the old one or the new one; at the end it takes its place.
+    """Give a path to write a file to, so that a kill at any time leaves the old file or the new one; at the end it replaces the target.
 
-    A device or a pipe is written to directly, and a symbolic link stays one.
+    A device or a pipe is written to directly, and a symbolic link stays a link.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     given = Path(path)
     try:
@@ -86,14 +86,14 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Write a file so that a kill at any moment leaves the old one or the new one.
+    """Write a file, so that a kill at any time leaves the old file or the new one.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
         content: all of it; text is written as UTF-8.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     data = content.encode() if isinstance(content, str) else content
     with whole(path) as unfinished, unfinished.open("wb") as file:
@@ -101,10 +101,10 @@ def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
 
 
 def write_made(path: str | Path, make: Callable[[BinaryIO], object]) -> None:
-    """Write what `make` puts into a buffer, such as an encoded picture; a kill at any moment leaves the old file or the new one.
+    """Write what `make` puts into a buffer, such as an encoded picture; a kill at any time leaves the old file or the new one.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     buffer = io.BytesIO()
     make(buffer)
@@ -112,14 +112,14 @@ def write_made(path: str | Path, make: Callable[[BinaryIO], object]) -> None:
 
 
 def write_picture(path: str | Path, picture: Image) -> None:
-    """Write a picture in the format that the name's extension stands for.
+    """Write a picture in the format of the path's extension.
 
     Args:
-        path: ends in an extension that Pillow knows, in small letters or capitals.
+        path: ends in an extension that Pillow knows, in lower or upper case.
         picture: any size and mode that the format can hold.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     from PIL import Image
 
@@ -128,23 +128,22 @@ def write_picture(path: str | Path, picture: Image) -> None:
 
 
 def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
-    """Write a figure of matplotlib in the format that the name's extension stands for.
+    """Write a matplotlib figure in the format of the path's extension.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     write_made(path, lambda buffer: figure.savefig(buffer, format=Path(path).suffix[1:].lower(), dpi=dpi))
 
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Where to write a folder of files that belong together.
+    """Give a path to write a folder of related files to.
 
-    A folder that is not there yet appears in one step. In one that is there each file takes its place whole, one after the other, and
-    others stay.
+    A new folder appears in one step. In an existing one, each file is replaced whole, one after the other, and other files stay.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     path = Path(path)
     unfinished = _beside(path)
@@ -172,10 +171,10 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Add a line to a file, whole or not at all; what a kill left of a last line is cut off first.
+    """Append a line to a file, whole or not at all; an incomplete last line, left by a kill, is cut off first.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; what was there before is unchanged.
     """
     path = Path(path)
     try:
@@ -195,10 +194,10 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder, and those above it, unless it is there.
+    """Create a folder, and its parents, unless it exists.
 
     Raises:
-        WriteError: it cannot be made, or is a file.
+        WriteError: it cannot be created, or is a file.
     """
     path = Path(path)
     try:
@@ -209,17 +208,17 @@ def make_folder(path: str | Path) -> Path:
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
-    """What killed processes of whatever machine left unfinished in a folder and those below it."""
+    """What killed processes on any machine left unfinished in a folder and its subfolders."""
     return (path for path in folder.rglob(f".*{UNFINISHED}") if is_leftover(path))
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a name is one that unfinished files have here, in this version or an earlier one."""
+    """Whether a name is that of an unfinished file, in this version or an earlier one."""
     return _OURS.fullmatch(path.name) is not None
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed processes left unfinished in a folder and those below it; nobody else may be writing there.
+    """Remove what killed processes left unfinished in a folder and its subfolders; no other process may be writing there.
 
     Raises:
         WriteError: something cannot be removed.
@@ -232,7 +231,7 @@ def clear(folder: Path) -> None:
 
 
 def write_error(path: str | Path, error: BaseException) -> WriteError:
-    """What to raise where something cannot be written."""
+    """The error to raise when something cannot be written."""
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     found = WriteError(f"cannot write {path}: {reason}; make room there, or choose another place")
     found.errno = getattr(error, "errno", None)
@@ -240,19 +239,19 @@ def write_error(path: str | Path, error: BaseException) -> WriteError:
 
 
 def _beside(path: Path) -> Path:
-    """A name of this process's own in the same folder, which says who is writing."""
+    """A name in the same folder that belongs to this process and says who is writing."""
     return path.with_name(f"{_stem(path)}{os.getpid()}-{next(_numbers)}{UNFINISHED}")
 
 
 def _stem(path: Path) -> str:
-    """How the names of all unfinished files of this one begin, on this machine."""
+    """The common prefix of the names of all unfinished files for this one, on this machine."""
     return f".{os.fsdecode(os.fsencode(path.name)[:_LONGEST])}.{_HOST}-"
 
 
 def _clear_dead(path: Path) -> None:
-    """Remove what processes of this machine left of the same file when they died."""
+    """Remove what killed processes of this machine left unfinished of the same file."""
     stem = _stem(path)
-    with suppress(OSError):  # a folder that cannot be listed may be written to all the same
+    with suppress(OSError):  # a folder that cannot be listed may still be written to
         for name in os.listdir(path.parent):
             process = name.removeprefix(stem).partition("-")[0]
             if name.startswith(stem) and name.endswith(UNFINISHED) and process.isdigit() and not _alive(int(process)):
@@ -260,19 +259,19 @@ def _clear_dead(path: Path) -> None:
 
 
 def _alive(process: int) -> bool:
-    if os.name == "nt":  # where signal 0 is none
+    if os.name == "nt":  # on platforms without signal 0
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's
         return True
     return True
 
 
 def _to_disk(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk, where the platform can do that."""
+    """Flush a file, or the names in a folder, to disk, if the platform supports it."""
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
@@ -280,14 +279,14 @@ def _to_disk(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot flush folders
             raise
     finally:
         os.close(descriptor)
 
 
 def _whole_lines(file: BinaryIO) -> int:
-    """How many bytes of a file are whole lines."""
+    """How many bytes of a file form whole lines."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return 0
@@ -303,7 +302,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
+    """Remove a file, or a folder with everything in it."""
     if path.is_dir() and not path.is_symlink():
         for own in path.iterdir():
             _remove(own)

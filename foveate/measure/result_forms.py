@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from foveate.files.records import Amount, Count, Form, Number, Seconds, Size, brief
+from foveate.files.records import Amount, Count, Number, RecordSchema, Seconds, Size, brief
 
 __all__ = [
     "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "SETTINGS", "Facts",
@@ -262,12 +262,14 @@ class _AnalysedCell:
                 )
 
 
-SETTINGS: Form[dict[str, Any]] = Form("the settings of a run", dict[str, Any], remedy="name another folder")
-CELL: Form[Any] = Form("a finished evaluation", _Cell, remedy=_REMEDY, limit=_LIMIT)
-EVALUATION: Form[Any] = Form("a file of results of foveate eval", _Evaluation, {"format": RESULTS_FORMAT}, limit=_LIMIT)
-COMPARED: Form[Any] = Form("a file of results of foveate eval", _Compared, {"format": RESULTS_FORMAT}, limit=_LIMIT)
-ANALYSIS: Form[Any] = Form("a file of results of foveate analyse", _Analysis, {"kind": "foveate analyse", "format": 1}, limit=_LIMIT)
-ANALYSED_CELL: Form[Any] = Form("a measured cell of foveate analyse", _AnalysedCell, remedy=_REMEDY, limit=_LIMIT)
+SETTINGS: RecordSchema[dict[str, Any]] = RecordSchema("the settings of a run", dict[str, Any], remedy="name another folder")
+CELL: RecordSchema[Any] = RecordSchema("a finished evaluation", _Cell, remedy=_REMEDY, limit=_LIMIT)
+EVALUATION: RecordSchema[Any] = RecordSchema("a file of results of foveate eval", _Evaluation, {"format": RESULTS_FORMAT}, limit=_LIMIT)
+COMPARED: RecordSchema[Any] = RecordSchema("a file of results of foveate eval", _Compared, {"format": RESULTS_FORMAT}, limit=_LIMIT)
+ANALYSIS: RecordSchema[Any] = RecordSchema(
+    "a file of results of foveate analyse", _Analysis, {"kind": "foveate analyse", "format": 1}, limit=_LIMIT
+)
+ANALYSED_CELL: RecordSchema[Any] = RecordSchema("a measured cell of foveate analyse", _AnalysedCell, remedy=_REMEDY, limit=_LIMIT)
 
 
 def digest(rows: Sequence[tuple[str, str]]) -> str:

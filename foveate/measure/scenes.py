@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.demo.model.language import IMAGE, prompt, unknown_words
+from foveate.demo.model.language import IMAGE_TOKEN, prompt, unknown_words
 from foveate.demo.model.shapes import shape_of
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
 from foveate.demo.scenes.drawing import COLOURS, SHAPES
@@ -149,7 +149,7 @@ def evaluate(
         batch = asked[start : start + batch_size]
         texts = [prompt(sample.question.text) for sample in batch]
         if without_image:
-            inputs = processor(text=[text.replace(f"{IMAGE}\n", "") for text in texts], padding=True, return_tensors="pt")
+            inputs = processor(text=[text.replace(f"{IMAGE_TOKEN}\n", "") for text in texts], padding=True, return_tensors="pt")
         else:
             inputs = processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
         inputs = inputs.to(model.device, dtype=model.dtype)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
-from foveate.explain.compressor.compressor import DEMO, WEIGHTS, ConvCompressor
-from foveate.explain.compressor.network import CompressorConfig, Sight
+from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS, ConvCompressor
+from foveate.explain.compressor.network import CompressorConfig, CompressorInput
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
@@ -51,7 +51,7 @@ class Explainer(Method):
 
     keep: int | float = 0.5
     layer: int = 0
-    compressor: str | Path | ConvCompressor = DEMO
+    compressor: str | Path | ConvCompressor = EMBEDDED_COMPRESSOR
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,11 +105,11 @@ class Explainer(Method):
         return _loaded(str(self.compressor), _stamp(self.compressor))
 
 
-def _sight(view: View, network: ConvCompressor) -> Sight:
+def _sight(view: View, network: ConvCompressor) -> CompressorInput:
     attention = check_attention(view.signal("head_attention"), "head_attention")
     if len(attention) != network.config.heads:
         raise CompressorError(f"head_attention has {len(attention)} heads, and the compressor was made for {network.config.heads}")
-    return Sight(attention, view.parts, view.states if network.config.hidden else None, view.index)
+    return CompressorInput(attention, view.parts, view.states if network.config.hidden else None, view.index)
 
 
 def _stamp(name: str | Path) -> int:

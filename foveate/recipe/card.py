@@ -1,4 +1,4 @@
-"""The model card: measured figures of some weights, and what a reader must know before trusting them."""
+"""The model card: measured figures for a set of weights, and what a reader must know before trusting them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from foveate.compression import compress
-from foveate.demo.model.shape import Shape
-from foveate.demo.model.shapes import SHAPES, shape_of
+from foveate.demo.model.shape import EmbeddedShape
+from foveate.demo.model.shapes import EMBEDDED_SHAPES, shape_of
 from foveate.demo.scenes import VERSION
 from foveate.demo.scenes.drawing import LONGEST, SHORTEST, WORDS
 from foveate.demo.scenes.labels import GRID
 from foveate.engine.remembered import remembered_features
 from foveate.files.checkpoints import load_folder
 from foveate.files.locks import claimed_folder
-from foveate.files.records import Count, Form, Number, Size, read_text
+from foveate.files.records import Count, Number, RecordSchema, Size, read_text
 from foveate.files.writing import write_whole
 from foveate.measure.scenes import BALANCED, Score, attention_recall, balanced, chance, digest, evaluate, named_things, summary
 from foveate.methods import Random
@@ -29,8 +29,8 @@ from foveate.recipe.decoder import FIRST, GUIDED, SEALED, SECOND, WHOLE
 from foveate.recipe.loop import LOG
 
 FIGURES, CARD = "figures.json", "README.md"
-NOTES = "notes.md"  # in the folder of a run: what its card should add
-KEPT, CUT = 2 / 9, 2  # share of the visual tokens, and the decoder layer before which the others usually leave
+NOTES = "notes.md"  # in the folder of a run: text that its card should add
+KEPT, CUT = 2 / 9, 2  # share of the visual tokens that is kept, and the decoder layer before which the others are usually dropped
 _ROWS = 8  # of a learning curve
 
 _TEXT = """---
@@ -53,23 +53,23 @@ stock greedy `generate`, exact match of the whole answer, Wilson intervals of 95
 
 {table}
 
-*Without image* leaves the picture out of the prompt. *Chance* is the best that the wording alone can do: the answer that
-training scenes give to it most often. *Cut* is what is left, on the first {some} questions of each family, when all visual tokens but
-a random one leave before decoder layer {cut}: at chance, the layers before it have not read the answer. *Recall* is the share
+*Without image* omits the picture from the prompt. *Chance* is the best that the wording alone can do: the answer that
+training scenes give to it most often. *Cut* is the accuracy, on the first {some} questions of each family, when all visual tokens except
+a random one are dropped before decoder layer {cut}: at chance, the layers before it have not read the answer. *Recall* is the share
 of a question's relevant {tokens} among the {kept} of {of} that the last prompt token attends to most in decoder layer
 {before}, averaged over heads, on the same questions; at random it is {random:.3f}. A thing is *small* up to 4 {small} (an
-object of 22 to 28 pixels, a handwritten digit); a scene is *crowded* from 7 things on. Descriptions count as right when every thing
+object of 22 to 28 pixels, a handwritten digit); a scene is *crowded* with 7 or more things. Descriptions count as right if every thing
 and its order are; of the things that they name, F1 is {named:.3f}.
 
 ## Attention was supervised
 
-While training, some heads ({heads}) were led to the patches
+During training, some heads ({heads}) were guided to the patches
 that a question is about: minus the log of their attention mass there, weight {weight}, at the rows that predict the
 answer. In layer {whole} the goal is everything asked about (a whole sign); in the others it is, for signs, the character that
-comes next, for descriptions the next thing, and where two things are related the first in layer {first} and the second in layer {second}.
+comes next, for descriptions the next thing, and if two things are related the first in layer {first} and the second in layer {second}.
 In the first {sealed} layers, what the questions read from the image came from another picture of the batch, so that these layers
 learn where to look and not what is there: nothing can be answered before the usual cut. Methods that rank tokens by this
-model's attention profit from that upbringing: a comparison on this model alone does not show that they do as well on
+model's attention benefit from this supervision: a comparison on this model alone does not show that they do as well on
 others. `--guidance 0` trains without it.
 
 ## Training
@@ -101,25 +101,25 @@ positions ({tower_layers} layers, {hidden} wide, patches of 14), a merger that m
 by 336 pixels is 144 visual tokens; pictures may have any other number of rows and columns up to that many. It exists so that
 compressing visual tokens can be tested on trained weights of a second family without downloading any.
 
-`foveate.demo.load(shape="qwen2-vl")` loads it with its processor, because transformers' own one for this kind wants torchvision.""",
+`foveate.demo.load(shape="qwen2-vl")` loads it with its processor, because transformers' own processor for it needs torchvision.""",
 }
-_CONVERTED = """It did not start from nothing but from the weights of the embedded model in its first shape, a LLaVA: the
+_CONVERTED = """It did not start from scratch but from the weights of the embedded model in its first shape, a LLaVA: the
 blocks of the tower, the patch embedding (half of it for each of the two frames that a patch spans), the decoder and the words,
-with biases of zero where the LLaVA has none. The merger began with the mean of what the LLaVA's projector makes of each of
-the four patches, plus noise. New are the positions, in tower and decoder. So what the LLaVA had learned, its supervised attention
-too, is in here."""
+with biases of zero where the LLaVA has none. The merger began with the mean of the LLaVA's projector over the
+four patches, plus noise. The positions, in tower and decoder, are new. So this model contains what the LLaVA had learned,
+including its supervised attention."""
 _PICTURES = {
     "llava": """Windows of a scene are shown to the decoder at the rotary positions that their patches have in the whole scene, so the
-model has met missing visual tokens before, which real models have not.""",
-    "qwen2-vl": """Small pictures, square or not, are pictures of their own here, with positions that begin at their first corner:
-left and right are those of the picture. The channels of the decoder's heads turn by time, row and column in turn
-(`mrope_section` of fifteen parts) and not in three blocks, of which the last would be too slow to tell a dozen columns apart.""",
+model has seen missing visual tokens before, which real models have not.""",
+    "qwen2-vl": """Small pictures, square or not, are separate pictures here, with positions that begin at their first corner:
+left and right are those of the picture. The channels of the decoder's heads rotate by time, row and column in turn
+(`mrope_section` of fifteen parts) and not in three blocks, the last of which would be too slow to distinguish a dozen columns.""",
 }
 
 
 @dataclass(frozen=True)
-class _Figures:
-    """What `measure` writes."""
+class _CardFigures:
+    """The figures that `measure` writes."""
 
     version: Count
     each: Size
@@ -137,8 +137,8 @@ class _Figures:
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """What a card says of a run's recipe."""
+class _CardRecipe:
+    """The part of a run's recipe that the card states."""
 
     start: str | None
     processes: Size
@@ -149,12 +149,12 @@ class _Recipe:
     guidance: Number
 
 
-_FIGURES: Form[_Figures] = Form("the figures of an embedded model", _Figures, remedy="measure it again")
-_RECIPE: Form[_Recipe] = Form("the recipe of a training run", _Recipe)
+_FIGURES_SCHEMA: RecordSchema[_CardFigures] = RecordSchema("the figures of an embedded model", _CardFigures, remedy="measure it again")
+_RECIPE_SCHEMA: RecordSchema[_CardRecipe] = RecordSchema("the recipe of a training run", _CardRecipe)
 
 
 def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Callable[[int], object] | None = None) -> Path:
-    """Measure the weights of a training run and write their card beside them; returns the card.
+    """Measure the weights of a training run and write their card next to them; returns the card.
 
     Args:
         run: folder of the run, whose `weights` are measured.
@@ -177,12 +177,12 @@ def describe(run: Path, each: int = BALANCED, device: str = "cpu", progress: Cal
 def measure(
     folder: Path, each: int = BALANCED, batch_size: int = 16, device: str = "cpu", progress: Callable[[int], object] | None = None
 ) -> dict[str, Any]:
-    """Measure weights on held-out scenes and keep the figures beside them (`figures.json`).
+    """Measure weights on held-out scenes and save the figures next to them (`figures.json`).
 
     Args:
         folder: weights and processor.
         each: held-out questions of each family; attention and the cut are measured on a quarter of them.
-        batch_size: questions at a time.
+        batch_size: questions per batch.
         device: where to measure, in float32.
         progress: called with the number of questions just answered.
     """
@@ -209,17 +209,17 @@ def measure(
     return figures
 
 
-def _converted(shape: Shape, start: str | None) -> bool:
-    """Whether a run began from weights of another shape; weights that are gone count as of its own."""
+def _converted(shape: EmbeddedShape, start: str | None) -> bool:
+    """Whether a run began from weights of another shape; missing weights count as of its own shape."""
     return start is not None and (Path(start) / "config.json").is_file() and shape_of(Path(start)) is not shape
 
 
-def _beginning(shape: Shape, start: str | None) -> list[str]:
-    """What a card says of weights that a run began from."""
+def _beginning(shape: EmbeddedShape, start: str | None) -> list[str]:
+    """What the card says about the weights that a run began from."""
     if start is None:
         return []
     if not _converted(shape, start):
-        return ["It went on from earlier weights of its own shape; what follows is added.", ""]
+        return ["It continued from earlier weights of its own shape; what follows was added.", ""]
     return [_CONVERTED, ""]
 
 
@@ -242,7 +242,7 @@ def _share(score: dict[str, Any] | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """A name that stays in its cell of a Markdown table, and is no markup there."""
+    """A name escaped for a cell of a Markdown table."""
     return html.escape(" ".join(text.split()), quote=False).translate({ord(sign): f"\\{sign}" for sign in "\\|*_`[]"})
 
 
@@ -275,11 +275,11 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
         run: folder of the training run, for its recipe, log and notes.
         hardware: what it was trained on, in words.
     """
-    figures = _FIGURES.read(folder / FIGURES).raw
+    figures = _FIGURES_SCHEMA.read(folder / FIGURES).raw
     shape = shape_of(folder)
     tokens = (GRID // shape.merged) ** 2
     model = load_folder(folder)
-    recipe = _RECIPE.read(run / "recipe.json").raw
+    recipe = _RECIPE_SCHEMA.read(run / "recipe.json").raw
     training = [
         *_beginning(shape, recipe["start"]),
         f"On {hardware}, in {recipe['processes']} process(es), seed {recipe['seed']}. Accuracies below are running averages on",
@@ -297,9 +297,9 @@ def write_card(folder: Path, run: Path, hardware: str) -> None:
             hidden=recipe["hidden"],
             megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         ),
-        begun="from another embedded model" if _converted(shape, recipe["start"]) else "from nothing",
+        begun="from another embedded model" if _converted(shape, recipe["start"]) else "from scratch",
         pictures=_PICTURES[shape.name],
-        option="" if shape is next(iter(SHAPES.values())) else f" --shape {shape.name}",
+        option="" if shape is next(iter(EMBEDDED_SHAPES.values())) else f" --shape {shape.name}",
         tokens="patches" if shape.merged == 1 else "visual tokens",
         of=tokens,
         small="visual tokens" if shape.merged == 1 else "patches",

@@ -1,4 +1,4 @@
-"""Second phase: teach the projector and the decoder to answer, on what the frozen tower sees."""
+"""The second phase: train the projector and the decoder to answer, on the features of the frozen tower."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from foveate.demo.model.language import IMAGE, build_tokenizer, prompt, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, build_tokenizer, prompt, vocabulary
 from foveate.demo.model.packed import packed_states
-from foveate.demo.model.shape import Shape, columns_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of
 from foveate.demo.scenes import relevant_patches
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.compose import TOUCHED
 from foveate.demo.scenes.drawing import Item, paint, place
-from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, Grid, overlap, patch_labels, square
-from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, Asked, ask, describe, phrase
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, PatchGrid, overlap, patch_labels, square
+from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, AskedQuestion, ask, describe, phrase
 from foveate.recipe.attention import fastest_attention
 from foveate.recipe.optimise import Optimiser
 from foveate.recipe.tower import draw_offsets, normalise, to_patches, window_positions
 
 
 @dataclass(frozen=True)
-class Form:
-    """Of a lesson: questions an image, tokens a question with its answer, and rows that predict an answer."""
+class LessonSize:
+    """The size of a lesson: questions per image, tokens per question with its answer, and rows that predict an answer."""
 
     questions: int
     length: int
@@ -39,26 +39,26 @@ class Form:
 
     @property
     def tokens(self) -> int:
-        """Tokens behind the image."""
+        """Tokens after the image."""
         return self.questions * self.length
 
 
-SHORT_FORM, DESCRIPTION_FORM = Form(10, 20, 7), Form(1, 74, LONGEST_DESCRIPTION + 2)
-SCENE_FORM = Form(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
+SHORT_LESSON, DESCRIPTION_LESSON = LessonSize(10, 20, 7), LessonSize(1, 74, LONGEST_DESCRIPTION + 2)
+SCENE_LESSON = LessonSize(18, 20, 7)  # a whole scene costs more to look at, and has more to ask about
 DESCRIPTIONS = 0.2  # share of the steps that teach descriptions
 HARD = {"comparison": 10.0, "hop": 4.0, "count": 2.5, "relation": 1.5, "word": 2.0, "number": 1.5}  # asked more often, by family
-REPEATS = 8  # tries of each kind of question, of which a lesson takes some; many, so that hard ones can be asked more often
+REPEATS = 8  # tries of each kind of question, some of which a lesson takes; many, so that hard ones can be asked more often
 
-# The heads whose attention is led to the relevant patches while training, by decoder layer. The layer before the usual
-# cut is among them: without that, a model this small looks nowhere in particular there, and every method that ranks
-# tokens by early attention would be judged on noise. It is led to everything that a question is about; the others to
+# The heads whose attention is guided to the relevant patches during training, by decoder layer. The layer before the usual
+# cut is among them: without guidance, a model this small looks nowhere in particular there, and every method that ranks
+# tokens by early attention would be judged on noise. It is guided to everything that a question is about; the others to
 # the character that comes next on a sign, and one to the first and one to the second thing of a comparison.
 GUIDED: dict[int, tuple[int, ...]] = {1: (0, 1, 2), 3: (0, 1, 2), 4: (0, 1, 2)}
 WHOLE, FIRST, SECOND = GUIDED
 GUIDANCE = 0.3  # weight of minus the log of the attention on relevant patches
 
-# In the layers before the usual cut, what questions read from the image comes from another picture of the batch while
-# training. Otherwise the guided heads of layer 1 read the answer itself, and removing tokens after that would cost nothing.
+# During training, in the layers before the usual cut, what questions read from the image comes from another picture of the
+# batch. Otherwise the guided heads of layer 1 would read the answer itself, and removing tokens after that would cost nothing.
 SEALED = 2
 
 
@@ -68,13 +68,13 @@ class Lesson:
 
     Attributes:
         patches: (b, n, 588) 8-bit pixels.
-        positions: (b, n) of the patches in the grid of a whole scene.
+        positions: (b, n) indices of the patches in the grid of a whole scene.
         tokens: (b, q, l) ids of question and answer, padded on the right.
-        rows: (b, q, a) places in a question whose next token is part of the answer; repeated where there are fewer.
+        rows: (b, q, a) positions in a question whose next token is part of the answer; repeated if there are fewer.
         wanted: (b, q, a) ids of those next tokens, `IGNORED` beyond the answer.
-        first, second: (b, q, a, n) patches that the next token depends on; they differ where two things are related.
+        first, second: (b, q, a, n) patches that the next token depends on; they differ if two things are related.
         whole: (b, q, n) patches that the answer depends on.
-        families: (b, q) index of the question's family, -1 where there is no question.
+        families: (b, q) index of the question's family, -1 if there is no question.
     """
 
     patches: Tensor
@@ -99,20 +99,20 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 @cache
 def question_ids(question: str) -> tuple[int, ...]:
-    """Ids of what comes after the image in the prompt of a question."""
+    """The ids after the image in the prompt of a question."""
     ids: list[int] = _tokenizer()(prompt(question)).input_ids
-    return tuple(ids[ids.index(vocabulary()[IMAGE]) + 1 :])
+    return tuple(ids[ids.index(vocabulary()[IMAGE_TOKEN]) + 1 :])
 
 
 @cache
 def answer_ids(answer: str) -> tuple[int, ...]:
-    """Ids of an answer, with the token that ends it."""
+    """The ids of an answer, with the token that ends it."""
     tokenizer = _tokenizer()
     return (*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id)
 
 
-def draw_items(rng: np.random.Generator, split: Split, grid: int | Grid) -> list[Item]:
-    """Lay out a window so that it holds about as much to ask about as a whole scene does, as far as there is room."""
+def draw_items(rng: np.random.Generator, split: Split, grid: int | PatchGrid) -> list[Item]:
+    """Lay out a window with about as much to ask about as in a whole scene, as far as there is room."""
     rows, columns = square(grid)
     side = round((rows * columns) ** 0.5)
     most = next((most for until, most in ((8, 3), (10, 4), (12, 5)) if side <= until), 7)
@@ -122,43 +122,43 @@ def draw_items(rng: np.random.Generator, split: Split, grid: int | Grid) -> list
 
 
 def draw_lesson(
-    seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, form: Form = SHORT_FORM, *, anywhere: bool = True
+    seed: tuple[int, ...], split: Split, batch: int, grid: int | PatchGrid, lesson_size: LessonSize = SHORT_LESSON, *, anywhere: bool = True
 ) -> Lesson:
-    """Draw pictures of so many rows and columns of patches, with their questions; see `tower.draw_windows`."""
+    """Draw pictures with the rows and columns of patches in `grid`, and their questions; see `tower.draw_windows`."""
     rng = np.random.default_rng(seed)
     high, wide = square(grid)
     size = (wide * PATCH, high * PATCH)
     pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
     offsets = draw_offsets(rng, batch, grid, anywhere=anywhere)
     half = np.array((GRID, GRID) if anywhere else (wide, high)) / 2
-    tokens = np.zeros((batch, form.questions, form.length), dtype=np.int64)
-    rows = np.zeros((batch, form.questions, form.answer), dtype=np.int64)
-    wanted = np.full((batch, form.questions, form.answer), IGNORED, dtype=np.int64)
-    first, second = np.zeros((2, batch, form.questions, form.answer, high * wide), dtype=bool)
-    whole = np.zeros((batch, form.questions, high * wide), dtype=bool)
-    families = np.full((batch, form.questions), -1, dtype=np.int64)
+    tokens = np.zeros((batch, lesson_size.questions, lesson_size.length), dtype=np.int64)
+    rows = np.zeros((batch, lesson_size.questions, lesson_size.answer), dtype=np.int64)
+    wanted = np.full((batch, lesson_size.questions, lesson_size.answer), IGNORED, dtype=np.int64)
+    first, second = np.zeros((2, batch, lesson_size.questions, lesson_size.answer, high * wide), dtype=bool)
+    whole = np.zeros((batch, lesson_size.questions, high * wide), dtype=bool)
+    families = np.full((batch, lesson_size.questions), -1, dtype=np.int64)
     for image in range(batch):
         across, down = ((half - offsets[image]) * PATCH).tolist()
-        items, asked = _draw_questions(rng, split, grid, (across, down), form)
+        items, asked = _draw_questions(rng, split, grid, (across, down), lesson_size)
         pixels[image] = paint(rng, split, size, items)
         for slot, question in enumerate(asked):
             before, answer = question_ids(question.text), answer_ids(question.answer)
             ids = (*before, *answer[:-1])
             tokens[image, slot, : len(ids)] = ids
-            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(form.answer), len(ids) - 1)
+            rows[image, slot] = np.minimum(len(before) - 1 + np.arange(lesson_size.answer), len(ids) - 1)
             wanted[image, slot, : len(answer)] = answer
             whole[image, slot] = relevant_patches(question, grid).reshape(-1)
-            first[image, slot], second[image, slot] = relevant_by_row(question, form.answer, grid)
+            first[image, slot], second[image, slot] = relevant_by_row(question, lesson_size.answer, grid)
             families[image, slot] = FAMILIES.index(question.family)
     arrays = (tokens, rows, wanted, first, second, whole, families)
     return Lesson(to_patches(pixels), window_positions(offsets, grid), *map(torch.from_numpy, arrays))
 
 
 def _draw_questions(
-    rng: np.random.Generator, split: Split, grid: int | Grid, middle: tuple[float, float], form: Form
-) -> tuple[list[Item], list[Asked]]:
-    """Things, and as many questions about them as the form has room for."""
-    if form == DESCRIPTION_FORM:
+    rng: np.random.Generator, split: Split, grid: int | PatchGrid, middle: tuple[float, float], lesson_size: LessonSize
+) -> tuple[list[Item], list[AskedQuestion]]:
+    """Things, and as many questions about them as the lesson has room for."""
+    if lesson_size == DESCRIPTION_LESSON:
         while True:  # some things cannot be described in order
             items = draw_items(rng, split, grid)
             if (asked := describe(rng, items)) is not None:
@@ -166,18 +166,18 @@ def _draw_questions(
     items = draw_items(rng, split, grid)
     questions = ask(rng, items, middle, repeats=REPEATS)
     weights = np.array([HARD.get(question.family, 1.0) for question in questions])
-    count = min(form.questions, len(questions))
+    count = min(lesson_size.questions, len(questions))
     return items, [questions[i] for i in rng.choice(len(questions), count, replace=False, p=weights / weights.sum())]
 
 
-def relevant_by_row(asked: Asked, rows: int, grid: int | Grid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def relevant_by_row(asked: AskedQuestion, rows: int, grid: int | PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The patches (rows, n), twice, that each token of an answer depends on.
 
-    For a text that is read, those of the token's character; for a description, those of the thing that the token tells
-    of. The two differ where two things are related: one is about the first, the other about the second.
+    For a text that is read, those of the token's character; for a description, those of the thing that the token is about. The two
+    differ if two things are related: one is about the first, the other about the second.
     """
     if asked.family == "description":
-        goals = [goal for item in asked.about for goal in _told(item, grid)]
+        goals = [goal for item in asked.about for goal in _described(item, grid)]
         told = np.array([goals[min(row, len(goals) - 1)] for row in range(rows)])
         return told, told
     pair = asked.family in ("relation", "hop") or (asked.family == "comparison" and "more" not in asked.text)
@@ -186,7 +186,7 @@ def relevant_by_row(asked: Asked, rows: int, grid: int | Grid) -> tuple[NDArray[
     return first, second
 
 
-def _by_row(asked: Asked, rows: int, grid: int | Grid) -> NDArray[np.bool_]:
+def _by_row(asked: AskedQuestion, rows: int, grid: int | PatchGrid) -> NDArray[np.bool_]:
     whole = relevant_patches(asked, grid).reshape(1, -1).repeat(rows, axis=0)
     if len(asked.about) == 1 and asked.about[0].text.lower() == asked.answer and asked.about[0].kind == "sign":
         for row in range(rows):
@@ -194,15 +194,15 @@ def _by_row(asked: Asked, rows: int, grid: int | Grid) -> NDArray[np.bool_]:
     return whole
 
 
-def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | Grid) -> NDArray[np.bool_]:
-    """The patches that show one character of a sign, or the whole sign where none shows it most."""
+def _character(sign: Item, index: int, whole: NDArray[np.bool_], grid: int | PatchGrid) -> NDArray[np.bool_]:
+    """The patches that show one character of a sign, or the whole sign if no patch shows mostly that character."""
     labels, _ = patch_labels((sign,), grid)
     wanted = whole & (labels[:, list(CLASSES).index("index")] == index)
     return wanted if wanted.any() else whole
 
 
-def _told(item: Item, grid: int | Grid) -> list[NDArray[np.bool_]]:
-    """For each token that a description spends on a thing, and the one behind it, the patches that the token depends on."""
+def _described(item: Item, grid: int | PatchGrid) -> list[NDArray[np.bool_]]:
+    """For each token of a description about a thing, and the token after it, the patches that the token depends on."""
     whole = (overlap(item, grid) > TOUCHED).reshape(-1)
     length = len(answer_ids(phrase(item)))
     goals = [whole] * length
@@ -213,17 +213,17 @@ def _told(item: Item, grid: int | Grid) -> list[NDArray[np.bool_]]:
     return goals
 
 
-class Speaker(nn.Module):
-    """The projector and the decoder of a model, as one thing to learn."""
+class ProjectorAndDecoder(nn.Module):
+    """The projector and the decoder of a model, as one trainable module."""
 
-    def __init__(self, shape: Shape, model: Any) -> None:
+    def __init__(self, shape: EmbeddedShape, model: Any) -> None:
         super().__init__()
         self.shape = shape
         self.projector = shape.projector(model)
         self.decoder = model.model.language_model
 
     def forward(self, seen: Tensor, lesson: Lesson) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logits (b, q, a, vocabulary) of the answers' rows, and the guided layers' attention to the patches there.
+        """Logits (b, q, a, vocabulary) of the answers' rows, and the guided layers' attention from these rows to the patches.
 
         Args:
             seen: (b, n, hidden) the tower's states.
@@ -233,18 +233,18 @@ class Speaker(nn.Module):
             The logits, and by layer (b, heads, q, a, visual tokens).
         """
         visual = self.shape.project(self.projector, seen)
-        before, behind = (self._text(ids, visual) for ids in (self.shape.before(), self.shape.behind()))
+        before, following = (self._text(ids, visual) for ids in (self.shape.before_picture(), self.shape.after_picture()))
         start, stop = before.shape[1], before.shape[1] + visual.shape[1]
         places, after = self.shape.places(lesson.positions)
-        count = torch.arange(max(start, behind.shape[1]), device=seen.device)
-        texts = (count[:length].expand(*places.shape[:-1], -1) for length in (start, behind.shape[1]))
+        count = torch.arange(max(start, following.shape[1]), device=seen.device)
+        texts = (count[:length].expand(*places.shape[:-1], -1) for length in (start, following.shape[1]))
         first, last = texts
         states, attention = packed_states(
             self.decoder,
-            torch.cat([before, visual, behind], dim=1),
+            torch.cat([before, visual, following], dim=1),
             torch.cat([first, start + places, start + after + last], dim=-1),
             lesson.tokens,
-            behind=start + after + behind.shape[1],
+            question_position=start + after + following.shape[1],
             watched=tuple(GUIDED),
             sealed=(SEALED, start),
             rotation=self.shape.rotation,
@@ -260,7 +260,7 @@ class Speaker(nn.Module):
 
 
 def _at_rows(attention: Tensor, rows: Tensor) -> Tensor:
-    """Rows (b, q, a) of an attention (b, heads, q, l, n)."""
+    """Select rows (b, q, a) of an attention (b, heads, q, l, n)."""
     index = rows[:, None, :, :, None].expand(-1, attention.shape[1], -1, -1, attention.shape[-1])
     return attention.gather(3, index)
 
@@ -278,7 +278,7 @@ def guidance_loss(looked: dict[int, Tensor], lesson: Lesson) -> tuple[Tensor, di
 
 
 def right_by_family(logits: Tensor, lesson: Lesson) -> dict[str, float]:
-    """Share of questions whose whole answer is right, by family, each token given the right ones before it."""
+    """Share of questions whose whole answer is right, by family, with each token predicted from the right ones before it."""
     right = ((logits.argmax(-1) == lesson.wanted) | (lesson.wanted == IGNORED)).all(-1)
     return {
         name: right[lesson.families == index].float().mean().item()
@@ -288,14 +288,14 @@ def right_by_family(logits: Tensor, lesson: Lesson) -> dict[str, float]:
 
 
 class DecoderPhase:
-    """The second phase, as the loop wants it.
+    """The second phase, in the interface of the loop.
 
     Args:
-        shape: the kind of model.
-        model: its projector and decoder are learned in place, in float32; its tower stays as it is.
+        shape: the shape of the model.
+        model: its projector and decoder are trained in place, in float32; its tower is unchanged.
         seed: of the scenes.
-        batch: windows of 10 by 10 patches a step; other sizes come in about as many tokens.
-        pace: factor on the learning rates; below 1 where the decoder has learned before, which also leaves its projector as it is.
+        batch: windows of 10 by 10 patches per step; steps with other sizes have about as many tokens.
+        pace: factor on the learning rates; below 1 if the decoder was trained before, in which case its projector is not recalibrated.
         guidance: weight of the supervision of attention; 0 for none.
     """
 
@@ -303,7 +303,7 @@ class DecoderPhase:
 
     def __init__(
         self,
-        shape: Shape,
+        shape: EmbeddedShape,
         model: Any,
         *,
         seed: int,
@@ -317,22 +317,22 @@ class DecoderPhase:
         self._seed, self._batch, self._device = seed, batch, device
         self._tower = copy.deepcopy(shape.tower(model)).to(device, dtype).requires_grad_(False)
         self._tower.config._attn_implementation = fastest_attention(device, dtype)
-        self.masters = Speaker(shape, model).to(device)
+        self.masters = ProjectorAndDecoder(shape, model).to(device)
         if pace == 1:
             shape.calibrate(self.masters.projector, self._see(draw_lesson((seed, 5), "train", 8, 10).to(device)))
         self.optimiser = Optimiser(self.masters, matrix_rate=4e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Windows of one size a step, larger ones later."""
+        """Windows of one size per step, larger ones later."""
         shares = next(shares for until, shares in self._shape.curriculum if progress <= until)
         rng = np.random.default_rng((self._seed, 3, step))
         rows, columns = self._shape.grid(rng, list(shares), list(shares.values()))
-        form = SCENE_FORM if rows == columns == GRID else SHORT_FORM
-        form = DESCRIPTION_FORM if rng.random() < DESCRIPTIONS else form
+        lesson_size = SCENE_LESSON if rows == columns == GRID else SHORT_LESSON
+        lesson_size = DESCRIPTION_LESSON if rng.random() < DESCRIPTIONS else lesson_size
         merged = self._shape.merged**2
-        batch = self._batch * (100 // merged + SHORT_FORM.tokens) // (rows * columns // merged + form.tokens)
+        batch = self._batch * (100 // merged + SHORT_LESSON.tokens) // (rows * columns // merged + lesson_size.tokens)
         draw = partial(draw_lesson, anywhere=self._shape.windows)
-        return draw, ((self._seed, 4, step, rank), "train", max(2, batch), (rows, columns), form)
+        return draw, ((self._seed, 4, step, rank), "train", max(2, batch), (rows, columns), lesson_size)
 
     def loss(self, batch: Lesson, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the answers, and the guidance of attention."""
@@ -352,7 +352,7 @@ class DecoderPhase:
         return self._shape.states(self._tower, normalise(lesson.patches, self._tower.dtype), lesson.positions)
 
     def _by_token(self, lesson: Lesson) -> Lesson:
-        """The lesson with the goals of attention by visual token instead of by patch."""
+        """The lesson with the goals of attention per visual token instead of per patch."""
         columns = columns_of(lesson.positions)
         goals = {name: self._shape.by_token(getattr(lesson, name), columns) for name in ("first", "second", "whole")}
         return replace(lesson, **goals)

@@ -1,4 +1,4 @@
-"""The training loop: a phase draws batches and gives a loss; the loop paces, logs, checkpoints and resumes."""
+"""The training loop: a phase draws batches and computes a loss; the loop paces, logs, checkpoints and resumes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor, distributed, nn
 
 from foveate.errors import RecordError, TrainingError
 from foveate.files.checkpoints.finite import not_finite
-from foveate.files.records import Count, Form, Number, Seconds, read_tensors
+from foveate.files.records import Count, Number, RecordSchema, Seconds, read_tensors
 from foveate.files.writing import append_line, write_made
 from foveate.recipe.optimise import Optimiser
 
-__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "Reached", "checkpoint", "restored"]
+__all__ = ["LOG", "LogEntry", "Loop", "Pace", "Phase", "PhaseCheckpoint", "checkpoint", "restored"]
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log, beside what the phase has its own names for."""
+    """A line of the log, apart from the figures that the phase names itself."""
 
     phase: str
     step: Count
@@ -34,44 +34,53 @@ class LogEntry:
     loss: Number | None = None
 
 
-LOG: Form[LogEntry] = Form("a line of a training log", LogEntry)
+LOG: RecordSchema[LogEntry] = RecordSchema("a line of a training log", LogEntry)
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What a checkpoint holds that is no tensor."""
+class PhaseCheckpoint:
+    """The content of a checkpoint apart from tensors."""
 
     step: Count
     elapsed: Seconds
     figures: dict[str, Number]
 
 
-_REACHED: Form[Reached] = Form("a checkpoint of foveate demo train", Reached, remedy="remove it to train that phase anew")
+_SCHEMA: RecordSchema[PhaseCheckpoint] = RecordSchema(
+    "a checkpoint of foveate demo train", PhaseCheckpoint, remedy="remove it to train that phase again"
+)
 
 
-def checkpoint(path: Path) -> tuple[Reached, dict[str, Any]]:
-    """How far a phase came, and all that its checkpoint holds.
+def checkpoint(path: Path) -> tuple[PhaseCheckpoint, dict[str, Any]]:
+    """Read a checkpoint: how far the phase came, and the whole content.
 
     Raises:
-        RecordError: it is not there, or damaged.
+        RecordError: it is missing or damaged.
     """
     content = read_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("masters"), dict) or "optimiser" not in content:
-        raise _REACHED.refusal(str(path), "it has no masters and no optimiser")
-    plain = {own.name: content[own.name] for own in fields(Reached) if own.name in content}
-    return _REACHED.of(plain, str(path)).value, content
+        raise _SCHEMA.refusal(str(path), "it has no masters and no optimiser")
+    plain = {own.name: content[own.name] for own in fields(PhaseCheckpoint) if own.name in content}
+    return _SCHEMA.of(plain, str(path)).value, content
 
 
 def restored(path: Path, part: Any, state: Any) -> None:
     """Load a part of a checkpoint.
 
     Raises:
-        RecordError: it does not fit.
+        RecordError: it does not match.
     """
     try:
         part.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:  # torch's, for states of another shape
-        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_REACHED.remedy}") from error
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # what torch raises for states of other shapes
+        raise RecordError(f"{path} is damaged: {str(error).partition(chr(10))[0]}; {_SCHEMA.remedy}") from error
 
 
 class Phase(Protocol):
@@ -82,20 +91,20 @@ class Phase(Protocol):
 
     @property
     def masters(self) -> nn.Module:
-        """The module that learns, in float32."""
+        """The trained module, in float32."""
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The function, and its arguments, that draws a process's batch of a step; a worker may run it."""
+        """The function that draws a process's batch for a step, with its arguments; a worker may run it."""
 
     def loss(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a drawn batch, and figures to log."""
+        """The loss of a drawn batch, and figures to log."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a phase runs, by the clock or by steps, and its learning rate along the way.
+    """How long a phase runs, by the clock or by steps, and its learning rate over time.
 
-    Exactly one of `seconds` and `steps` is set. Only a phase paced by steps repeats bit for bit.
+    Exactly one of `seconds` and `steps` is set. Only a phase paced by steps is reproducible bit for bit.
     """
 
     seconds: float | None = None
@@ -104,23 +113,23 @@ class Pace:
     hold: float = 0.4  # share of the phase before the rate falls
 
     def progress(self, step: int, elapsed: float) -> float:
-        """Share of the phase that is done, in [0, 1]."""
+        """The share of the phase that is done, in [0, 1]."""
         done = step / self.steps if self.steps else elapsed / (self.seconds or 1e-9)
         return min(1.0, done)
 
     def rate(self, step: int, progress: float) -> float:
-        """Share of the peak learning rate: a short rise, a plateau, a straight fall to nothing."""
+        """The share of the peak learning rate: a short warm-up, a plateau, a linear decay to zero."""
         return min(1.0, (step + 1) / self.warm_up) * min(1.0, (1 - progress) / (1 - self.hold))
 
 
 def _drawers(workers: int) -> ProcessPoolExecutor:
-    """Processes that draw; spawned, because a fork would inherit torch's threads half-way, and of one thread each."""
+    """Processes that draw, with one thread each; spawned, because a fork would inherit torch's threads in an undefined state."""
     return ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
 
 
 @dataclass
 class Loop:
-    """Runs a phase to its end, from wherever its checkpoint left it."""
+    """Runs a phase to its end, resuming from its checkpoint."""
 
     folder: Path
     pace: Pace
@@ -130,10 +139,10 @@ class Loop:
     figures: dict[str, float] = field(default_factory=dict)
 
     def run(self, phase: Phase) -> None:
-        """Train a phase to its end and leave its last state in the checkpoint.
+        """Train a phase to its end and save its last state in the checkpoint.
 
         Raises:
-            TrainingError: the loss or the weights are not finite any more; the last checkpoint stays.
+            TrainingError: the loss or the weights are no longer finite; the last checkpoint stays.
             WriteError: checkpoint or log cannot be written; the last checkpoint stays.
         """
         path = self.folder / f"{phase.name}.pt"
@@ -167,7 +176,7 @@ class Loop:
 
     @property
     def rank(self) -> int:
-        """Which of the processes that train together this is."""
+        """The rank of this process among those that train together."""
         return distributed.get_rank() if distributed.is_initialized() else 0
 
     @property
@@ -176,7 +185,7 @@ class Loop:
         return distributed.get_world_size() if distributed.is_initialized() else 1
 
     def _agreed(self, progress: float) -> float:
-        """The first process's progress: clocks differ, and all must learn at one rate and end at one step."""
+        """The first process's progress: clocks differ, and all must use one learning rate and end at one step."""
         if self.world == 1:
             return progress
         shared = torch.tensor([progress], dtype=torch.float64)
@@ -189,7 +198,7 @@ class Loop:
         reached, state = checkpoint(path)
         spoiled = not_finite(state["masters"])
         if spoiled:
-            raise TrainingError(f"{path} holds weights that are not finite ({spoiled[0]}); remove the folder and train anew")
+            raise TrainingError(f"{path} holds weights that are not finite ({spoiled[0]}); remove the folder and train again")
         restored(path, phase.masters, state["masters"])
         restored(path, phase.optimiser, state["optimiser"])
         self.figures = dict(reached.figures)
@@ -221,7 +230,7 @@ class Loop:
     def _diverged(self, name: str, step: int, what: str) -> TrainingError:
         path = self.folder / f"{name}.pt"
         kept = f"{path} holds the last checkpoint before" if path.exists() else f"there is no checkpoint of it in {self.folder} yet"
-        return TrainingError(f"training of the {name} stopped in step {step}, because {what}; {kept}. Train anew by another recipe")
+        return TrainingError(f"training of the {name} stopped in step {step}, because {what}; {kept}. Train again with another recipe")
 
     def _save(self, phase: Phase, path: Path, step: int, elapsed: float) -> None:
         """Write a checkpoint, whole or not at all."""

@@ -1,4 +1,4 @@
-"""Muon that computes in whatever precision the machine is fast in; torch's own always orthogonalises in bfloat16.
+"""Muon in whatever precision is fast on the machine; torch's own always orthogonalises in bfloat16.
 
 A processor without bfloat16 arithmetic emulates it some sixty times slower than float32, which made that one step
 three quarters of the training time.
@@ -19,7 +19,7 @@ _STEPS = 5
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
-    """Whether matrix products in bfloat16 are at least as fast there as in float32."""
+    """Whether matrix products in bfloat16 are at least as fast on the device as in float32."""
     if torch.device(device).type != "cpu":
         return True
     able = torch.cpu.get_capabilities()
@@ -27,7 +27,7 @@ def fast_bfloat16(device: torch.device | str) -> bool:
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Bring the singular values of matrices (k, m, n) near to 1, by Newton-Schulz steps."""
+    """Bring the singular values of matrices (k, m, n) close to 1, by Newton-Schulz steps."""
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = _COEFFICIENTS
@@ -38,12 +38,12 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan 2024), with steps as long as AdamW's (Liu et al., arXiv 2502.16982).
+    """Orthogonalised momentum (Jordan 2024), with steps as long as AdamW's (Liu et al., arXiv 2502.16982).
 
     Args:
         matrices: two-dimensional parameters.
         lr: learning rate.
-        momentum: of Nesterov's kind.
+        momentum: Nesterov's.
         weight_decay: decoupled.
     """
 
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Learn from the gradients; matrices of one shape are orthogonalised together."""
+        """Take a step; matrices of one shape are orthogonalised together."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:

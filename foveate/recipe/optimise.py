@@ -1,4 +1,4 @@
-"""Mixed-precision optimisation that is the same on every device: bfloat16 weights compute, float32 masters learn."""
+"""Mixed-precision optimisation, the same on every device: bfloat16 weights compute, float32 master weights are updated."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, distributed, nn
 
 from foveate.recipe.muon import Muon
 
-_LAYERS = ("layers.", "blocks.", "merger.", "projector")  # in the names of layers and of what joins tower and decoder
+_LAYERS = ("layers.", "blocks.", "merger.", "projector")  # in the names of layers and of the projector
 
 
 def average(tensors: list[Tensor]) -> None:
-    """Average tensors in place over the processes that train together; alone, leave them as they are."""
+    """Average tensors in place over the processes that train together; a single process leaves them unchanged."""
     if not distributed.is_initialized():
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -25,13 +25,13 @@ def average(tensors: list[Tensor]) -> None:
 
 
 class Optimiser:
-    """Muon for the matrices of layers and projector, AdamW for the rest, on float32 masters of a bfloat16 copy.
+    """Muon for the matrices of layers and projector, AdamW for the rest, on float32 master weights of a bfloat16 copy.
 
     Attributes:
-        compute: the bfloat16 copy to run forward and backward on.
+        compute: the bfloat16 copy that runs forward and backward.
 
     Args:
-        masters: the module whose trainable parameters are learned, in float32.
+        masters: the module whose trainable parameters are updated, in float32.
         matrix_rate: peak learning rate of the matrices.
         other_rate: peak learning rate of embeddings, norms and biases.
         dtype: of the computing copy; float32 makes it exact, for tests.
@@ -52,7 +52,7 @@ class Optimiser:
         self._rates = (matrix_rate, other_rate)
 
     def step(self, loss: Tensor, rate: float) -> None:
-        """Backpropagate and learn at a share `rate` of the peak learning rates; gradients are clipped to norm 1."""
+        """Backpropagate and take a step at a share `rate` of the peak learning rates; gradients are clipped to norm 1."""
         loss.backward()
         for master, computed in zip(self._masters, self._copies, strict=True):
             gradient = computed.grad if computed.grad is not None else torch.zeros_like(computed)
@@ -68,15 +68,15 @@ class Optimiser:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the masters into the computing copy."""
+        """Copy the master weights into the computing copy."""
         torch._foreach_copy_(self._copies, self._masters)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """State of both optimisers; the masters belong to their module."""
+        """The state of both optimisers; the master weights belong to their module."""
         return [optimiser.state_dict() for optimiser in self._optimisers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Take up a saved state, after the masters have been loaded."""
+        """Load a saved state, after the master weights."""
         for optimiser, state in zip(self._optimisers, states, strict=True):
             optimiser.load_state_dict(state)
         self.refresh()

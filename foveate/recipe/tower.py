@@ -1,4 +1,4 @@
-"""First phase: teach the vision tower to name what each patch shows, on small windows of scenes."""
+"""The first phase: train the vision tower to name what each patch shows, on small windows of scenes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.demo.model.language import MEAN, SPREAD
-from foveate.demo.model.shape import Shape, columns_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.drawing import paint, place
-from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, Grid, patch_labels, square
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, PatchGrid, patch_labels, square
 from foveate.recipe.attention import fastest_attention
 from foveate.recipe.optimise import Optimiser
 
-# How often windows of 8, 12 and 24 patches a side are drawn, first and towards the end.
+# How often windows of 8, 12 and 24 patches per side are drawn, at first and towards the end.
 _SHARES = ((0.8, 0.14, 0.06), (0.3, 0.2, 0.5))
 _SIDES = (8, 12, 24)
 
@@ -41,18 +41,18 @@ class Windows:
 
 
 def to_patches(pixels: NDArray[np.uint8]) -> Tensor:
-    """Cut images (b, height, width, 3) into patches (b, n, 588), row by row, channels first as the patch embedding wants them."""
+    """Cut images (b, height, width, 3) into patches (b, n, 588), row by row, channels first as the patch embedding expects."""
     batch, height, width = pixels.shape[:3]
     cut = torch.from_numpy(pixels).view(batch, height // PATCH, PATCH, width // PATCH, PATCH, 3).permute(0, 1, 3, 5, 2, 4)
     return cut.reshape(batch, -1, 3 * PATCH * PATCH)
 
 
 def normalise(patches: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bring 8-bit patches to the range that the image processor gives."""
+    """Convert 8-bit patches to the range of the image processor."""
     return (patches.to(dtype) / 255 - MEAN) / SPREAD
 
 
-def window_positions(offsets: NDArray[np.int64], grid: int | Grid) -> Tensor:
+def window_positions(offsets: NDArray[np.int64], grid: int | PatchGrid) -> Tensor:
     """Indices (b, n) in the whole scene's grid of windows of n patches that start at `offsets` (b, 2), (column, row)."""
     high, wide = square(grid)
     rows = offsets[:, 1, None, None] + np.arange(high)[None, :, None]
@@ -60,21 +60,21 @@ def window_positions(offsets: NDArray[np.int64], grid: int | Grid) -> Tensor:
     return torch.from_numpy((rows * GRID + columns).reshape(len(offsets), -1))
 
 
-def draw_offsets(rng: np.random.Generator, batch: int, grid: int | Grid, *, anywhere: bool) -> NDArray[np.int64]:
-    """Where pictures begin in the grid of a whole scene (b, 2), (column, row): anywhere, or all in its first corner."""
+def draw_offsets(rng: np.random.Generator, batch: int, grid: int | PatchGrid, *, anywhere: bool) -> NDArray[np.int64]:
+    """Where pictures begin in the grid of a whole scene (b, 2), (column, row): anywhere, or all at its first corner."""
     return rng.integers(0, GRID - max(square(grid)) + 1, (batch, 2)) if anywhere else np.zeros((batch, 2), dtype=np.int64)
 
 
-def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | Grid, *, anywhere: bool = True) -> Windows:
-    """Draw a batch of pictures of so many rows and columns of patches.
+def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | PatchGrid, *, anywhere: bool = True) -> Windows:
+    """Draw a batch of pictures with the rows and columns of patches in `grid`.
 
     Args:
-        seed: decides everything.
+        seed: determines everything.
         split: of photographs, digits and words.
-        batch: how many.
-        grid: rows and columns; a number for a square.
-        anywhere: make each a window somewhere in the grid of a whole scene. Otherwise each is a picture of its own, nothing
-            tells where it lies, and the centres are measured from the patches that see the things.
+        batch: how many pictures.
+        grid: rows and columns; a single number means a square.
+        anywhere: make each a window somewhere in the grid of a whole scene. Otherwise each is a separate picture without a position, and
+            the centres are measured from the patches that show the things.
     """
     rng = np.random.default_rng(seed)
     rows, columns = square(grid)
@@ -98,11 +98,11 @@ def draw_windows(seed: tuple[int, ...], split: Split, batch: int, grid: int | Gr
     return Windows(to_patches(pixels), positions, torch.from_numpy(np.stack(labels)), away)
 
 
-class Heads(nn.Module):
-    """Linear readers of the label classes of patches and of the centre of the thing they show; thrown away after training.
+class LabelHeads(nn.Module):
+    """Linear heads that read the label classes of patches, and the centre of the thing that they show; discarded after training.
 
     Args:
-        hidden: width of what is read.
+        hidden: width of the states.
         patches: how many patches are read from one state.
     """
 
@@ -113,12 +113,12 @@ class Heads(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Read states (..., hidden) into all classes and the centre (..., patches * (classes + 2))."""
+        """Map states (..., hidden) to all classes and the centre (..., patches * (classes + 2))."""
         return self.out(self.norm(states))
 
 
 def dense_loss(read: Tensor, windows: Windows) -> tuple[Tensor, dict[str, float]]:
-    """Sum of the labels' cross-entropies and the centre's error, with the share of right labels and the error in pixels."""
+    """The sum of the labels' cross-entropies and the centre's error, with the share of right labels and the error in pixels."""
     read = read.float().flatten(0, 1)
     labels = windows.labels.flatten(0, 1)
     parts = read.split([*CLASSES.values(), 2], dim=-1)
@@ -142,39 +142,39 @@ def dense_loss(read: Tensor, windows: Windows) -> tuple[Tensor, dict[str, float]
     return loss + 4 * error.mean(), right
 
 
-class Taught(nn.Module):
+class TowerWithHeads(nn.Module):
     """A tower and the heads that read it."""
 
-    def __init__(self, shape: Shape, tower: Any) -> None:
+    def __init__(self, shape: EmbeddedShape, tower: Any) -> None:
         super().__init__()
         self.shape = shape
         self.tower = tower
-        self.heads = Heads(tower.config.hidden_size, shape.merged**2)
+        self.heads = LabelHeads(tower.config.hidden_size, shape.merged**2)
 
     def forward(self, windows: Windows) -> Tensor:
-        """Classes and centres read at every patch (b, n, classes + 2)."""
+        """Classes and centres for every patch (b, n, classes + 2)."""
         patches = normalise(windows.patches, self.tower.dtype)
         read = self.heads(self.shape.features(self.tower, patches, windows.positions))
         return self.shape.by_patch(read, columns_of(windows.positions))
 
 
 class TowerPhase:
-    """The first phase, as the loop wants it.
+    """The first phase, in the interface of the loop.
 
     Args:
-        shape: the kind of model.
-        tower: learned in place, in float32.
+        shape: the shape of the model.
+        tower: trained in place, in float32.
         seed: of the scenes.
-        batch: windows of 8 by 8 patches a step; larger windows come in as many patches.
-        dtype: in which the loss is computed.
-        pace: factor on the learning rates; below 1 where the tower has learned before.
+        batch: windows of 8 by 8 patches per step; steps with larger windows have as many patches.
+        dtype: of the loss computation.
+        pace: factor on the learning rates; below 1 if the tower was trained before.
     """
 
     name = "tower"
 
     def __init__(
         self,
-        shape: Shape,
+        shape: EmbeddedShape,
         tower: Any,
         *,
         seed: int,
@@ -184,14 +184,14 @@ class TowerPhase:
         pace: float = 1.0,
     ) -> None:
         torch.manual_seed(seed)
-        self.masters = Taught(shape, tower).to(device)
+        self.masters = TowerWithHeads(shape, tower).to(device)
         self.masters.tower.config._attn_implementation = fastest_attention(device, dtype)
         shape.spare(tower)
         self.optimiser = Optimiser(self.masters, matrix_rate=5e-3 * pace, other_rate=2e-3 * pace, dtype=dtype)
         self._shape, self._seed, self._batch, self._device = shape, seed, batch, device
 
     def order(self, step: int, rank: int, progress: float) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Windows of one size a step."""
+        """Windows of one size per step."""
         shares = _SHARES[progress > 0.6]
         rows, columns = self._shape.grid(np.random.default_rng((self._seed, 1, step)), _SIDES, shares)
         batch = max(1, self._batch * 64 // (rows * columns))

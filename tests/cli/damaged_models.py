@@ -226,11 +226,11 @@ CASES: dict[str, Case] = {
     "config: image token of a word": Case(setting("config.json", "image_token_id", 7), ("stands for a picture", "7")),
     "code: a kind of its own": Case(
         every(setting("config.json", "model_type", "own"), setting("config.json", "auto_map", CODE), content("own.py", HARMLESS_CODE)),
-        ("code that it brings itself", "never runs"),
+        ("code that it ships itself", "never runs"),
     ),
     "code: no kind": Case(
         every(setting("config.json", "model_type", None), setting("config.json", "auto_map", CODE), content("own.py", HARMLESS_CODE)),
-        ("code that it brings itself", "never runs"),
+        ("code that it ships itself", "never runs"),
     ),
     "code: processor of its own": Case(
         every(
@@ -239,7 +239,7 @@ CASES: dict[str, Case] = {
             setting("tokenizer_config.json", "processor_class", None),
             content("own.py", HARMLESS_CODE),
         ),
-        ("code that it brings itself", "never runs"),
+        ("code that it ships itself", "never runs"),
     ),
     "generation: no JSON": Case(content("generation_config.json", "nonsense"), ("generation_config.json", "damaged")),
     "generation: end is a word": Case(setting("generation_config.json", "eos_token_id", "stop"), ("eos_token_id='stop'",)),

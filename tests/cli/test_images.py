@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 
 from foveate.errors import InputError
 from foveate.files.limits import TooManyPixelsError
-from foveate.images import FORMATS, load_image
+from foveate.images import IMAGE_FORMATS, load_image
 
 RED = (255, 0, 0)
 
@@ -43,7 +43,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
 def test_the_usual_formats_are_read_whatever_the_file_is_called(tmp_path: Path, kind: str) -> None:
     path = save(tmp_path / "picture.dat", Image.new("RGB", (20, 10), RED), format=kind)
     assert np.abs(np.asarray(load_image(path).image, dtype=int) - RED).max() < 6
-    assert kind in FORMATS
+    assert kind in IMAGE_FORMATS
 
 
 def test_sixteen_bit_gray_is_scaled_and_not_cut_off(tmp_path: Path) -> None:

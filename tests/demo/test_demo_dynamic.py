@@ -13,18 +13,18 @@ from transformers import AutoModelForImageTextToText, Qwen2VLForConditionalGener
 
 pytest.importorskip("sklearn")
 
-from foveate.demo.model.language import IMAGE, prompt
+from foveate.demo.model.language import IMAGE_TOKEN, prompt
 from foveate.demo.model.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor
-from foveate.demo.model.shapes import SHAPES, shape_of
+from foveate.demo.model.shapes import EMBEDDED_SHAPES, shape_of
 from foveate.demo.scenes import scene
 from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.measure.scenes import attention_recall, evaluate, samples
-from foveate.recipe.decoder import DESCRIPTION_FORM, DecoderPhase, Lesson, Speaker, draw_lesson
-from foveate.recipe.tower import Taught, draw_windows, normalise
+from foveate.recipe.decoder import DESCRIPTION_LESSON, DecoderPhase, Lesson, ProjectorAndDecoder, draw_lesson
+from foveate.recipe.tower import TowerWithHeads, draw_windows, normalise
 from foveate.recipe.train import Recipe, carry_over, export_checkpoint, train
 
-SHAPE = SHAPES["qwen2-vl"]
+SHAPE = EMBEDDED_SHAPES["qwen2-vl"]
 TINY = Recipe(shape=SHAPE.name, steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 SIZES = {"hidden": 96, "tower_layers": 2, "layers": 5, "seed": 0}
 
@@ -56,7 +56,7 @@ def test_a_packed_question_about_a_picture_of_any_size_is_answered_exactly_as_al
 ) -> None:
     lesson = draw_lesson((1,), "train", 1, grid, anywhere=False)
     seen = SHAPE.states(SHAPE.tower(tiny), normalise(lesson.patches, torch.float32), lesson.positions)
-    packed, _ = Speaker(SHAPE, tiny)(seen, lesson)
+    packed, _ = ProjectorAndDecoder(SHAPE, tiny)(seen, lesson)
     encoded = processor(images=picture(lesson, *grid), text=prompt("?"), return_tensors="pt")
     assert encoded["image_grid_thw"].tolist() == [[1, *grid]]
     before = encoded["input_ids"][0]
@@ -87,7 +87,7 @@ def test_what_is_read_from_a_visual_token_lies_at_its_patches() -> None:
 
 @torch.no_grad()
 def test_the_heads_read_each_patch_from_the_token_that_holds_it(tiny: Qwen2VLForConditionalGeneration) -> None:
-    taught = Taught(SHAPE, SHAPE.tower(tiny)).eval()
+    taught = TowerWithHeads(SHAPE, SHAPE.tower(tiny)).eval()
     windows = draw_windows((3,), "train", 1, (8, 12), anywhere=False)
     before = taught(windows).view(8, 12, -1)
     assert before.shape[-1] == sum(CLASSES.values()) + 2
@@ -172,7 +172,7 @@ def test_weights_of_a_llava_are_carried_over(llava: Path) -> None:
 def test_weights_of_its_own_are_not_carried_over_to_a_llava(tmp_path: Path) -> None:
     folder = train(tmp_path, TINY)
     with pytest.raises(ValueError, match="another shape"):
-        carry_over(SHAPES["llava"], folder, SHAPES["llava"].build(**SIZES))
+        carry_over(EMBEDDED_SHAPES["llava"], folder, EMBEDDED_SHAPES["llava"].build(**SIZES))
     again = SHAPE.build(**SIZES)
     carry_over(SHAPE, folder, again)
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
@@ -180,7 +180,7 @@ def test_weights_of_its_own_are_not_carried_over_to_a_llava(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
-def test_a_killed_run_of_the_variant_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_a_killed_run_of_the_variant_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
     whole, resumed, folder = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     for name, weight in whole["masters"].items():
         assert torch.equal(weight, resumed["masters"][name]), name
@@ -208,7 +208,7 @@ def test_the_processor_makes_room_for_every_picture_by_its_size(tmp_path: Path, 
     assert encoded["image_grid_thw"].tolist() == [[1, 24, 24], [1, 10, 14]]
     kinds = encoded["mm_token_type_ids"]
     assert kinds.sum(1).tolist() == [144, 35]
-    assert torch.equal(kinds == 1, encoded["input_ids"] == SHAPE.vocabulary()[IMAGE])
+    assert torch.equal(kinds == 1, encoded["input_ids"] == SHAPE.vocabulary()[IMAGE_TOKEN])
     first = int(kinds[1].argmax())
     around = encoded["input_ids"][1, [first - 1, first + 35]].tolist()
     assert around == [SHAPE.vocabulary()[VISION_START], SHAPE.vocabulary()[VISION_END]]
@@ -232,6 +232,6 @@ def test_the_chat_template_and_the_prompt_say_the_same(processor: DynamicProcess
 
 
 def test_descriptions_of_small_pictures_name_what_is_there() -> None:
-    lesson = draw_lesson((6,), "train", 4, (14, 10), DESCRIPTION_FORM, anywhere=False)
+    lesson = draw_lesson((6,), "train", 4, (14, 10), DESCRIPTION_LESSON, anywhere=False)
     assert (lesson.families == FAMILIES.index("description")).all()
     assert lesson.whole.shape[-1] == 140

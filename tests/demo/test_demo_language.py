@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from foveate.demo.model.language import IMAGE, UNKNOWN, build_processor, build_tokenizer, prompt, unknown_words, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, UNKNOWN, build_processor, build_tokenizer, prompt, unknown_words, vocabulary
 from foveate.demo.scenes.drawing import COLOURS, SHAPES, WORDS
 
 SPELLED = [word.lower() for words in WORDS.values() for word in words]
@@ -56,7 +56,7 @@ def test_the_chat_template_writes_the_prompt() -> None:
 def test_an_image_of_any_size_becomes_576_tokens_with_text_around_them(size: tuple[int, int]) -> None:
     processor = build_processor()
     inputs = processor(images=Image.new("RGB", size), text=prompt("is there a star?"), return_tensors="pt")
-    visual = (inputs["input_ids"][0] == vocabulary()[IMAGE]).nonzero()[:, 0]
+    visual = (inputs["input_ids"][0] == vocabulary()[IMAGE_TOKEN]).nonzero()[:, 0]
     assert inputs["pixel_values"].shape == (1, 3, 336, 336)
     assert len(visual) == 576
     assert visual[0] >= 5

@@ -1,4 +1,4 @@
-"""Charts say what they were given, and names do not lie over each other."""
+"""Charts show what they were given, and names do not overlap."""
 
 from __future__ import annotations
 

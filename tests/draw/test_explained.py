@@ -14,7 +14,7 @@ from PIL import Image
 from foveate import Relevance, draw
 from foveate.draw import Word, explained
 from foveate.draw.heat import colour, paint_heat
-from foveate.draw.page import Mark, Tile
+from foveate.draw.page import LegendEntry, Tile
 from foveate.errors import InputError
 from foveate.explain.relevance.result import ImageRelevance
 
@@ -27,8 +27,8 @@ def relevance(tokens: Sequence[Sequence[float]], grid: tuple[int, int, int], **o
 
 
 @pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[Tile]], list[Mark], list[str]]]:
-    """What every page is made of, beside the page itself."""
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[list[Tile]], list[LegendEntry], list[str]]]:
+    """The parts of every page, and the page itself."""
     found: list[Any] = []
     real = explained.lay_out
 
@@ -106,12 +106,12 @@ def test_frames_that_a_model_was_shown_as_images_are_drawn_as_a_video(pages: lis
     assert len(bare) == 3
 
 
-def test_tokens_without_a_place_are_drawn_beside_the_picture(pages: list[Any]) -> None:
+def test_tokens_without_a_place_are_drawn_next_to_the_picture(pages: list[Any]) -> None:
     draw.relevance(relevance([[1, 0, 0, 0]], (1, 2, 2)), Image.new("RGB", (90, 30), "red"), question="what?", answer="yes")
     ((bare, heat),), _, notes = pages[0]
     assert bare.title == "what?"
     assert np.asarray(bare.image).reshape(-1, 3).min(0).tolist() == [255, 0, 0]
-    assert np.asarray(heat.image)[..., 1].max() > 80  # and none of it lies under the tokens
+    assert np.asarray(heat.image)[..., 1].max() > 80  # and none of it is under the tokens
     assert any("not known" in note for note in notes)
 
 

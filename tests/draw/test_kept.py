@@ -11,7 +11,7 @@ from foveate import Plan, Report, draw
 from foveate.draw.cells import Canvas, paint, shade_for, stretched
 from foveate.draw.panels import panels_of
 from foveate.draw.panes import Pane, panes_of
-from foveate.draw.places import Place
+from foveate.draw.places import Placement
 from foveate.errors import InputError
 from foveate.families import Region
 from foveate.families.kit.regions import cells as spans
@@ -64,7 +64,7 @@ def test_kept_cells_are_clear_dropped_ones_gray_and_merged_ones_pink() -> None:
             assert max(colour) - min(colour) < 6
 
 
-def test_lines_can_be_left_out() -> None:
+def test_lines_can_be_omitted() -> None:
     assert not np.array_equal(cells(small_plan(), lines=True), cells(small_plan(), lines=False))
 
 
@@ -164,10 +164,10 @@ def parts_of(regions: list[Region]) -> tuple[tuple[int, int, int], ...]:
 
 
 def panes(picture: Image.Image, regions: list[Region]) -> list[Pane]:
-    return panes_of([picture], [parts_of(regions)], Place(tuple(regions)))
+    return panes_of([picture], [parts_of(regions)], Placement(tuple(regions)))
 
 
-def test_crops_are_joined_as_they_lie_and_the_whole_picture_stands_beside_them() -> None:
+def test_crops_are_joined_as_they_lie_next_to_the_whole_picture() -> None:
     wide = Image.new("RGB", (300, 100), GREEN)
     # Of three crops side by side the second one's upper right token stays, of the whole picture the last.
     plan = Plan.from_list([index if index in (5, 15) else -1 for index in range(16)])
@@ -206,7 +206,7 @@ def test_the_whole_picture_and_one_rectangle_of_crops_keep_their_own_grids() -> 
     assert pages[0] > pages[1]  # the note about the token that left its rectangle
 
 
-def test_strips_that_no_token_covers_are_left_out() -> None:
+def test_strips_that_no_token_covers_are_omitted() -> None:
     columns = (*spans(2, 20), *((start + 60, end + 60) for start, end in spans(2, 20)))
     gapped = Region(tuple(spans(2, 50)), columns, "crop")
     picture = Image.new("RGB", (100, 100), GREEN)
@@ -234,7 +234,7 @@ def test_frames_that_are_images_of_several_crops_are_drawn_frame_by_frame() -> N
     plan = Plan.identity(12)
     images = tuple(ImageReport(0, number, (1, 1, 12), plan, (Stage("Method(keep=12)", 2, plan),), frame) for number in range(2))
     regions = (*lattice((40, 20), 1, 2, 2), whole((40, 20), (2, 2)))
-    found = panes_of([Image.new("RGB", (40, 20))] * 2, [frame] * 2, Place(regions))
+    found = panes_of([Image.new("RGB", (40, 20))] * 2, [frame] * 2, Placement(regions))
     assert [pane.name for pane in found] == [f"frame {n}, {what}" for n in (1, 2) for what in ("1 x 2 crops", "whole picture")]
     assert sorted(token for pane in found for token in pane.tokens) == list(range(24))
     one = draw.kept(Report(images), Image.new("RGB", (40, 20)), panels=False)

@@ -1,4 +1,4 @@
-"""What a processor hands to the model, what a caller may say of it, and what is done when nobody knows."""
+"""What a processor passes to the model, what a caller may say about it, and what happens if neither is known."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from foveate import Plan, Report, draw
 from foveate.demo import load
 from foveate.draw.places import place_of
 from foveate.errors import InputError
-from foveate.families import Box, Request
+from foveate.families import Box, RegionRequest
 from foveate.families.kit.processors import centred
 from foveate.report import ImageReport, Stage
 
@@ -29,7 +29,7 @@ def processed(processor: object, picture: Image.Image) -> np.ndarray:
 
 
 def seen_box(processor: object, size: tuple[int, int]) -> Box:
-    return centred(Request(None, processor, size, ((1, 1, 1),))).box
+    return centred(RegionRequest(None, processor, size, ((1, 1, 1),))).box
 
 
 def cut(picture: Image.Image, box: tuple[float, ...] | None, side: int) -> np.ndarray:
@@ -97,14 +97,14 @@ def report(grid: tuple[int, int, int], parts: tuple[tuple[int, int, int], ...] =
     return Report((ImageReport(0, 0, grid, plan, (Stage("Method(keep=1)", 2, plan),), parts),))
 
 
-def test_where_nobody_knows_the_tokens_are_drawn_apart_from_the_picture() -> None:
+def test_tokens_with_an_unknown_place_are_drawn_apart_from_the_picture() -> None:
     green = Image.new("RGB", (300, 100), (20, 160, 60))
     apart = np.asarray(draw.kept(report((1, 4, 4)), green, grid=False, panels=False))
     over = np.asarray(draw.kept(report((1, 4, 4)), green, grid=False, panels=False, crop="whole"))
     assert not (over == (20, 160, 60)).all(-1)[: over.shape[0] // 4, over.shape[1] // 2 :].any()  # dropped cells cover the picture
     picture = (apart == (20, 160, 60)).all(-1)
     rows, columns = picture.any(1).nonzero()[0], picture.any(0).nonzero()[0]
-    assert picture[rows[0] : rows[-1], columns[0] : columns[-1]].all()  # the picture is whole, and nothing lies over it
+    assert picture[rows[0] : rows[-1], columns[0] : columns[-1]].all()  # the picture is whole, and nothing covers it
     model, processor = load()
     told = np.asarray(draw.kept(report((1, 24, 24)), green, grid=False, panels=False, model=model.config, processor=processor))
     assert told.shape != apart.shape

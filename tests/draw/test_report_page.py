@@ -115,7 +115,7 @@ def test_another_model_is_refused_and_with_mixed_said_on_the_page(tmp_path: Path
     text = page(inputs, mixed=True)
     assert "mixes results" in text
     assert "bbbbbbbb" in text
-    assert "against the time of a prefill" not in text  # one model's accuracy beside another's time would say nothing
+    assert "against the time of a prefill" not in text  # one model's accuracy against another's time would be meaningless
 
 
 def test_other_questions_are_refused(tmp_path: Path) -> None:

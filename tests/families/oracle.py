@@ -32,7 +32,7 @@ def sieve(tokens: int) -> Plan:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A padded batch, and where each piece's content lies in it."""
+    """A padded batch, and the positions of each piece's content in it."""
 
     inputs: dict[str, Tensor]
     columns: list[list[Tensor]]
@@ -84,11 +84,11 @@ def truth(
     since: int | None = None,
     made: Mapping[tuple[int, int], Plan] | None = None,
 ) -> Tensor:
-    """Logits (b, s, v) of the full model over `sequences`, the prompt and whatever came after it.
+    """Logits (b, s, v) of the full model over `sequences`: the prompt and what came after it.
 
-    Layers from `layer` on see no removed token; tokens from column `since` (by default: behind the prompt) on see none in
-    any layer when `trim`. A merged state stands at its target's place. Positions are the original ones. Each image has the plan
-    that was `made` for it, by row and position, and `sieve`'s where none is given.
+    Layers from `layer` see no removed token; with `trim`, tokens from column `since` (by default: after the prompt) see none in any
+    layer. A merged state is at its target's position. Positions are the original ones. Each image has the plan that was `made` for it, by
+    row and position, or `sieve`'s by default.
     """
     rows, length = sequences.shape
     width = given.inputs["input_ids"].shape[1] if since is None else since
@@ -117,7 +117,7 @@ def truth(
         return hook
 
     def average(module, args, kwargs):  # noqa: ANN001, ANN202
-        """Features that are added behind layers from the cut on are merged as the states were."""
+        """Features that are added after layers from the cut are merged like the states."""
         mask, features = kwargs.get("visual_pos_masks"), kwargs.get("deepstack_visual_embeds") or ()
         for index in range(layer, len(features)):
             dense = torch.zeros(*mask.shape, features[index].shape[1])

@@ -37,7 +37,7 @@ BACKEND = "torchvision" if TORCHVISION else "pil"
 
 
 @dataclass(frozen=True)
-class Sight:
+class RegionCase:
     """A model, its processor, and how a prompt is made of pictures.
 
     Attributes:
@@ -144,7 +144,7 @@ def inside(one: Box, other: Box) -> bool:
 
 
 def wrong(change: Tensor, regions: Sequence[Region], parts: Sequence[tuple[int, int, int]], box: Box, spread: float) -> list[str]:
-    """Tokens that moved elsewhere, and tokens that lie in the patch and did not move."""
+    """Tokens outside the patch that changed, and tokens in the patch that did not."""
     found, token = [], 0
     for number, (region, (frames, rows, columns)) in enumerate(zip(regions, parts, strict=True)):
         for index in range(frames * rows * columns):
@@ -166,59 +166,59 @@ def _area(cell: Box) -> bool:
     return cell.width > 0 and cell.height > 0
 
 
-def check(sight: Sight, backend: str) -> None:
-    """Every patch moves the tokens whose cells it lies in and no others; one that fills a cell moves that cell's token most."""
-    check_sizes(sight, backend, sight.sizes)
+def check(case: RegionCase, backend: str) -> None:
+    """Every patch changes the tokens whose cells it touches and no others; one that fills a cell changes that cell's token most."""
+    check_sizes(case, backend, case.sizes)
 
 
-def check_sizes(sight: Sight, backend: str, sizes: Sequence[tuple[int, int]]) -> None:
+def check_sizes(case: RegionCase, backend: str, sizes: Sequence[tuple[int, int]]) -> None:
     """The same for pictures of these sizes."""
-    model, processor = narrow(sight.build()), sight.processor(backend)
+    model, processor = narrow(case.build()), case.processor(backend)
     for number, size in enumerate(sizes):
-        Case(sight, model, processor, size, number).check()
+        Case(case, model, processor, size, number).check()
 
 
 @dataclass
 class Case:
     """One size of pictures."""
 
-    sight: Sight
+    case: RegionCase
     model: Any
     processor: Any
     size: tuple[int, int]
     seed: int
 
     def check(self) -> None:
-        self.pictures = [noise(self.size, 10 * self.seed + index) for index in range(self.sight.pictures)]
-        self.before, self.images = features(self.model, self.sight.inputs(self.model, self.processor, self.pictures))
+        self.pictures = [noise(self.size, 10 * self.seed + index) for index in range(self.case.pictures)]
+        self.before, self.images = features(self.model, self.case.inputs(self.model, self.processor, self.pictures))
         for spot in SPOTS:
             self.check_patch(patch(self.size, spot))
         self.check_cells()
 
     def changes(self, box: Box) -> Iterator[tuple[ImageReport, tuple[Region, ...], Tensor]]:
-        """Of each image that shows a patch: what the report says, where its tokens should lie, and how far they moved."""
-        video = self.sight.video
+        """For each image that shows a patch: what the report says, where its tokens should lie, and how much they changed."""
+        video = self.case.video
         changed = [painted(one, box) for one in self.pictures] if video else [*self.pictures[:-1], painted(self.pictures[-1], box)]
-        after, _ = features(self.model, self.sight.inputs(self.model, self.processor, changed))
+        after, _ = features(self.model, self.case.inputs(self.model, self.processor, changed))
         for index, image in enumerate(self.images):
             change = moved(self.before[index], after[index])
             if not video and index < len(self.images) - 1:
                 assert not change.any(), (self.size, index)
                 continue
-            pictures = 1 if video else self.sight.pictures
+            pictures = 1 if video else self.case.pictures
             kind = {"video": image.kind == "video", "pictures": pictures}
             yield image, regions_of(self.model, self.processor, self.size, image.parts, **kind), change
 
     def check_patch(self, box: Box) -> None:
         for image, regions, change in self.changes(box):
-            problems = wrong(change, regions, image.parts, box, self.sight.spread)
+            problems = wrong(change, regions, image.parts, box, self.case.spread)
             assert not problems, (self.size, box, len(problems), problems[:4])
             if any(overlap(cell, box) for region in regions for cell in _cells(region)):
                 assert change.any(), (self.size, box)
 
     def check_cells(self) -> None:
-        """Paint single cells of the last image, as they are said to lie."""
-        kind = {"video": self.images[-1].kind == "video", "pictures": 1 if self.sight.video else self.sight.pictures}
+        """Paint single cells of the last image, where they should lie."""
+        kind = {"video": self.images[-1].kind == "video", "pictures": 1 if self.case.video else self.case.pictures}
         regions = regions_of(self.model, self.processor, self.size, self.images[-1].parts, **kind)
         generator = random.Random(self.seed)
         for part in generator.sample(range(len(regions)), min(2, len(regions))):
@@ -231,7 +231,7 @@ class Case:
                 first = sum(math.prod(other) for other in image.parts[:part])
                 per_frame = change[first : first + math.prod(image.parts[part])].view(-1, len(own))
                 # Where the model mixes neighbours, one of them may move more.
-                least = per_frame.amax(1) * (0.4 if self.sight.spread else 1.0)
+                least = per_frame.amax(1) * (0.4 if self.case.spread else 1.0)
                 assert bool((per_frame[:, token] >= least).all()), (self.size, part, token, box, per_frame.topk(2).indices)
 
 

@@ -188,7 +188,33 @@ def test_the_page_names_files_and_helpers_that_there_are() -> None:
     helpers = re.findall(r"`(features|runs|towers)\.(\w+)", PAGE)
     assert helpers
     for module, name in helpers:
-        assert hasattr(import_module(f"foveate.families.{module}"), name)
+        assert hasattr(import_module(f"foveate.families.kit.{module}"), name)
+
+
+def test_the_page_lists_every_public_helper() -> None:
+    table = PAGE[PAGE.index("| module of `foveate.families.kit`") :].split("\n\n")[0]
+    rows = [row.split(" | ") for row in table.splitlines()[2:]]
+    listed = {row[0].strip("| `"): set(re.findall(r"`(\w+)`", row[1])) for row in rows}
+    files = (ROOT / "foveate" / "families" / "kit").glob("[a-z]*.py")
+    public = {file.stem: set(import_module(f"foveate.families.kit.{file.stem}").__all__) for file in files}
+    public["regions"] -= {"Request"}  # the old name of another
+    assert listed == public
+    text = PAGE[PAGE.index("### Helpers") : PAGE.index("| module of")]
+    exported = re.findall(r"`(\w+)`", text[text.index("exports") : text.index("foveate.families.base")])
+    assert len(exported) > 5
+    for name in exported:
+        assert hasattr(import_module("foveate.families"), name)
+
+
+def test_a_family_in_a_package_of_ones_own_is_known_once_registered() -> None:
+    code = re.findall(r"```python\n(from foveate.families import register\n.*?)```", PAGE, re.DOTALL)
+    known = dict(base._FAMILIES)
+    try:
+        exec(*code, {})
+        assert base.families()["stamp"].model_types == ("stamp",)
+    finally:
+        base._FAMILIES.clear()
+        base._FAMILIES.update(known)
 
 
 def test_the_code_about_vila_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from foveate.families import family_of
 
 TESTED = ("llava_next", "llava_onevision", "smolvlm", "qwen2_5_vl", "qwen3_vl", "llava_llama")
 FAMILIES = [case for case in CASES if str(case) in TESTED]
-"""Those that differ in what they must know of the pixels, and in what they add behind the tower."""
+"""The cases that differ in what they must know about the pixels, and in what they add after the tower."""
 HANDS_OVER = "mm_encoder_outputs" in inspect.signature(LlavaModel.forward).parameters
 """Whether `generate` encodes ahead of the forward pass."""
 
@@ -152,7 +152,7 @@ def test_a_call_that_fails_changes_nothing_in_the_next(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", FAMILIES[-3:], ids=str)
-def test_an_interrupted_call_does_not_go_on_in_the_decoder_alone(case: Case) -> None:
+def test_an_interrupted_call_does_not_continue_in_the_decoder_alone(case: Case) -> None:
     model = case.build()
     family = family_of(model)
     decoder, (one, _) = family.decoder(model), batches(case)
@@ -166,7 +166,7 @@ def test_an_interrupted_call_does_not_go_on_in_the_decoder_alone(case: Case) -> 
 
 
 @pytest.mark.parametrize("case", FAMILIES, ids=str)
-def test_batches_behind_each_other_and_features_of_other_times_do_not_mix(case: Case) -> None:
+def test_consecutive_batches_and_features_of_earlier_calls_do_not_mix(case: Case) -> None:
     model = case.build()
     one, other = batches(case)
     alone = {}

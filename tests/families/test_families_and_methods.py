@@ -49,7 +49,7 @@ def schedule_of(name: str, model: Any, given: Prompt) -> list[Method]:
 
 
 SCHEDULES = (*methods(), "a schedule")
-"""Every method of the registry, so that a new one is here as soon as it is there."""
+"""Every registered method, so that a new one is tested at once."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -158,7 +158,7 @@ def test_pool_averages_rectangles_of_single_crops_and_frames(case: Case, share: 
 GRIDS = [(1, 24, 24), (8, 14, 14), [(1, 24, 24), (1, 30, 21)], ((1, 12, 12),) * 5]
 
 
-def test_shapes_alone_tell_what_remains() -> None:
+def test_shapes_alone_determine_what_remains() -> None:
     totals = [math.prod(grid) if isinstance(grid[0], int) else sum(map(math.prod, grid)) for grid in GRIDS]
     for name in methods():
         assert foveate.tokens_after(method_of(name, keep=128), GRIDS) == [128, 8 * 128, 128, 128]

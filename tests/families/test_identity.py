@@ -1,4 +1,4 @@
-"""A model is known again in another precision, and told from every other."""
+"""A model is recognised in another precision, and distinguished from every other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_changed_weight_makes_another_model(name: str) -> None:
     assert told.startswith("weights ")
 
 
-def test_another_shape_is_told_in_words() -> None:
+def test_another_shape_is_named_in_words() -> None:
     one = identity(tiny_llava())
     other = ModelIdentity(**{**one.to_dict(), "layers": 7, "hidden": 99})
     assert other.differences(one) == [f"hidden 99 instead of {one.hidden}", f"layers 7 instead of {one.layers}"]

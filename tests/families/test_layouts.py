@@ -1,4 +1,4 @@
-"""Where tokens lie in their images: held against the models' own packing, and against gradients from tokens to pixels."""
+"""Where tokens lie in their images: compared with the models' own packing, and with gradients from tokens to pixels."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_token_depends_most_on_the_pixels_of_its_place(case: Case) -> None:
             and piece.kind == "image"
             and len(piece.content) - 25 != piece.tensors["pixel_values"][0, 1:].shape[0] * 25
         ):
-            continue  # scaled rectangles: held against the model's own packing above
+            continue  # scaled rectangles: compared with the model's own packing above
         features, pixels, image = encode(model, piece)
         assert image.parts == piece.parts
         assert image.columns.tolist() == list(piece.content)

@@ -65,7 +65,7 @@ class Run:
         return prompt(self.case, rows, padding=self.padding)
 
     def reason(self, asked: Prompt) -> type[FoveateError] | None:
-        """Why foveate may refuse it: tokens that are not there, or a row that ends with a picture of which tokens leave."""
+        """Why foveate may refuse it: more tokens than there are, or a row that ends with a picture that loses tokens."""
         for places, pieces, mask in zip(asked.columns, asked.pieces, asked.inputs["attention_mask"], strict=True):
             last = int(mask.nonzero()[-1])
             for place, piece in zip(places, pieces, strict=True):
@@ -149,7 +149,7 @@ def expected(run: Run, model: Any, asked: Prompt, plans: dict[tuple[int, int], f
 def check(run: Run, model: Any, asked: Prompt, plans: dict[tuple[int, int], foveate.Plan], out: Any) -> None:
     width = asked.inputs["input_ids"].shape[1]
     last = (asked.inputs["attention_mask"] * torch.arange(1, width + 1)).argmax(1)
-    if not plans:  # text alone runs as ever: transformers answers from the last column, padding or not
+    if not plans:  # text alone runs as without foveate: transformers answers from the last column, padding or not
         last = torch.full_like(last, width - 1)
     full = expected(run, model, asked, plans, out.sequences)
     logits = torch.cat([full[torch.arange(len(last)), last][:, None], full[:, width:-1]], 1)

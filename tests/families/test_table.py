@@ -48,7 +48,7 @@ def test_a_refused_model_says_why(model_type: str) -> None:
     assert REFUSED[model_type] in str(caught.value)
 
 
-def test_an_unknown_model_is_told_how_to_be_added() -> None:
+def test_the_error_for_an_unknown_model_says_how_to_add_it() -> None:
     with pytest.raises(UnsupportedModelError, match=r"no known family.*llava_onevision.*adding_a_family"):
         family_of(Stub("nothing_like_it"))
 

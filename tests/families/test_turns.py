@@ -19,7 +19,7 @@ KNOWN = [case for case in CASES if known(case.model_type) and not case.brief]
 
 
 def state(model: Any) -> list[Any]:
-    """What an attached handle could leave behind: hooks, attributes, configurations."""
+    """What an attached handle could leave in the model: hooks, attributes, configurations."""
     parts = [(name, sorted(vars(part)), len(part._forward_hooks), len(part._forward_pre_hooks)) for name, part in model.named_modules()]
     configs = [(id(part.config), part.config.to_json_string()) for part in model.modules() if hasattr(part, "config")]
     return [*parts, configs]
@@ -30,7 +30,7 @@ def generate(model: Any, steps: int, **inputs: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=str)
-def test_a_second_turn_goes_on_and_removal_restores_the_model(case: Case) -> None:
+def test_a_second_turn_continues_and_removal_restores_the_model(case: Case) -> None:
     model = case.build()
     several = case.several or case.image
     given = prompt(case, [[3, (case.video or case.image)(0), 5], [2, several(1), 6, several(2), 2]])
@@ -59,7 +59,7 @@ def test_a_second_turn_goes_on_and_removal_restores_the_model(case: Case) -> Non
     torch.testing.assert_close(torch.stack(second.logits, 1), full[:, -SECOND - 1 : -1], atol=1e-4, rtol=1e-4)
 
 
-def test_what_is_left_behind_would_be_seen() -> None:
+def test_what_is_not_removed_would_be_seen() -> None:
     model = CASES[0].build()
     before = state(model)
     handle = foveate.compress(model, Sieve(layer=2))

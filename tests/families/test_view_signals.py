@@ -86,7 +86,7 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
         places = [(row, place) for row, places in enumerate(given.columns) for place in places]
         for view, (row, place) in zip(views(model, given, layer), places, strict=True):
             real = given.inputs["attention_mask"][row].nonzero().squeeze(1)
-            # Behind a Qwen image stands the token that ends it, which is text.
+            # A Qwen image is followed by the token that ends it, which is text.
             asked = real[real > given.columns[row][-1][-1]]
             close = {"atol": 1e-6, "rtol": 1e-5}
             torch.testing.assert_close(view.signal("text_attention"), maps[row, asked][:, place], **close)

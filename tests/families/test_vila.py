@@ -22,7 +22,7 @@ import foveate
 from foveate.errors import FoveateError, InputError, UnsupportedModelError
 from foveate.families import family_of
 from foveate.families.vila import VilaConfig
-from foveate.families.vila.modeling import Join
+from foveate.families.vila.modeling import PatchMerger
 
 QUESTION = "what colour is the circle ?"
 
@@ -81,7 +81,7 @@ def test_logits_are_those_of_the_parts_run_by_hand(tmp_path: Path, weights: str)
 
 def test_the_published_size_has_196_tokens_that_go_down_the_columns() -> None:
     patches = torch.arange(27 * 27.0).view(1, -1, 1) + 1
-    tokens = Join()(patches)
+    tokens = PatchMerger()(patches)
     assert tokens.shape == (1, 196, 4)
     assert tokens[0, 0].tolist() == [1, 2, 28, 29]
     assert tokens[0, 1].tolist() == [55, 56, 82, 83]

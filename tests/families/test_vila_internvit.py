@@ -114,7 +114,7 @@ def test_it_can_be_saved_in_one_folder_and_loaded_again(loaded, tmp_path: Path) 
 
 
 def test_a_compressed_run_sees_what_the_class_token_attends_to(loaded) -> None:  # noqa: ANN001
-    """At the last layer, whose output is projected; four patches become one token, which lies where they do."""
+    """At the last layer, whose output is projected; four patches become one token at their place."""
     model, processor, parts = loaded
     seen: list[foveate.View] = []
 

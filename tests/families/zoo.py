@@ -21,7 +21,7 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Piece:
-    """One image or video: what stands for it in the prompt, which of that is content, and its tensors."""
+    """One image or video: its ids in the prompt, which of them are content, and its tensors."""
 
     ids: tuple[int, ...]
     content: tuple[int, ...]
@@ -31,7 +31,7 @@ class Piece:
 
 
 def together(rows: Sequence[Sequence[Piece]]) -> dict[str, Tensor]:
-    """All pieces' tensors behind each other."""
+    """All pieces' tensors, one after the other."""
     pieces = [piece for row in rows for piece in row]
     names = dict.fromkeys(name for piece in pieces for name in piece.tensors)
     return {name: torch.cat([piece.tensors[name] for piece in pieces if name in piece.tensors]) for name in names}
@@ -75,7 +75,7 @@ class Case:
     several: Callable[[int], Piece] | None = None
     """Images where a row has more than one, if they are shown otherwise then."""
     variant: str = ""
-    """What tells the model from another of the same type."""
+    """What distinguishes the model from another of the same type."""
     brief: bool = False
     """Whether one row of the matrix is enough, because the rest is that of another model."""
 
@@ -168,7 +168,7 @@ def square_image(seed: int) -> Piece:
     return plain(16, (1, 4, 4), {"pixel_values": noise(seed, 1, 3, 28, 28)})
 
 
-# LLaVA-NeXT and kin. (height, width) of the picture -> (rows, columns) of tiles, then of what remains of them.
+# LLaVA-NeXT and similar models. (height, width) of the picture -> (rows, columns) of tiles, then of what remains of them.
 
 PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
 NEXT_SIZES = (((50, 50), (2, 2), (8, 8)), ((20, 60), (1, 3), (4, 12)), ((40, 24), (2, 1), (6, 4)), ((30, 50), (2, 2), (4, 8)))
@@ -227,12 +227,12 @@ def onevision_join(rows: Sequence[Sequence[Piece]]) -> dict[str, Tensor]:
 
 
 def onevision_square(seed: int) -> Piece:
-    """How OneVision shows each of several images: as a square, with one newline behind it."""
+    """How OneVision shows each of several images: as a square, followed by one newline."""
     tensors = {"pixel_values": noise(seed, 1, 1, 3, 35, 35), "image_sizes": torch.tensor([[30, 90]])}
     return Piece((IMAGE,) * 26, tuple(range(25)), ((1, 5, 5),), tensors)
 
 
-# InternVL and kin: crops behind each other between a start and an end token.
+# InternVL and similar models: consecutive crops between a start and an end token.
 
 
 def internvl(model_type: str, decoder: str) -> Any:
@@ -277,7 +277,7 @@ def idefics3_join(rows: Sequence[Sequence[Piece]]) -> dict[str, Tensor]:
     return {"pixel_values": pixels} if most else {}
 
 
-# Pixtral towers: rows of patches with a break behind each.
+# Pixtral towers: rows of patches, each followed by a break.
 
 
 def rows_image(seed: int) -> Piece:

@@ -29,7 +29,7 @@ def between(seed: int, name: str = "pixel_values", pixels: int = 28) -> Piece:
 
 
 def crops(seed: int) -> Piece:
-    """Crops behind each other."""
+    """Consecutive crops."""
     count = 1 + seed % 3
     ids = (START, *[IMAGE] * 16 * count, END)
     return Piece(ids, tuple(range(1, 1 + 16 * count)), (SQUARE,) * count, {"pixel_values": noise(seed, count, 3, 256, 256)})

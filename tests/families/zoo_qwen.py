@@ -75,7 +75,7 @@ def video(seed: int) -> Piece:
 
 
 def stamped(seed: int) -> Piece:
-    """Every frame behind its time stamp."""
+    """Every frame after its time stamp."""
     grid, tensors = clip(seed, 3, 4, 6)
     ids: list[int] = []
     for frame in range(grid[0]):

@@ -25,7 +25,7 @@ def with_siglip() -> Any:
 
 
 def with_internvit() -> Any:
-    """An even number of patches behind a class token."""
+    """An even number of patches after a class token."""
     options = {"norm_type": "rms_norm", "use_qk_norm": True, "layer_scale_init_value": 1.0}
     vision = tower("internvl_vision", image_size=(42, 42), patch_size=(7, 7), **options)
     return vila(vision, vision_feature_layer=-1, vision_feature_select_strategy="default")

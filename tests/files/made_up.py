@@ -42,8 +42,8 @@ class Record:
 
     Attributes:
         path: of a valid one.
-        text: what stands in it.
-        read: what foveate makes of it, as plain values that can be compared with the file's where it has them.
+        text: its content.
+        read: what foveate reads from it, as plain values that can be compared with those of the file.
         write: put a text into the file, if writing it is not enough.
     """
 
@@ -54,7 +54,7 @@ class Record:
 
     @classmethod
     def of(cls, path: Path, data: Any, read: Callable[[Path], Any], write: Callable[[str], Any] | None = None) -> Record:
-        """From the values that stand in the file."""
+        """From the values in the file."""
         text = json.dumps(data)
         return cls(path, text, lambda: read(path), write or (lambda changed: path.write_text(changed, encoding="utf-8")))
 
@@ -193,7 +193,7 @@ def _make_shard(folder: Path) -> Record:
     def write(text: str) -> None:
         parquet.write_table(table.replace_schema_metadata({"foveate": text}), path)
 
-    return Record.of(path, footer, lambda path: json.loads(json.dumps(asdict(labels_format.outcome(path)))), write)
+    return Record.of(path, footer, lambda path: json.loads(json.dumps(asdict(labels_format.read_summary(path)))), write)
 
 
 def _make_training_state(folder: Path) -> Record:
@@ -201,7 +201,7 @@ def _make_training_state(folder: Path) -> Record:
     history = [{"epoch": 1, "training_loss": 0.75, **figures}]
     data = {"run": {"seed": 0}, "state": {"epoch": 1, "best_epoch": 1, "best": list(figures.values()), "history": history}}
     return Record.of(
-        folder / "checkpoint.pt", data, lambda path: asdict(compressor_train.kept_in(path)[0]), _tensors(folder / "checkpoint.pt")
+        folder / "checkpoint.pt", data, lambda path: asdict(compressor_train.read_checkpoint(path)[0]), _tensors(folder / "checkpoint.pt")
     )
 
 
@@ -216,7 +216,7 @@ def _make_demo_checkpoint(folder: Path) -> Record:
 
 
 def _tensors(path: Path) -> Callable[[str], None]:
-    """Write what a text of JSON says as `torch.save` would write it; what is no JSON stays text."""
+    """Write the values of a JSON text as `torch.save` would; anything else stays text."""
 
     def write(text: str) -> None:
         try:
@@ -238,7 +238,7 @@ def _make_demo_figures(folder: Path) -> Record:
     score = {"all": {"right": 1, "count": 2, "low": 0.1, "high": 0.9}}
     data: dict[str, Any] = {"version": 2, "digest": "d", "each": 1, "scenes": 2, "named_things": 0.5, "chance": {"all": 0.5}, "recall": {}}
     data |= {"full": score, "without_image": score, "cut": score}
-    return Record.of(folder / "figures.json", data, lambda path: card._FIGURES.read(path).raw)
+    return Record.of(folder / "figures.json", data, lambda path: card._FIGURES_SCHEMA.read(path).raw)
 
 
 def _make_demo_log(folder: Path) -> Record:

@@ -47,7 +47,7 @@ def test_a_model_with_nothing_missing_or_left_over_passes() -> None:
     check_loading_info("some/model", model(), NOTHING)
 
 
-def test_what_a_quantiser_keeps_beside_a_known_weight_is_not_left_over() -> None:
+def test_what_a_quantiser_keeps_with_a_known_weight_is_not_unexpected() -> None:
     beside, strange = {"0.weight_scale", "1.input_scale"}, {"2.weight_scale"}
     check_loading_info("some/model", model(quantised=True), {**NOTHING, "unexpected_keys": beside})
     for made, left in ((model(), beside), (model(quantised=True), beside | strange)):

@@ -26,7 +26,7 @@ VALUES = (
     "9" * 5000, "1e5", '""', '"x"', '"<b>"', '"\\ud800"', '"\\u0000"', '"' + "a" * 3000 + '"', "[]", "{}", "[[]]", '{"a": 1}', "[0]",
     "[-1, 0, 1]", "[null]", "[" * 70 + "]" * 70, "[" * 100_000, '{"a": 1, "a": 2}', "",
 )  # fmt: skip
-"""What one value becomes, as it stands in the file."""
+"""What one value becomes in the file."""
 CHANGES = ("drop", "rename", "double", "repeat key", "cut off", *VALUES)
 
 
@@ -72,7 +72,7 @@ def changed(text: str, place: int, change: str) -> str:
 
 
 def agrees(found: Any, text: Any) -> bool:
-    """Whether what was read is what stands in the file, as far as both say it."""
+    """Whether what was read equals what is in the file, as far as both have it."""
     if isinstance(found, dict) and isinstance(text, dict):
         return all(agrees(found[name], text[name]) for name in found.keys() & text.keys())
     if isinstance(found, list) and isinstance(text, list):
@@ -130,5 +130,5 @@ def test_a_pipe_in_the_place_of_a_file_is_not_opened(made: dict[str, Record], ki
         record.path.unlink()
         record.write(record.text)
     assert str(record.path) not in map(str, opened)
-    # A tokenizer without a list of added tokens is none that was damaged.
+    # A tokenizer without a list of added tokens is not a damaged one.
     assert found == {"ids": {}} if kind == "added_tokens" else refused is not None

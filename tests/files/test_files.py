@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, whatever happens while they are written."""
+"""Files exist whole or not at all, whatever happens while they are written."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_folder_is_held_by_one_and_free_again_after_it(tmp_path: Path) -> None
         pass
 
 
-def test_a_file_is_held_by_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_file_is_locked_by_one_process_and_leaves_no_other_file(tmp_path: Path) -> None:
     with claimed_file(tmp_path / "bench.json"):
         with pytest.raises(BusyError, match=r"writing to .*bench\.json"), claimed_file(tmp_path / "bench.json"):
             pass

@@ -14,7 +14,7 @@ import torch
 
 import foveate
 from foveate.errors import InputError, RecordError
-from foveate.files.records import ANYTHING, DEPTH, Count, Form, read_bytes, read_tensors, read_text
+from foveate.files.records import ANYTHING, DEPTH, Count, RecordSchema, read_bytes, read_tensors, read_text
 
 ROOT = Path(foveate.__file__).parents[1]
 
@@ -35,7 +35,7 @@ class Outer:
             raise ValueError("name should not be odd")
 
 
-FORM: Form[Outer] = Form("an outer thing", Outer, {"format": 1}, "make another")
+FORM: RecordSchema[Outer] = RecordSchema("an outer thing", Outer, {"format": 1}, "make another")
 GOOD = '{"format": 1, "name": "a", "inner": [{"size": 3, "new": 1}], "share": 1}'
 
 
@@ -155,7 +155,7 @@ def test_a_file_of_tensors_is_read_or_refused(tmp_path: Path) -> None:
     whole = (tmp_path / "good.pt").read_bytes()
     for damaged in (b"", b"x", whole[:100], whole[:-40], whole[:200] + b"\0" * 20 + whole[220:]):
         (tmp_path / "bad.pt").write_bytes(damaged)
-        with contextlib.suppress(RecordError):  # a change that falls into padding is none
+        with contextlib.suppress(RecordError):  # a change in padding changes nothing
             read_tensors(tmp_path / "bad.pt")
     with pytest.raises(RecordError, match=r"bad\.pt is damaged, or holds more than tensors"):
         (tmp_path / "bad.pt").write_bytes(b"x")

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import foveate
 from foveate import Explainer, FirstLayerAttention, Method, Oracle, View
 from foveate.errors import CompressorError, InputError, LayerError, OptionError
-from foveate.explain.compressor.network import Sight
+from foveate.explain.compressor.network import CompressorInput
 from foveate.explain.relevance.result import ImageRelevance, Relevance
 from foveate.families import family_of
 
@@ -50,7 +50,7 @@ def test_the_network_sees_the_first_layers_attention_and_its_best_tokens_stay(st
     features = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True).pooler_output
     found = [own for row in range(2) for own in attention(model, inputs, row)]
     with torch.no_grad():
-        scores = compressor([Sight(own, ((1, 4, 4),), states) for own, states in zip(found, features, strict=True)])
+        scores = compressor([CompressorInput(own, ((1, 4, 4),), states) for own, states in zip(found, features, strict=True)])
         means = [own.mean(0) for own in found]
     for method, truth in ((Explainer(5, compressor=compressor), scores), (FirstLayerAttention(5), means)):
         assert kept(model, method, inputs) == [sorted(own.topk(5).indices.tolist()) for own in truth]
@@ -81,7 +81,7 @@ def test_another_models_compressor_is_refused_before_anything_is_put_in_place(tm
             foveate.compress(model, Explainer(4, compressor=compressor))
     with pytest.raises(CompressorError, match="layers 4 instead of 3"):
         foveate.compress(model, Explainer(4, compressor=untrained(tiny_llava(layers=3))))
-    with pytest.raises(CompressorError, match="is no folder"):
+    with pytest.raises(CompressorError, match="is not a folder"):
         foveate.compress(model, [Explainer(4, compressor=tmp_path / "nowhere"), foveate.FastV(2, layer=1)])
     foveate.compress(model, FirstLayerAttention(4)).remove()
 

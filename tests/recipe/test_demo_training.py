@@ -16,27 +16,36 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForCon
 pytest.importorskip("sklearn")
 
 from foveate.demo.model.architecture import build, configuration, tower_states
-from foveate.demo.model.language import IMAGE, build_processor, prompt, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, build_processor, prompt, vocabulary
 from foveate.demo.model.packed import packed_states
-from foveate.demo.model.shapes import SHAPES
+from foveate.demo.model.shapes import EMBEDDED_SHAPES
 from foveate.demo.scenes import scene
 from foveate.demo.scenes.labels import GRID, IGNORED
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.errors import BusyError, TrainingError
 from foveate.files.locks import claimed_folder
-from foveate.recipe.decoder import DESCRIPTION_FORM, SCENE_FORM, SEALED, SHORT_FORM, DecoderPhase, Form, Speaker, draw_lesson
+from foveate.recipe.decoder import (
+    DESCRIPTION_LESSON,
+    SCENE_LESSON,
+    SEALED,
+    SHORT_LESSON,
+    DecoderPhase,
+    LessonSize,
+    ProjectorAndDecoder,
+    draw_lesson,
+)
 from foveate.recipe.muon import Muon, orthogonalise
 from foveate.recipe.optimise import Optimiser
 from foveate.recipe.tower import draw_windows, normalise, to_patches
 from foveate.recipe.train import Recipe, carry_over, export, export_checkpoint, train
 
-LLAVA = SHAPES["llava"]
+LLAVA = EMBEDDED_SHAPES["llava"]
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 
 
 @pytest.fixture
 def tiny() -> LlavaForConditionalGeneration:
-    return build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=96, tower_layers=2, layers=5), 0).eval()
+    return build(configuration(len(vocabulary()), vocabulary()[IMAGE_TOKEN], hidden=96, tower_layers=2, layers=5), 0).eval()
 
 
 def test_the_tower_on_all_patches_is_the_stock_tower(tiny: LlavaForConditionalGeneration) -> None:
@@ -54,15 +63,15 @@ def test_a_packed_question_is_answered_exactly_as_alone(tiny: LlavaForConditiona
     lesson = draw_lesson((1,), "train", 1, GRID)
     patches = normalise(lesson.patches, torch.float32)
     seen = tower_states(tiny.model.vision_tower, patches, lesson.positions)
-    packed, _ = Speaker(LLAVA, tiny)(seen, lesson)
+    packed, _ = ProjectorAndDecoder(LLAVA, tiny)(seen, lesson)
     weight = tiny.model.vision_tower.embeddings.patch_embedding.weight
     pixels = patches.view(1, GRID, GRID, 3, 14, 14).permute(0, 3, 1, 4, 2, 5).reshape(1, 3, 336, 336)
     assert weight.shape[-1] == 14
     before = torch.tensor(build_processor().tokenizer(prompt("?")).input_ids)
-    before = before[: (before == vocabulary()[IMAGE]).nonzero()[0, 0]]
+    before = before[: (before == vocabulary()[IMAGE_TOKEN]).nonzero()[0, 0]]
     for slot in range(3):
         length = int((lesson.tokens[0, slot] != 0).sum())
-        image = torch.full((GRID * GRID,), vocabulary()[IMAGE])
+        image = torch.full((GRID * GRID,), vocabulary()[IMAGE_TOKEN])
         ids = torch.cat([before, image, lesson.tokens[0, slot, :length]])[None]
         alone = tiny(input_ids=ids, pixel_values=pixels).logits[0, len(before) + GRID * GRID :]
         rows = lesson.rows[0, slot][lesson.wanted[0, slot] != IGNORED]
@@ -73,7 +82,7 @@ def test_every_question_fits_and_its_answer_is_what_is_wanted() -> None:
     lesson = draw_lesson((2,), "train", 6, 10)
     asked = lesson.families >= 0
     assert asked.any(1).all()
-    assert lesson.tokens.shape[1:] == (SHORT_FORM.questions, SHORT_FORM.length)
+    assert lesson.tokens.shape[1:] == (SHORT_LESSON.questions, SHORT_LESSON.length)
     first = lesson.tokens.gather(2, lesson.rows[..., 1:2])[..., 0]
     several = asked & (lesson.wanted[..., 2] != IGNORED)
     assert (first == lesson.wanted[..., 0])[several].all()
@@ -104,7 +113,7 @@ def test_two_things_that_are_related_are_apart() -> None:
 
 
 def test_each_token_of_a_description_is_about_the_thing_that_it_names() -> None:
-    lesson = draw_lesson((6,), "train", 6, 14, DESCRIPTION_FORM)
+    lesson = draw_lesson((6,), "train", 6, 14, DESCRIPTION_LESSON)
     tokens = vocabulary()
     assert (lesson.families == FAMILIES.index("description")).all()
     for image in range(6):
@@ -119,8 +128,8 @@ def test_each_token_of_a_description_is_about_the_thing_that_it_names() -> None:
         assert (told <= lesson.whole[image, 0]).all()
 
 
-@pytest.mark.parametrize("form", [SHORT_FORM, SCENE_FORM, DESCRIPTION_FORM])
-def test_no_question_is_longer_than_its_form(form: Form) -> None:
+@pytest.mark.parametrize("form", [SHORT_LESSON, SCENE_LESSON, DESCRIPTION_LESSON])
+def test_no_question_is_longer_than_its_form(form: LessonSize) -> None:
     for seed in range(6):
         lesson = draw_lesson((7, seed), "train", 8, 14, form)
         assert (lesson.families >= 0).any(1).all()
@@ -142,19 +151,19 @@ def test_the_first_layers_learn_nothing_of_what_is_in_the_picture(tiny: LlavaFor
     for layer in decoder.layers:
         layer.self_attn.q_proj.weight.zero_()
     lesson.tokens[1] = lesson.tokens[0]
-    states, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600, sealed=(SEALED, 2))
-    own, _ = packed_states(decoder, shared, positions, lesson.tokens, behind=600)
+    states, _ = packed_states(decoder, shared, positions, lesson.tokens, question_position=600, sealed=(SEALED, 2))
+    own, _ = packed_states(decoder, shared, positions, lesson.tokens, question_position=600)
     torch.testing.assert_close(states[0], own[1], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(states[0], own[0], atol=1e-2)
 
 
-def test_a_run_can_go_on_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
+def test_a_run_can_continue_from_the_weights_of_an_earlier_one(tmp_path: Path, tiny: LlavaForConditionalGeneration) -> None:
     folder = train(tmp_path / "first", TINY)
     carry_over(LLAVA, folder, tiny)
     earlier = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     for name, weight in earlier.state_dict().items():
         assert torch.equal(weight, tiny.state_dict()[name]), name
-    other = build(configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=96, tower_layers=2, layers=6), 0)
+    other = build(configuration(len(vocabulary()), vocabulary()[IMAGE_TOKEN], hidden=96, tower_layers=2, layers=6), 0)
     with pytest.raises(ValueError, match="another shape"):
         carry_over(LLAVA, folder, other)
 
@@ -186,7 +195,7 @@ def test_drawing_depends_on_nothing_but_its_seed() -> None:
 
 
 @pytest.mark.parametrize("killed_at", [2, 5])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int) -> None:
     whole, resumed, _ = killed_and_resumed(tmp_path, monkeypatch, TINY, killed_at)
     assert resumed["step"] == whole["step"] == 3
     for name, weight in whole["masters"].items():

@@ -57,6 +57,6 @@ def assert_shortened(handle: Handle) -> None:
 
 
 def outside(model: nn.Module) -> list[Any]:
-    """Hooks, attributes and configurations of every module: equal before and after means that nothing was left behind."""
+    """Hooks, attributes and configurations of every module: equal before and after means that everything was removed."""
     modules = [(name, len(m._forward_hooks), len(m._forward_pre_hooks), sorted(m.__dict__)) for name, m in model.named_modules()]
     return [modules, [id(getattr(module, "config", None)) for module in model.modules()]]

@@ -23,7 +23,7 @@ def where(tensor: Tensor) -> torch.device:
 
 
 def put(tensors: Any, device: torch.device) -> Any:
-    """Label tensors, in whatever they are nested, as being on a device."""
+    """Label tensors, however nested, as being on a device."""
 
     def label(value: Any) -> Any:
         if isinstance(value, Tensor):

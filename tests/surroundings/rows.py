@@ -1,4 +1,4 @@
-"""What stands around a model, as data: the rows of docs/surroundings.md, each with the tests that hold it."""
+"""The surroundings of a model, as data: the rows of docs/surroundings.md, each with the tests that hold it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def question(processor: Any) -> tuple[Any, str, Any]:
 
 
 def told(model: Any, processor: Any, inputs: Any) -> str:
-    """What plain `generate`, held against masking elsewhere, says under the handle that is in place."""
+    """What plain `generate`, which is compared with masking elsewhere, returns under the current handle."""
     ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     return processor.decode(ids, skip_special_tokens=True)
 

@@ -1,4 +1,4 @@
-"""The embedded model: a CLIP-style tower that looks at 24 by 24 patches, and a Llama decoder behind a projector."""
+"""The embedded model: a CLIP-style tower over 24 by 24 patches, a projector, and a Llama decoder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from foveate.demo.model.language import IMAGE, build_processor, vocabulary
+from foveate.demo.model.language import IMAGE_TOKEN, build_processor, vocabulary
 from foveate.demo.model.packed import stock_rotation
-from foveate.demo.model.shape import Shape, kind_of
+from foveate.demo.model.shape import EmbeddedShape, kind_of
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.files.checkpoints import load_folder, pretrained
 from foveate.files.checkpoints.pillow import on_pillow
@@ -65,10 +65,10 @@ def configuration(vocabulary: int, image_token: int, *, hidden: int = 192, tower
 
 
 def build(configuration: LlavaConfig, seed: int) -> LlavaForConditionalGeneration:
-    """A model with weights that start well at this width, in float32 and reproducible from `seed`.
+    """A freshly initialised model, in float32 and reproducible from `seed`.
 
-    Linear layers start by their fan-in (the usual 0.02 is too small at 192), position embeddings as sines and
-    cosines of row and column, and patch embeddings as the smoothest cosine patterns of a patch.
+    Linear layers are initialised by their fan-in (the usual 0.02 is too small at width 192), position embeddings as sines and cosines of
+    row and column, and patch embeddings as the smoothest cosine patterns of a patch.
     """
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(configuration).float()
@@ -84,7 +84,7 @@ def build(configuration: LlavaConfig, seed: int) -> LlavaForConditionalGeneratio
 
 
 def fan_in(model: nn.Module, last: tuple[str, ...]) -> None:
-    """Start linear layers by their fan-in, and those whose names end in one of `last`, which write into the residual, at half of it."""
+    """Initialise linear layers by their fan-in; those whose names end in one of `last`, which write into the residual, at half of it."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -96,7 +96,7 @@ def fan_in(model: nn.Module, last: tuple[str, ...]) -> None:
 
 
 def sine_positions(width: int) -> Tensor:
-    """Sine-cosine embeddings (576, width) of the patches' rows and columns, half the width for each."""
+    """Sine-cosine embeddings (576, width) of the patches' rows and columns, with half the width for each."""
     frequencies = math.pi / GRID * 2 ** torch.linspace(0, math.log2(GRID), width // 4)
     angles = torch.arange(GRID)[:, None] * frequencies
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -106,7 +106,7 @@ def sine_positions(width: int) -> Tensor:
 
 
 def cosine_patches(width: int) -> Tensor:
-    """Orthonormal patterns (width, 3, 14, 14): two thirds of brightness, one third of colour, smoothest first."""
+    """Orthonormal patterns (width, 3, 14, 14): two thirds for brightness, one third for colour, smoothest first."""
     line = torch.cos(math.pi / PATCH * (torch.arange(PATCH) + 0.5)[None] * torch.arange(PATCH)[:, None])
     line = line / line.norm(dim=1, keepdim=True)
     patterns = torch.einsum("iy,jx->ijyx", line, line).reshape(-1, PATCH, PATCH)
@@ -120,7 +120,7 @@ def cosine_patches(width: int) -> Tensor:
 
 
 def tower_states(tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-    """States (b, n, hidden) after the tower's last layer for any set of patches; equals the stock forward on all 576.
+    """States (b, n, hidden) after the tower's last layer, for any set of patches; equal to the stock forward for all 576.
 
     Args:
         patches: (b, n, 588) normalised pixels.
@@ -140,7 +140,7 @@ def tower_states(tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> 
 
 @torch.no_grad()
 def calibrate(projector: nn.Module, seen: Tensor) -> None:
-    """Let the projector start as if the tower's channels had mean 0 and spread 1, which they are far from.
+    """Initialise the projector as if the tower's channels had mean 0 and standard deviation 1, which they are far from.
 
     Args:
         projector: two linear layers, changed in place.
@@ -154,14 +154,14 @@ def calibrate(projector: nn.Module, seen: Tensor) -> None:
 
 
 def known_words(state: dict[str, Tensor], names: tuple[str, ...], folder: Path, words: dict[str, int], own: dict[str, Tensor]) -> None:
-    """Find the rows of earlier embeddings again by their words, so that a vocabulary may grow.
+    """Carry rows of earlier embeddings over by their words, so that a vocabulary may grow.
 
     Args:
         state: earlier weights, changed in place.
-        names: of the embeddings in `state` and `own`.
-        folder: of the earlier tokenizer.
-        words: the present vocabulary.
-        own: present weights; words that were not known stay as they are there.
+        names: the names of the embeddings in `state` and `own`.
+        folder: the folder of the earlier tokenizer.
+        words: the current vocabulary.
+        own: current weights; new words keep their rows from here.
     """
     earlier: dict[str, int] = pretrained(AutoTokenizer, folder, local_files_only=True).get_vocab()
     pairs = [(earlier[token], index) for token, index in words.items() if token in earlier]
@@ -170,68 +170,68 @@ def known_words(state: dict[str, Tensor], names: tuple[str, ...], folder: Path, 
         state[name] = own[name].index_copy(0, torch.tensor(after), state[name][before])
 
 
-class Llava(Shape):
-    """The model that foveate carries: pictures of one size, a visual token for each patch."""
+class EmbeddedLlava(EmbeddedShape):
+    """The default shape: pictures of one size, and one visual token per patch."""
 
     name = "llava"
 
     def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> LlavaForConditionalGeneration:
-        """See `Shape.build`."""
-        shape = configuration(len(vocabulary()), vocabulary()[IMAGE], hidden=hidden, tower_layers=tower_layers, layers=layers)
+        """See `EmbeddedShape.build`."""
+        shape = configuration(len(vocabulary()), vocabulary()[IMAGE_TOKEN], hidden=hidden, tower_layers=tower_layers, layers=layers)
         return build(shape, seed)
 
     def processor(self, folder: Path | None = None) -> LlavaProcessor:
-        """See `Shape.processor`."""
+        """See `EmbeddedShape.processor`."""
         if folder is None:
             return build_processor()
         return on_pillow(pretrained(AutoProcessor, folder, local_files_only=True), CLIPImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: LlavaForConditionalGeneration) -> CLIPVisionModel:
-        """See `Shape.tower`."""
+        """See `EmbeddedShape.tower`."""
         tower = model.model.vision_tower
         assert isinstance(tower, CLIPVisionModel)
         return tower
 
     def projector(self, model: LlavaForConditionalGeneration) -> nn.Module:
-        """See `Shape.projector`."""
+        """See `EmbeddedShape.projector`."""
         return model.model.multi_modal_projector
 
     def states(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.states`."""
+        """See `EmbeddedShape.states`."""
         return tower_states(tower, patches, positions)
 
     def features(self, tower: CLIPVisionModel, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.features`; the projector comes later."""
+        """See `EmbeddedShape.features`; the projector comes later."""
         return self.states(tower, patches, positions)
 
     def project(self, projector: nn.Module, states: Tensor) -> Tensor:
-        """See `Shape.project`."""
+        """See `EmbeddedShape.project`."""
         tokens: Tensor = projector(states)
         return tokens
 
     def places(self, positions: Tensor) -> tuple[Tensor, int]:
-        """See `Shape.places`: a window's patches keep the places that they have in a whole scene, and so does what is behind."""
+        """See `EmbeddedShape.places`: a window's patches keep their positions in a whole scene, and so does what follows."""
         return positions, GRID * GRID
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Shape.rotation`."""
+        """See `EmbeddedShape.rotation`."""
         return stock_rotation(decoder, states, positions)
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Shape.earlier`."""
+        """See `EmbeddedShape.earlier`."""
         kind = kind_of(folder)
         if kind != "llava":
             raise ValueError(
-                f"{folder} holds a {kind!r} model, which has another shape and no way to this one; give the weights of a llava"
+                f"{folder} holds a {kind!r} model, which has another shape and cannot be converted to this one; give the weights of a llava"
             )
         state = load_folder(folder, torch.float32).state_dict()
         known_words(state, ("model.language_model.embed_tokens.weight", "lm_head.weight"), folder, vocabulary(), own)
         return state
 
     def spare(self, tower: CLIPVisionModel) -> None:
-        """See `Shape.spare`: the last norm is not on the way to the states of patches."""
+        """See `EmbeddedShape.spare`: the last norm does not contribute to the states of patches."""
         tower.post_layernorm.requires_grad_(False)
 
     def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
-        """See `Shape.calibrate`."""
+        """See `EmbeddedShape.calibrate`."""
         calibrate(projector, seen)

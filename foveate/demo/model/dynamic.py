@@ -11,15 +11,15 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveate.demo.model.architecture import cosine_patches, fan_in, known_words
-from foveate.demo.model.language import IMAGE
+from foveate.demo.model.language import IMAGE_TOKEN
 from foveate.demo.model.processing import VIDEO, VISION_END, VISION_START, DynamicProcessor, build_dynamic_processor
-from foveate.demo.model.shape import Shape, columns_of, kind_of
+from foveate.demo.model.shape import EmbeddedShape, columns_of, kind_of
 from foveate.demo.scenes.labels import PATCH
 from foveate.files.checkpoints import load_folder, pretrained
 from foveate.files.checkpoints.pillow import on_pillow
 
-MERGED = 2  # patches a side of a visual token
-FRAMES = 2  # that a patch spans; a picture is shown twice
+MERGED = 2  # patches per side of a visual token
+FRAMES = 2  # frames that a patch spans; a picture is shown twice
 
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
@@ -54,15 +54,15 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
             "num_key_value_heads": hidden // 32,
             "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-6,
-            # Sixteen pairs of channels turn by time, row and column in turn, so that each of the three has quick and slow
-            # ones. With the usual three blocks, columns would get the slowest, which tell nothing apart in a dozen.
+            # Sixteen pairs of channels rotate by time, row and column in turn, so that each of the three has fast and slow
+            # ones. With the usual three blocks, columns would get the slowest, which cannot distinguish a dozen columns.
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1] * 14 + [2]},
             "tie_word_embeddings": True,
             "bos_token_id": 1,
             "eos_token_id": 2,
             "pad_token_id": 0,
         },
-        image_token_id=words[IMAGE],
+        image_token_id=words[IMAGE_TOKEN],
         video_token_id=words[VIDEO],
         vision_start_token_id=words[VISION_START],
         vision_end_token_id=words[VISION_END],
@@ -70,19 +70,19 @@ def dynamic_configuration(words: dict[str, int], *, hidden: int = 192, tower_lay
     )
 
 
-class Dynamic(Shape):
-    """Pictures of any number of rows and columns, each its own frame; a visual token for every 2 by 2 patches."""
+class EmbeddedQwen2VL(EmbeddedShape):
+    """Pictures with any number of rows and columns, each its own frame; one visual token per 2 by 2 patches."""
 
     name = "qwen2-vl"
     merged = MERGED
     windows = False
     own_words = (VISION_START, VISION_END, VIDEO)
     around = (1, 1)
-    # A whole scene is only 144 visual tokens here, hardly dearer a question than a small picture, so it comes early.
+    # Here a whole scene has only 144 visual tokens and costs hardly more per question than a small picture, so it comes early.
     curriculum = ((0.1, {10: 0.4, 14: 0.4, 24: 0.2}), (0.4, {10: 0.1, 14: 0.4, 24: 0.5}), (1.0, {14: 0.15, 24: 0.85}))
 
     def build(self, *, hidden: int, tower_layers: int, layers: int, seed: int) -> Qwen2VLForConditionalGeneration:
-        """See `Shape.build`."""
+        """See `EmbeddedShape.build`."""
         torch.manual_seed(seed)
         configuration = dynamic_configuration(self.vocabulary(), hidden=hidden, tower_layers=tower_layers, layers=layers)
         model = Qwen2VLForConditionalGeneration(configuration).float()
@@ -95,26 +95,26 @@ class Dynamic(Shape):
         return model
 
     def processor(self, folder: Path | None = None) -> DynamicProcessor:
-        """See `Shape.processor`."""
+        """See `EmbeddedShape.processor`."""
         if folder is None:
             return build_dynamic_processor()
         processor: DynamicProcessor = pretrained(DynamicProcessor, folder, local_files_only=True)
         return on_pillow(processor, Qwen2VLImageProcessorPil)  # type: ignore[no-any-return]
 
     def tower(self, model: Qwen2VLForConditionalGeneration) -> Any:
-        """See `Shape.tower`; the merger is part of it and learns in both phases."""
+        """See `EmbeddedShape.tower`; the merger is part of it and trains in both phases."""
         return model.model.visual
 
     def projector(self, model: Qwen2VLForConditionalGeneration) -> nn.Module:
-        """See `Shape.projector`."""
+        """See `EmbeddedShape.projector`."""
         return model.model.visual.merger
 
     def states(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.states`; patches of a token stand together."""
+        """See `EmbeddedShape.states`; the patches of a token are adjacent."""
         return self._look(tower, patches, positions).last_hidden_state.view(*patches.shape[:2], -1)  # type: ignore[no-any-return]
 
     def features(self, tower: Any, patches: Tensor, positions: Tensor) -> Tensor:
-        """See `Shape.features`: visual tokens, so that the merger learns to keep what its patches show."""
+        """See `EmbeddedShape.features`: visual tokens, so that the merger learns to preserve what its patches show."""
         tokens: Tensor = self._look(tower, patches, positions).pooler_output
         return tokens.view(len(patches), -1, tokens.shape[-1])
 
@@ -127,12 +127,12 @@ class Dynamic(Shape):
         return tower(pixels, grid_thw=torch.tensor([[1, rows, columns]], device=patches.device).expand(batch, -1))
 
     def project(self, projector: nn.Module, states: Tensor) -> Tensor:
-        """See `Shape.project`."""
+        """See `EmbeddedShape.project`."""
         tokens: Tensor = projector(states.flatten(0, 1))
         return tokens.view(len(states), -1, tokens.shape[-1])
 
     def places(self, positions: Tensor) -> tuple[Tensor, int]:
-        """See `Shape.places`: time, row and column of each token (3, b, n / 4); behind it, text counts on from the longer side."""
+        """See `EmbeddedShape.places`: time, row and column of each token (3, b, n / 4); later text continues from the longer side."""
         columns = columns_of(positions)
         rows = positions.shape[1] // columns
         high, wide = rows // MERGED, columns // MERGED
@@ -141,7 +141,7 @@ class Dynamic(Shape):
         return places[:, None].expand(-1, len(positions), -1), max(high, wide)
 
     def rotation(self, decoder: Any, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Shape.rotation`: each pair of channels turns by one of the three coordinates."""
+        """See `EmbeddedShape.rotation`: each pair of channels rotates by one of the three coordinates."""
         sections = decoder.config.rope_parameters["mrope_section"]
         turning = torch.cat([torch.full((length,), index % 3) for index, length in enumerate(sections)]).to(positions.device)
         angles = positions.movedim(0, -1)[..., turning] * decoder.rotary_emb.inv_freq
@@ -149,13 +149,13 @@ class Dynamic(Shape):
         return angles.cos().to(states.dtype), angles.sin().to(states.dtype)
 
     def spare(self, tower: Any) -> None:
-        """See `Shape.spare`; everything is on the way."""
+        """See `EmbeddedShape.spare`; everything contributes."""
 
     def calibrate(self, projector: nn.Module, seen: Tensor) -> None:
-        """See `Shape.calibrate`; the merger begins with a norm of its own, and has learned in the first phase."""
+        """See `EmbeddedShape.calibrate`; the merger begins with its own norm, and was trained in the first phase."""
 
     def earlier(self, folder: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Shape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration` as far as they have a place here."""
+        """See `EmbeddedShape.earlier`: weights of this shape, or those of a `LlavaForConditionalGeneration`, as far as they apply here."""
         if kind_of(folder) == "qwen2_vl":
             state = load_folder(folder, torch.float32).state_dict()
         else:
@@ -166,15 +166,15 @@ class Dynamic(Shape):
 
 
 def _over_frames(patches: Tensor) -> Tensor:
-    """Patch embeddings (hidden, 3, 14, 14) spread over frames (hidden, 3, 2, 14, 14), so that a picture shown twice gives the same."""
+    """Patch embeddings (hidden, 3, 14, 14) split over two frames (hidden, 3, 2, 14, 14), so that a picture shown twice gives the same."""
     return (patches[:, :, None] / FRAMES).expand(-1, -1, FRAMES, -1, -1).contiguous()
 
 
 def _translated(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a LLaVA under the names that they have here.
+    """The weights of a LLaVA under their names here.
 
-    Blocks and decoder layers are alike; biases that the decoder had not are zero. Position embeddings have no place. The
-    merger begins with the mean of what the projector made of each of the four patches, and noise that tells them apart.
+    Blocks and decoder layers correspond; biases that the decoder did not have are zero. Position embeddings are dropped. The merger
+    begins with the mean of the projector over its four patches, plus noise that distinguishes them.
     """
     state: dict[str, Tensor] = {}
     for name, weight in earlier.items():
@@ -195,7 +195,7 @@ def _translated(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str,
 
 
 _BLOCK = {"layer_norm1": "norm1", "layer_norm2": "norm2", "mlp": "mlp", "self_attn.out_proj": "attn.proj"}
-_NOISE = 0.3  # of the fresh merger, beside the weights that are carried over
+_NOISE = 0.3  # share of the fresh merger, added to the weights that are carried over
 
 
 def _merger(earlier: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

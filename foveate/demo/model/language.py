@@ -1,7 +1,7 @@
-"""The embedded model's words: its vocabulary, tokenizer, prompt and processor.
+"""The embedded model's language: its vocabulary, tokenizer, prompt and processor.
 
-Words are whole tokens. Anything else made of letters and digits is spelled, a token for each character, which is how
-the model answers what a sign says; a word that was never trained as a whole can be found with `unknown_words`.
+Words are whole tokens. Anything else made of letters and digits is spelled, one token per character; this is how the model answers what a
+sign says. `unknown_words` finds words that were never trained as a whole.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from foveate.demo.scenes.drawing import COLOURS, SHAPES, SIZES
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.demo.scenes.questions import PLURALS
 
-PAD, START, END, UNKNOWN, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
-SPECIAL = (PAD, START, END, UNKNOWN, IMAGE)
+PAD, START, END, UNKNOWN, IMAGE_TOKEN = "<pad>", "<s>", "</s>", "<unk>", "<image>"
+SPECIAL = (PAD, START, END, UNKNOWN, IMAGE_TOKEN)
 SYSTEM = "look at the picture and answer briefly."
-MEAN, SPREAD = 0.5, 0.25  # one pair for all channels keeps black and white symmetric
+MEAN, SPREAD = 0.5, 0.25  # one mean and deviation for all channels keeps black and white symmetric
 
 CHAT_TEMPLATE = (
     "{{ '" + SYSTEM + " ' }}"
@@ -44,19 +44,19 @@ _SAME = {"color": "colour", "colors": "colour", "big": "large", "tiny": "small"}
 
 
 def prompt(question: str) -> str:
-    """The prompt of a question about one image, as the chat template writes it.
+    """The prompt for a question about one image, as the chat template writes it.
 
     Raises:
         ValueError: the question is empty.
     """
     if not question.strip():
         raise ValueError("the question is empty")
-    return f"{SYSTEM} USER: {IMAGE}\n{question.strip()} ASSISTANT:"
+    return f"{SYSTEM} USER: {IMAGE_TOKEN}\n{question.strip()} ASSISTANT:"
 
 
 @cache
 def vocabulary(own: tuple[str, ...] = ()) -> dict[str, int]:
-    """Every token and its id, in a fixed order, with a model's own special tokens last."""
+    """Every token and its id, in a fixed order, with a shape's own special tokens last."""
     words = re.findall(r"\w+", f"{SYSTEM} user assistant {_QUESTION_WORDS}".lower())
     words += [*COLOURS, *SHAPES, *PLURALS.values(), *SIZES]
     tokens = [*SPECIAL, ".", ",", "?", "!", ":", *_CHARACTERS, *(f"##{character}" for character in _CHARACTERS), *words, *own]
@@ -64,17 +64,17 @@ def vocabulary(own: tuple[str, ...] = ()) -> dict[str, int]:
 
 
 def unknown_words(question: str) -> list[str]:
-    """The words of a question that the model has never been trained on, in order."""
+    """The words of a question that the model was never trained on, in order."""
     known = vocabulary()
     words = re.findall(r"\w+", question.lower())
     return [word for word in words if _SAME.get(word, word) not in known or (len(word) == 1 and word.isalpha() and word != "a")]
 
 
 def build_tokenizer(own: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer that lowers case, splits off punctuation, keeps known words whole and spells the others.
+    """A tokenizer that lower-cases, splits off punctuation, keeps known words whole and spells the others.
 
     Args:
-        own: special tokens that only one kind of model has.
+        own: special tokens that only one shape has.
     """
     backend = Tokenizer(models.WordPiece(vocabulary(own), unk_token=UNKNOWN, max_input_chars_per_word=64))
     backend.normalizer = normalizers.Sequence(
@@ -95,15 +95,15 @@ def build_tokenizer(own: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
         bos_token=START,
         eos_token=END,
         unk_token=UNKNOWN,
-        additional_special_tokens=[IMAGE],
-        extra_special_tokens={"image_token": IMAGE, **{token.strip("<|>") + "_token": token for token in own}},
+        additional_special_tokens=[IMAGE_TOKEN],
+        extra_special_tokens={"image_token": IMAGE_TOKEN, **{token.strip("<|>") + "_token": token for token in own}},
         model_max_length=2048,
         padding_side="left",
     )
 
 
 def build_processor() -> LlavaProcessor:
-    """The processor: as LLaVA-1.5's, the centred square of a PIL image at 336 pixels, and 576 placeholders for each image."""
+    """The processor, like LLaVA-1.5's: the centred square of a PIL image at 336 pixels, and 576 placeholders per image."""
     side = GRID * PATCH
     images = CLIPImageProcessorPil(
         size={"shortest_edge": side},
@@ -117,6 +117,6 @@ def build_processor() -> LlavaProcessor:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        image_token=IMAGE,
+        image_token=IMAGE_TOKEN,
         chat_template=CHAT_TEMPLATE,
     )

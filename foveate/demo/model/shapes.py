@@ -1,4 +1,4 @@
-"""The kinds of model that the recipe can train, by name."""
+"""The shapes of the embedded model, by name."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Any
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveate.demo import FOLDERS, HOME
-from foveate.demo.model.architecture import Llava
-from foveate.demo.model.dynamic import Dynamic
+from foveate.demo.folders import FOLDERS, HOME
+from foveate.demo.model.architecture import EmbeddedLlava
+from foveate.demo.model.dynamic import EmbeddedQwen2VL
 from foveate.demo.model.processing import DynamicProcessor
-from foveate.demo.model.shape import Shape, kind_of
+from foveate.demo.model.shape import EmbeddedShape, kind_of
 from foveate.files.checkpoints.pillow import on_pillow
 
-SHAPES: dict[str, Shape] = {shape.name: shape for shape in (Llava(), Dynamic())}
+EMBEDDED_SHAPES: dict[str, EmbeddedShape] = {shape.name: shape for shape in (EmbeddedLlava(), EmbeddedQwen2VL())}
 
 
 def own_processor(folder: Path) -> type[DynamicProcessor] | None:
-    """The class of a folder's processor, if it is one that transformers' `AutoProcessor` does not know, else `None`."""
+    """The class of a folder's processor if transformers' `AutoProcessor` does not know it, otherwise `None`."""
     settings = folder / "processor_config.json"
-    # Read as text: a damaged file is for the loaders to complain of.
+    # Read as text: the loaders report a damaged file.
     own = settings.is_file() and f'"processor_class": "{DynamicProcessor.__name__}"' in settings.read_text(errors="replace")
     return DynamicProcessor if own else None
 
 
 def on_its_library(processor: Any, folder: Path) -> Any:
-    """A loaded processor of a folder with the library that the embedded model was trained on, if it belongs to one; any other as it is."""
+    """Make an embedded model's processor use the image library of its training; any other processor is returned unchanged."""
     if isinstance(processor, DynamicProcessor):
         return on_pillow(processor, Qwen2VLImageProcessorPil)
-    return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[Llava.name] else processor
+    return on_pillow(processor, CLIPImageProcessorPil) if folder == HOME / FOLDERS[EmbeddedLlava.name] else processor
 
 
-def shape_of(model: Any) -> Shape:
+def shape_of(model: Any) -> EmbeddedShape:
     """The shape of a model.
 
     Args:
         model: a model, or the folder of its weights.
 
     Raises:
-        ValueError: the recipe makes no such models.
+        ValueError: the embedded model has no such shape.
     """
     kind = kind_of(model) if isinstance(model, Path) else model.config.model_type
-    if kind.replace("_", "-") not in SHAPES:
-        raise ValueError(f"the embedded model comes as {', '.join(SHAPES)}, not as a {kind!r} model")
-    return SHAPES[kind.replace("_", "-")]
+    if kind.replace("_", "-") not in EMBEDDED_SHAPES:
+        raise ValueError(f"the embedded model comes as {', '.join(EMBEDDED_SHAPES)}, not as a {kind!r} model")
+    return EMBEDDED_SHAPES[kind.replace("_", "-")]

@@ -1,8 +1,8 @@
-"""What lies behind and among the drawn things: crops of photographs and handwritten digits, both from scikit-learn.
+"""The backgrounds and handwritten digits of scenes: crops of photographs, and digits, both from scikit-learn.
 
-scikit-learn carries two photographs, `china.jpg` by Yuto Kitayama and `flower.jpg` by dany13 (both CC BY), and 1,797
+scikit-learn ships two photographs, `china.jpg` by Yuto Kitayama and `flower.jpg` by dany13 (both CC BY), and 1,797
 handwritten digits of 8 by 8 pixels from the UCI machine learning repository (E. Alpaydin, C. Kaynak; CC BY 4.0).
-Training scenes see the left two thirds of each photograph and four fifths of the digits; held-out scenes see the rest.
+Training scenes use the left two thirds of each photograph and four fifths of the digits; held-out scenes use the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "held_out"]
 
-_FRONTIER = 420  # column of both 640-pixel-wide photographs where the held-out part begins
+_FRONTIER = 420  # the column of both 640-pixel-wide photographs where the held-out part begins
 _HELD_OUT_DIGIT = 5  # every fifth digit is held out
 _SCALES: dict[Split, tuple[float, ...]] = {"train": (1.0, 1.4, 1.9), "held_out": (1.6, 2.0)}
 
@@ -25,12 +25,12 @@ def _sklearn_datasets() -> ModuleType:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError("drawing scenes takes its photographs and digits from scikit-learn: pip install 'foveate[demo]'") from error
+        raise ImportError("drawing scenes needs the photographs and digits of scikit-learn: pip install 'foveate[demo]'") from error
     return datasets
 
 
 def _enlarge(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    """Bilinear enlargement in numpy: the pixels of a scene must not depend on the version of an imaging library."""
+    """Bilinear upscaling in numpy: the pixels of a scene must not depend on the version of an imaging library."""
     height, width = (int(side * factor) for side in image.shape[:2])
     y = np.linspace(0, image.shape[0] - 1, height)
     x = np.linspace(0, image.shape[1] - 1, width)
@@ -44,7 +44,7 @@ def _enlarge(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
 
 @cache
 def photographs(split: Split) -> tuple[NDArray[np.uint8], ...]:
-    """The split's part of both photographs at a few sizes, and mirrored: each (h, w, 3), at least 336 pixels a side."""
+    """The split's part of both photographs at a few sizes, also mirrored: each (h, w, 3), at least 336 pixels per side."""
     columns = slice(0, _FRONTIER) if split == "train" else slice(_FRONTIER, None)
     parts = [_sklearn_datasets().load_sample_image(name)[:, columns] for name in ("china.jpg", "flower.jpg")]
     sized = [_enlarge(part, scale) for part in parts for scale in _SCALES[split]]
@@ -53,7 +53,7 @@ def photographs(split: Split) -> tuple[NDArray[np.uint8], ...]:
 
 @cache
 def digits(split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The split's handwritten digits enlarged to 24 pixels: ink (n, 24, 24) in [0, 1], and what each one says (n,)."""
+    """The split's handwritten digits enlarged to 24 pixels: ink (n, 24, 24) in [0, 1], and the digit of each (n,)."""
     data = _sklearn_datasets().load_digits()
     mine = (np.arange(len(data.target)) % _HELD_OUT_DIGIT == 0) == (split == "held_out")
     ink = data.images[mine].astype(np.float32) / 16
@@ -61,7 +61,7 @@ def digits(split: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 
 def background(rng: np.random.Generator, split: Split, size: int | tuple[int, int]) -> NDArray[np.uint8]:
-    """A random crop of (width, height) pixels, a number for a square, of the split's photographs in another contrast and brightness."""
+    """A random crop of the split's photographs with random contrast and brightness, of (width, height) pixels or a square."""
     width, height = (size, size) if isinstance(size, int) else size
     views = photographs(split)
     view = views[rng.integers(len(views))]

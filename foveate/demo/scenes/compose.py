@@ -4,9 +4,8 @@
     example = scene(7, split="held_out")
     example.image, example.questions[0].text, example.questions[0].answer
 
-A scene is a crop of a photograph with coloured shapes, one or two signs and often a handwritten digit on it. Training
-and held-out scenes share no random stream, no part of a photograph and no handwritten digit; see `backgrounds` for
-where those come from.
+A scene is a crop of a photograph with coloured shapes, one or two signs and often a handwritten digit. Training and held-out scenes share
+no random stream, no part of a photograph and no handwritten digit; `backgrounds` says where those come from.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from PIL import Image
 
 from foveate.demo.scenes.backgrounds import Split
 from foveate.demo.scenes.drawing import Item, paint, place
-from foveate.demo.scenes.labels import GRID, PATCH, Grid, overlap, square
-from foveate.demo.scenes.questions import FAMILIES, Asked, ask, describe
+from foveate.demo.scenes.labels import GRID, PATCH, PatchGrid, overlap, square
+from foveate.demo.scenes.questions import FAMILIES, AskedQuestion, ask, describe
 
 __all__ = ["FAMILIES", "VERSION", "Question", "Scene", "Split", "relevant_patches", "scene"]
 
-VERSION = 2  # of how a seed becomes a scene: raised whenever `evaluate.digest` of the evaluation set changes
+VERSION = 2  # of how a seed becomes a scene: raised whenever the digest of the evaluation set changes
 SIDE = GRID * PATCH  # pixels
 _STREAMS: dict[Split, int] = {"train": 0, "held_out": 1}
-SMALL = 4.0  # visual tokens: what is no larger counts as small
-CROWDED = 7  # things: a scene with as many counts as crowded
+SMALL = 4.0  # visual tokens: a thing of at most this size counts as small
+CROWDED = 7  # things: a scene with at least this many counts as crowded
 TOUCHED = 30  # pixels of 196 that a patch must share with a thing to be relevant
 
 
@@ -41,10 +40,10 @@ class Question:
         text: the question.
         answer: the right answer, in lower case.
         family: one of `FAMILIES`.
-        relevant: (24, 24) booleans, rows first: the patches that show what the question is about. None is set where
-            the answer is that nothing of the kind is there.
-        smallest: size in visual tokens (pixels over 196) of the smallest thing that it is about; 0 where there is none.
-        things: how many things the scene holds.
+        relevant: (24, 24) booleans, rows first: the patches that show what the question is about. None is set if the answer is that
+            there is no such thing.
+        smallest: size in visual tokens (pixels over 196) of the smallest thing that the question is about; 0 if there is none.
+        things: how many things the scene contains.
     """
 
     text: str
@@ -56,7 +55,7 @@ class Question:
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """How hard it is: `small` or `large` by what it is about, where there is something, and `sparse` or `crowded`."""
+        """How hard it is: `small` or `large` by what it is about, if there is such a thing, and `sparse` or `crowded`."""
         size = () if not self.smallest else ("small",) if self.smallest <= SMALL else ("large",)
         return (*size, "crowded" if self.things >= CROWDED else "sparse")
 
@@ -70,7 +69,7 @@ class Scene:
     questions: tuple[Question, ...]
 
 
-def relevant_patches(asked: Asked, grid: int | Grid) -> NDArray[np.bool_]:
+def relevant_patches(asked: AskedQuestion, grid: int | PatchGrid) -> NDArray[np.bool_]:
     """The patches (rows, columns) that show the things a question is about."""
     touched = np.zeros(square(grid), dtype=bool)
     for item in asked.about:
@@ -78,13 +77,13 @@ def relevant_patches(asked: Asked, grid: int | Grid) -> NDArray[np.bool_]:
     return touched
 
 
-def _question(asked: Asked, things: int) -> Question:
+def _question(asked: AskedQuestion, things: int) -> Question:
     smallest = min((item.width * item.height / PATCH**2 for item in asked.about), default=0.0)
     return Question(asked.text, asked.answer, asked.family, relevant_patches(asked, GRID), smallest, things)
 
 
 def contents(rng: np.random.Generator) -> dict[str, int]:
-    """How many objects, signs and handwritten digits a whole scene gets."""
+    """How many objects, signs and handwritten digits a whole scene has."""
     return {
         "objects": int(rng.integers(2, 8)),
         "signs": 1 + int(rng.random() < 0.45),
@@ -93,7 +92,7 @@ def contents(rng: np.random.Generator) -> dict[str, int]:
 
 
 def scene(seed: int, split: Split = "train") -> Scene:
-    """Draw the scene of a seed.
+    """Draw the scene for a seed.
 
     Args:
         seed: not negative; the same seed always gives the same scene.
@@ -101,7 +100,7 @@ def scene(seed: int, split: Split = "train") -> Scene:
 
     Raises:
         ValueError: another split, or a negative seed.
-        ImportError: scikit-learn, which carries the photographs and digits, is not installed.
+        ImportError: scikit-learn, which ships the photographs and digits, is not installed.
     """
     if split not in get_args(Split):
         raise ValueError(f"split must be 'train' or 'held_out', not {split!r}")

@@ -1,4 +1,4 @@
-"""Things that lie in a scene, where they lie, and how they are painted."""
+"""The things in a scene: where they are placed, and how they are painted."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ PITCH = 14  # pixels from one character to the next
 _STROKE = 2  # pixels per cell of a glyph: characters are 10 wide and 14 high
 _BORDER = 4
 
-Kind = Literal["object", "sign", "digit"]
+ItemKind = Literal["object", "sign", "digit"]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in a scene: where its box lies in pixels, and what can be asked about it.
+    """One thing in a scene: its box in pixels, and what can be asked about it.
 
-    `text` is what a sign or a handwritten digit says; `shape` and `size` are empty for those, `colour` for a digit.
+    `text` is what a sign or a handwritten digit says; `shape` and `size` are empty for both, `colour` for a digit.
     """
 
-    kind: Kind
+    kind: ItemKind
     x: int
     y: int
     width: int
@@ -79,7 +79,7 @@ def _sign_box(text: str) -> tuple[int, int]:
 
 
 def _touch(one: Item, other: Item, gap: int = 4) -> bool:
-    """Whether two boxes come closer than a gap in pixels, both ways."""
+    """Whether two boxes are closer than a gap in pixels, in both directions."""
     return not (
         one.x + one.width + gap <= other.x
         or other.x + other.width + gap <= one.x
@@ -89,7 +89,7 @@ def _touch(one: Item, other: Item, gap: int = 4) -> bool:
 
 
 def _free_spot(rng: np.random.Generator, size: tuple[int, int], box: tuple[int, int], taken: list[Item]) -> tuple[int, int] | None:
-    """A corner where a box of (width, height) pixels touches nothing, or None after a few tries or where it has no room at all."""
+    """A corner where a box of (width, height) pixels touches nothing; `None` after a few tries, or if there is no room at all."""
     if box[0] > size[0] or box[1] > size[1]:
         return None
     for _ in range(12):
@@ -100,7 +100,7 @@ def _free_spot(rng: np.random.Generator, size: tuple[int, int], box: tuple[int, 
 
 
 def _sign_text(rng: np.random.Generator, split: Split) -> str:
-    """A word of the split's own list, letters at random, or a number."""
+    """A word of the split's own list, random letters, or a number."""
     kind, length = rng.random(), int(rng.integers(SHORTEST, LONGEST + 1))
     if kind < 0.35:
         return "".join(rng.choice(list(DIGITS), min(length, 5)))
@@ -110,7 +110,7 @@ def _sign_text(rng: np.random.Generator, split: Split) -> str:
 
 
 def under(item: Item, items: Sequence[Item]) -> list[Item]:
-    """The objects that lie right under an item: a little below it, their centre between its sides."""
+    """The objects directly under an item: a little below it, with their centre between its sides."""
     return [
         other
         for other in items
@@ -119,15 +119,15 @@ def under(item: Item, items: Sequence[Item]) -> list[Item]:
 
 
 def place(rng: np.random.Generator, split: Split, space: int | tuple[int, int], objects: int, signs: int, handwritten: int) -> list[Item]:
-    """Lay out things on (width, height) pixels, a number for a square; what finds no room after a few tries is left out.
+    """Lay out things on (width, height) pixels, or on a square; what finds no room after a few tries is omitted.
 
-    Objects often repeat an earlier colour or shape, so that counting and telling apart are worth asking about, and often
-    one lies right under a sign.
+    Objects often repeat an earlier colour or shape, so that counting and comparing are worth asking about, and often one is directly
+    under a sign.
     """
     items: list[Item] = []
     across, down = (space, space) if isinstance(space, int) else space
 
-    def put(width: int, height: int, kind: Kind, colour: str = "", shape: str = "", size: str = "", text: str = "") -> None:
+    def put(width: int, height: int, kind: ItemKind, colour: str = "", shape: str = "", size: str = "", text: str = "") -> None:
         spot = _free_spot(rng, (across, down), (width, height), items)
         if spot is not None:
             items.append(Item(kind, spot[0], spot[1], width, height, colour, shape, size, text))
@@ -166,7 +166,7 @@ def place(rng: np.random.Generator, split: Split, space: int | tuple[int, int], 
 
 @cache
 def _silhouette(shape: str, extent: int) -> NDArray[np.float32]:
-    """Coverage (extent, extent, 1) in [0, 1] of a shape that fills its box, from 4 by 4 samples a pixel."""
+    """Coverage (extent, extent, 1) in [0, 1] of a shape that fills its box, from 4 by 4 samples per pixel."""
     line = (np.arange(extent * 4) + 0.5) / (extent * 2) - 1
     x, y = np.meshgrid(line, line)
     radius = np.hypot(x, y)
@@ -186,7 +186,7 @@ def _silhouette(shape: str, extent: int) -> NDArray[np.float32]:
 
 
 def _star(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A five-pointed star: in at least four of the five half planes of its lines."""
+    """A five-pointed star: the points in at least four of the five half-planes of its lines."""
     inside = np.zeros(x.shape, dtype=int)
     for point in range(5):
         angle = np.pi / 2 + 2 * np.pi * point / 5
@@ -209,7 +209,7 @@ def _paint_sign(canvas: NDArray[np.uint8], item: Item, colour: NDArray[np.float6
 
 
 def paint(rng: np.random.Generator, split: Split, size: int | tuple[int, int], items: list[Item]) -> NDArray[np.uint8]:
-    """Paint items over a background of (width, height) pixels, a number for a square: (height, width, 3), 8 bits a channel."""
+    """Paint items over a background of (width, height) pixels, or a square: (height, width, 3), 8 bits per channel."""
     canvas = background(rng, split, size)
     for item in items:
         jitter = rng.uniform(-11, 11, 3)

@@ -1,4 +1,4 @@
-"""The lettering of the signs: a 5 by 7 pixel alphabet, drawn here so that no font file decides how a scene looks."""
+"""The lettering of the signs: a 5 by 7 pixel alphabet, defined here so that a scene does not depend on a font file."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ _BANDS = """
 
 @cache
 def glyph(character: str) -> NDArray[np.bool_]:
-    """The strokes of one capital letter or digit: (7, 5), True where there is ink.
+    """The shape of one capital letter or digit: (7, 5), True where there is ink.
 
     Raises:
         ValueError: the character is not in `ALPHABET`.
     """
     index = ALPHABET.find(character)
     if index < 0 or len(character) != 1:
-        raise ValueError(f"no glyph for {character!r}: signs carry A-Z and 0-9 only")
+        raise ValueError(f"no glyph for {character!r}: signs have only A-Z and 0-9")
     rows = _BANDS.strip().split("\n\n")[index // 6].splitlines()
     return np.array([[cell == "#" for cell in row.split(" ")[index % 6]] for row in rows])

@@ -1,4 +1,4 @@
-"""What every patch shows: the dense labels that teach the vision tower before any question is asked."""
+"""What every patch shows: the dense labels that train the vision tower before any question is asked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from foveate.demo.scenes.drawing import COLOURS, LONGEST, PITCH, SHAPES, SIZES, Item
 from foveate.demo.scenes.glyphs import ALPHABET
 
-PATCH = 14  # pixels a side
-GRID = 24  # patches a side of a whole scene
+PATCH = 14  # pixels per side
+GRID = 24  # patches per side of a whole scene
 
-# Each label's name, and how many classes it has. A patch that a label does not apply to carries `IGNORED` there.
+# Each label's name, and its number of classes. A patch that a label does not apply to has `IGNORED` there.
 CLASSES: dict[str, int] = {
     "kind": 1 + len(SHAPES) + 2,  # background, the shapes, sign, handwritten digit
     "colour": len(COLOURS),
@@ -29,16 +29,16 @@ _COLUMN = {name: position for position, name in enumerate(CLASSES)}
 _COLOURS, _SIZES = list(COLOURS), list(SIZES)
 
 
-Grid = tuple[int, int]
+PatchGrid = tuple[int, int]
 """Rows and columns of patches."""
 
 
-def square(grid: int | Grid) -> Grid:
-    """Rows and columns of a grid; a number alone means a square."""
+def square(grid: int | PatchGrid) -> PatchGrid:
+    """Rows and columns of a grid; a single number means a square."""
     return (grid, grid) if isinstance(grid, int) else grid
 
 
-def overlap(item: Item, grid: int | Grid) -> NDArray[np.int64]:
+def overlap(item: Item, grid: int | PatchGrid) -> NDArray[np.int64]:
     """Pixels that each patch shares with the box of an item: (rows, columns), between 0 and 196."""
     rows, columns = (np.arange(count) * PATCH for count in square(grid))
     across = np.clip(np.minimum(columns + PATCH, item.x + item.width) - np.maximum(columns, item.x), 0, None)
@@ -47,12 +47,12 @@ def overlap(item: Item, grid: int | Grid) -> NDArray[np.int64]:
 
 
 def patch_labels(
-    items: Sequence[Item], grid: int | Grid, offset: tuple[int, int] = (0, 0)
+    items: Sequence[Item], grid: int | PatchGrid, offset: tuple[int, int] = (0, 0)
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Label the patches of a picture, n of them in all, row by row.
 
     Args:
-        items: what lies in it, in pixels of the picture.
+        items: the things in it, in pixels of the picture.
         grid: its rows and columns of patches.
         offset: (column, row) of the picture's first patch in the whole scene, for the centres.
 
@@ -91,7 +91,7 @@ def _of(item: Item) -> NDArray[np.int64]:
 
 
 def _label_characters(labels: NDArray[np.int64], item: Item, seen: NDArray[np.bool_]) -> None:
-    """Give each patch of a sign the character whose centre is nearest to its own, column by column."""
+    """Assign to each patch of a sign the character whose centre is nearest to its own, column by column."""
     first = item.x + item.width / 2 - PITCH * (len(item.text) - 1) / 2
     for column in np.flatnonzero(seen.any(axis=0)):
         index = round((column * PITCH + PATCH / 2 - first) / PITCH)

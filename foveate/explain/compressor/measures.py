@@ -1,4 +1,4 @@
-"""What a compressor is trained towards, and how well its predictions rank."""
+"""The target and loss that a compressor is trained with, and how well its predictions rank."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Quality", "divergence", "overlap", "quality", "rank_correlation", "t
 
 @dataclass(frozen=True)
 class Quality:
-    """How near a prediction of relevance comes, averaged over images.
+    """How close a prediction of relevance is, averaged over images.
 
     Attributes:
         loss: Kullback-Leibler divergence of the prediction from the target, in nats.
-        overlap_50: share of the truly most relevant half of the tokens that is among the predicted half.
+        overlap_50: share of the most relevant half of the tokens that is in the predicted most relevant half.
         overlap_25: the same for a quarter.
         rank_correlation: Spearman's, over all tokens.
     """
@@ -44,7 +44,7 @@ class Quality:
 
 
 def target(relevance: Tensor) -> Tensor:
-    """What the prediction shall be: the upper half of the relevance (n,), divided by its sum; zero for the lower half.
+    """The target of the prediction: the upper half of the relevance (n,), divided by its sum; zero for the lower half.
 
     Raises:
         InputError: the relevance holds NaN, or nothing in it is above zero.
@@ -53,7 +53,7 @@ def target(relevance: Tensor) -> Tensor:
     kept = torch.zeros_like(relevance).scatter(0, upper, relevance[upper])
     total = kept.sum()
     if not bool(total > 0) or not bool(total.isfinite()):
-        raise InputError(f"relevance that sums to {float(total)} over its upper half is no target; make these labels again")
+        raise InputError(f"relevance that sums to {float(total)} over its upper half is not a valid target; make these labels again")
     return kept / total
 
 
@@ -63,14 +63,14 @@ def divergence(wanted: Tensor, predicted: Tensor) -> Tensor:
 
 
 def overlap(predicted: Tensor, relevance: Tensor, share: float) -> float:
-    """Which part of the `share` of tokens with the highest relevance (n,) is among as many with the highest prediction (n,)."""
+    """Of the `share` of tokens with the highest relevance (n,), the part that is also among as many with the highest prediction (n,)."""
     count = max(1, int(share * len(relevance) + 0.5))
     both = torch.isin(ranking(predicted)[:count], ranking(relevance)[:count])
     return float(both.double().mean())
 
 
 def rank_correlation(predicted: Tensor, relevance: Tensor) -> float:
-    """Spearman's rank correlation of two (n,); equal values share the mean of their ranks. 0 where one is constant."""
+    """Spearman's rank correlation of two (n,); equal values share the mean of their ranks. 0 if one is constant."""
     ranks = torch.stack([_ranks(values) for values in (predicted, relevance)])
     ranks = ranks - ranks.mean(1, keepdim=True)
     spread = ranks.square().sum(1).prod().sqrt()

@@ -14,34 +14,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from foveate.errors import OptionError
-from foveate.files.records import Form
+from foveate.files.records import RecordSchema
 from foveate.view import Grid
 
-__all__ = ["CompressorConfig", "ScoreNetwork", "Sight"]
+__all__ = ["CompressorConfig", "ScoreNetwork", "CompressorInput"]
 
 NETWORKS = ("sequence", "grid")
 _WIDEST = 2**16
 _Width = Annotated[int, Field(le=_WIDEST)]
 _Reach = Annotated[int, Field(le=1023)]
 _TINY = 2.0**-24
-"""The smallest number of float16, in which labels hold attention: added before a logarithm, so that what it made zero stays finite."""
+"""The smallest float16, added before the logarithm to keep it finite: labels hold attention in float16, where it may round to zero."""
 
 
 @dataclass(frozen=True)
 class CompressorConfig:
-    """The shape of a compressor's network. JSON-able.
+    """The shape of a compressor's network. JSON-serialisable.
 
     Args:
         heads: attention heads of the model, the rows of `head_attention`.
-        network: "sequence" convolves along the sequence of tokens, as the paper does; "grid" over rows and columns, and over frames
-            where there are several.
-        channels: of each separable convolution.
+        network: "sequence" convolves along the sequence of tokens, as the paper does; "grid" convolves over rows and columns, and over
+            frames if there are several.
+        channels: output channels of each separable convolution.
         kernel: width of the convolutions, odd.
         frames: how many frames a convolution of the grid network spans, odd.
-        mean: average the heads before the network, as the paper does, instead of giving each a channel.
-        logarithm: take the logarithm of attention before it is standardised.
-        hidden: width of the tokens' states where they are a further input, 0 where they are not.
-        projected: channels that states are projected to.
+        mean: average the heads before the network, as the paper does, instead of giving each head a channel.
+        logarithm: take the logarithm of attention before standardising it.
+        hidden: width of the tokens' states if they are an additional input, otherwise 0.
+        projected: channels that the states are projected to.
 
     Raises:
         OptionError: a value outside its range.
@@ -71,7 +71,7 @@ class CompressorConfig:
 
     @property
     def inputs(self) -> int:
-        """Channels that enter the first convolution."""
+        """Input channels of the first convolution."""
         return (1 if self.mean else self.heads) + (self.projected if self.hidden else 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,27 +83,27 @@ class CompressorConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            OptionError: a name that is not known.
-            RecordError: a value of another type or outside its range.
+            OptionError: an unknown name.
+            RecordError: a value of the wrong type or outside its range.
         """
         unknown = sorted(data.keys() - {field.name for field in fields(cls)})
         if unknown:
-            raise OptionError(f"{', '.join(unknown)}: not what this version of foveate knows of a compressor")
-        return _FORM.of(data, "config").value
+            raise OptionError(f"{', '.join(unknown)}: this version of foveate knows no such setting of a compressor")
+        return _SCHEMA.of(data, "config").value
 
 
-_FORM: Form[CompressorConfig] = Form("the shape of a compressor's network", CompressorConfig)
+_SCHEMA: RecordSchema[CompressorConfig] = RecordSchema("the shape of a compressor's network", CompressorConfig)
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class CompressorInput:
     """What the network sees of one image or video with n tokens.
 
     Attributes:
-        attention: (heads, n), attention of the question to each token, as the signal `head_attention` at layer 0.
+        attention: (heads, n), attention of the question to each token: the signal `head_attention` at layer 0.
         parts: (t, h, w) of each part, in the order of the tokens.
-        states: (n, d), the tokens at the language model's input, for networks that read them.
-        index: (n,), which cell each token is, counted over all parts; `None` where none is missing.
+        states: (n, d), the tokens' states at the language model's input, for networks that read them.
+        index: (n,), the cell of each token, counted over all parts; `None` if no token is missing.
     """
 
     attention: Tensor
@@ -112,7 +112,7 @@ class Sight:
     index: Tensor | None = None
 
     def cut(self) -> Iterator[tuple[Grid, slice | Tensor, Tensor | None]]:
-        """Per part its grid, which of the tokens it has, and which of its cells these are; `None`: all, in order."""
+        """Per part: its grid, which of the tokens it has, and the cells of these tokens; `None` means all cells, in order."""
         first = 0
         for part in self.parts:
             size = math.prod(part)
@@ -127,8 +127,8 @@ class Sight:
 class ScoreNetwork(nn.Module):
     """Separable convolutions, then one score per token.
 
-    Images of one batch may have any sizes: those of one shape are computed together, and nothing is padded, so that no score depends
-    on the rest of the batch.
+    Images of a batch may have any size. Those of one shape are computed together, and nothing is padded, so no score depends on the rest
+    of the batch.
     """
 
     def __init__(self, config: CompressorConfig) -> None:
@@ -141,18 +141,18 @@ class ScoreNetwork(nn.Module):
         self.blocks = nn.ModuleList(_Separable(a, b, (frames, tall, config.kernel)) for a, b in itertools.pairwise(widths))
         self.head = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, sights: Sequence[Sight]) -> list[Tensor]:
+    def forward(self, images: Sequence[CompressorInput]) -> list[Tensor]:
         """Scores (n,) of each image's tokens, float32, before any softmax."""
         if self.config.network == "sequence":
-            sights = [Sight(sight.attention, ((1, 1, _cells(sight)),), sight.states, sight.index) for sight in sights]
-        features = [self._features(sight) for sight in sights]
+            images = [CompressorInput(image.attention, ((1, 1, _cells(image)),), image.states, image.index) for image in images]
+        features = [self._features(image) for image in images]
         scores = [own.new_empty(len(own)) for own in features]
         groups: dict[Grid, list[tuple[int, slice | Tensor, Tensor | None]]] = {}
-        for number, sight in enumerate(sights):
-            for part, own, cells in sight.cut():
+        for number, image in enumerate(images):
+            for part, own, cells in image.cut():
                 groups.setdefault(part, []).append((number, own, cells))
-        found: list[list[Tensor]] = [[] for _ in sights]
-        places: list[list[slice | Tensor]] = [[] for _ in sights]
+        found: list[list[Tensor]] = [[] for _ in images]
+        places: list[list[slice | Tensor]] = [[] for _ in images]
         for part, members in groups.items():
             pieces = [(features[number][own], cells) for number, own, cells in members]
             for (number, own, _), values in zip(members, self._group(part, pieces), strict=True):
@@ -160,19 +160,19 @@ class ScoreNetwork(nn.Module):
                 places[number].append(own)
         return [_join(*each) for each in zip(scores, places, found, strict=True)]
 
-    def _features(self, sight: Sight) -> Tensor:
-        """(n, c), what enters the first convolution."""
-        attention = sight.attention.float()
+    def _features(self, image: CompressorInput) -> Tensor:
+        """(n, c), the input of the first convolution."""
+        attention = image.attention.float()
         if self.config.mean:
             attention = attention.mean(0, keepdim=True)
         if self.config.logarithm:
             attention = (attention + _TINY).log()
-        # One token has no spread.
+        # A single token has no spread.
         spread = attention.std(1, keepdim=True, correction=0).clamp(min=torch.finfo(torch.float32).tiny)
         channels = [((attention - attention.mean(1, keepdim=True)) / spread).T]
         if self.states is not None:
-            assert sight.states is not None
-            channels.append(self.states(sight.states.float()))
+            assert image.states is not None
+            channels.append(self.states(image.states.float()))
         return torch.cat(channels, dim=1)
 
     def _group(self, part: Grid, pieces: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
@@ -199,14 +199,14 @@ class ScoreNetwork(nn.Module):
 
 
 class _Separable(nn.Module):
-    """A convolution of each channel by itself, over frames, rows and columns, then one across channels, normalised in each token."""
+    """A depthwise convolution over frames, rows and columns, then a pointwise one across channels, normalised per token."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Grid) -> None:
         super().__init__()
         self.depthwise = nn.Parameter(torch.empty(inputs, *kernel))
         self.pointwise = nn.Conv2d(inputs, outputs, 1)
         self.norm = nn.LayerNorm(outputs)
-        # Other frames weigh nothing at first, so that a network trained on images treats a video's frames one by one.
+        # Other frames start with zero weight, so that a network trained on images treats each frame of a video by itself.
         bound = (kernel[1] * kernel[2]) ** -0.5
         nn.init.zeros_(self.depthwise)
         nn.init.uniform_(self.depthwise[:, kernel[0] // 2], -bound, bound)
@@ -214,7 +214,7 @@ class _Separable(nn.Module):
     def forward(self, states: Tensor, frames: int) -> Tensor:
         """States (b * frames, c, h, w)."""
         _, reach, tall, wide = self.depthwise.shape
-        # A kernel over frames is the sum of one per frame; this way an image costs one, and the layout stays that of images.
+        # A kernel over frames is a sum of one kernel per frame; this way an image costs one, and the layout stays that of images.
         whole: Tensor | None = None
         for step in range(reach):
             ahead = step - reach // 2
@@ -224,14 +224,14 @@ class _Separable(nn.Module):
             part = functional.conv2d(_shift(states, ahead, frames), weight, padding=(tall // 2, wide // 2), groups=len(weight))
             whole = part if whole is None else whole + part
         assert whole is not None
-        # As a matrix product, which a CPU computes faster than a convolution of width 1.
+        # A matrix product, which a CPU computes faster than a convolution of width 1.
         mixed = functional.linear(whole.permute(0, 2, 3, 1), self.pointwise.weight.flatten(1), self.pointwise.bias)
-        # Over channels alone, because statistics over tokens would depend on how many there are.
+        # Over channels only, because statistics over tokens would depend on how many there are.
         return functional.gelu(self.norm(mixed)).permute(0, 3, 1, 2)
 
 
 def _shift(states: Tensor, ahead: int, frames: int) -> Tensor:
-    """Each frame of (b * frames, c, h, w) replaced by the one so many ahead; zeros beyond the ends."""
+    """Each frame of (b * frames, c, h, w) replaced by the frame that many steps ahead; zeros beyond the ends."""
     if ahead == 0:
         return states
     by_video = states.unflatten(0, (-1, frames))
@@ -245,8 +245,8 @@ def _frames(canvas: Tensor, part: Grid) -> Tensor:
     return canvas.view(-1, part[1], part[2], canvas.shape[2]).permute(0, 3, 1, 2)
 
 
-def _cells(sight: Sight) -> int:
-    return sum(math.prod(part) for part in sight.parts)
+def _cells(image: CompressorInput) -> int:
+    return sum(math.prod(part) for part in image.parts)
 
 
 def _join(whole: Tensor, places: Sequence[slice | Tensor], values: Sequence[Tensor]) -> Tensor:

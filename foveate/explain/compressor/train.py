@@ -1,4 +1,4 @@
-"""Training a compressor on labels, on one process or several: `train`."""
+"""Train a compressor on labels, in one process or several: `train`."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ from foveate.errors import InputError, OptionError, RecordError, TrainingError
 from foveate.explain.compressor.compressor import ConvCompressor
 from foveate.explain.compressor.measures import Quality, divergence, quality, target
 from foveate.explain.compressor.network import CompressorConfig
-from foveate.explain.compressor.training_data import Labelled, Labels
+from foveate.explain.compressor.training_data import LabelDataset, LabelledImage
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.processes import by_the_first, claimed_by_the_first
-from foveate.files.records import Count, Form, Number, brief, read_tensors
+from foveate.files.records import Count, Number, RecordSchema, brief, read_tensors
 from foveate.files.writing import write_error, write_made
 
-__all__ = ["Moment", "Recipe", "Trained", "channels_of", "train"]
+__all__ = ["TrainingProgress", "CompressorRecipe", "TrainingResult", "channels_of", "train"]
 
 CHECKPOINT = "checkpoint.pt"
 LOGS = "logs"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that a run depends on beside its labels.
+class CompressorRecipe:
+    """Everything that a run depends on, apart from its labels.
 
     Args:
         network: "grid" or "sequence", see `CompressorConfig`.
-        layers: how many separable convolutions; five are the paper's 32, 64, 128, 256 and 512 channels, others go from 32 to 512 as evenly.
+        layers: number of separable convolutions; five have the paper's 32, 64, 128, 256 and 512 channels, and any other number goes from
+            32 to 512 in equal ratios.
         kernel: width of the convolutions.
         mean: average the attention heads before the network.
         logarithm: take the logarithm of attention first.
-        states: let the network see the tokens' states too.
-        batch: images of a step, over all processes.
-        epochs: at most so many.
-        rate: learning rate at the start; it falls to zero along a cosine.
-        patience: stop after so many epochs without a better validation loss.
+        states: let the network read the tokens' states, too.
+        batch: images per step, over all processes.
+        epochs: most epochs.
+        rate: initial learning rate; it decays to zero along a cosine.
+        patience: stop after this many epochs without a better validation loss.
         validation: share of the samples that is held out.
-        seed: of the weights and the order of the images.
+        seed: for the weights and the order of the images.
 
     Raises:
         OptionError: a value outside its range.
@@ -92,8 +93,8 @@ def channels_of(layers: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Where a run stands: `step` of `steps` in an epoch, the loss of that step, and the last validation."""
+class TrainingProgress:
+    """How far a run is: `step` of `steps` in an epoch, the loss of that step, and the last validation."""
 
     epoch: int
     epochs: int
@@ -104,14 +105,14 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came out of a run.
+class TrainingResult:
+    """The result of a run.
 
     Attributes:
-        folder: of the compressor.
-        best: on the held-out samples.
-        epoch: whose weights these are, from 1.
-        epochs: that were run.
+        folder: the compressor's folder.
+        best: its quality on the held-out samples.
+        epoch: the epoch of its weights, from 1.
+        epochs: how many epochs were run.
     """
 
     folder: Path
@@ -122,7 +123,7 @@ class Trained:
 
 @dataclass
 class _State:
-    """What a checkpoint keeps beside weights and optimiser. Orders are drawn from seed and epoch, so no generator needs saving."""
+    """What a checkpoint keeps besides weights and optimiser. Orders are drawn from seed and epoch, so no generator needs to be saved."""
 
     epoch: Count = 0
     best_epoch: Count = 0
@@ -138,45 +139,52 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a checkpoint holds that is no tensor."""
+class CheckpointRecord:
+    """The content of a checkpoint apart from tensors."""
 
     run: dict[str, Any]
     state: _State
 
 
-_FORM: Form[Kept] = Form("a checkpoint of foveate train", Kept, remedy="remove the folder, or name another")
+_SCHEMA: RecordSchema[CheckpointRecord] = RecordSchema(
+    "a checkpoint of foveate train", CheckpointRecord, remedy="remove the folder, or name another"
+)
 
 
-def kept_in(path: Path) -> tuple[Kept, dict[str, Any]]:
-    """How far a run came, and all that its checkpoint holds.
+def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Any]]:
+    """Read a checkpoint: how far the run came, and the whole content.
 
     Raises:
         RecordError: it is damaged.
     """
     content = read_tensors(path)
     if not isinstance(content, dict):
-        raise _FORM.refusal(str(path), f"it holds {type(content).__name__} and no dictionary")
-    return _FORM.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
+        raise _SCHEMA.refusal(str(path), f"it holds {type(content).__name__}, not a dictionary")
+    return _SCHEMA.of({name: content[name] for name in ("run", "state") if name in content}, str(path)).value, content
 
 
 def train(
-    labels: Path, out: Path, recipe: Recipe | None = None, *, cpu: bool = False, watch: Callable[[Moment], None] = lambda _: None
-) -> Trained:
-    """Train a compressor, or go on with a run that was stopped; the same recipe on a CPU gives the same bits, stopped or not.
+    labels: Path,
+    out: Path,
+    recipe: CompressorRecipe | None = None,
+    *,
+    cpu: bool = False,
+    watch: Callable[[TrainingProgress], None] = lambda _: None,
+) -> TrainingResult:
+    """Train a compressor, or resume a run that was stopped; on a CPU the same recipe gives the same bits, stopped or not.
 
     Under `accelerate launch` the processes share each batch.
 
     Args:
-        labels: folder that `foveate labels` wrote.
-        out: folder for the compressor with the best validation loss so far, the checkpoint, and TensorBoard's logs.
-        recipe: the defaults if not given.
-        cpu: leave accelerators alone.
+        labels: a folder that `foveate labels` wrote.
+        out: the folder for the compressor with the best validation loss so far, the checkpoint, and TensorBoard's logs.
+        recipe: the settings; the defaults if `None`.
+        cpu: do not use accelerators.
         watch: called after every step, on the main process.
 
     Raises:
-        InputError: labels that are missing, too few or not finite, a folder that holds another run, or packages that are not installed.
-        TrainingError: the loss or the weights are not finite any more; what the epochs before gave is kept.
+        InputError: the labels are missing, too few or not finite, the folder holds another run, or packages are not installed.
+        TrainingError: the loss or the weights are no longer finite; the result of earlier epochs is kept.
         BusyError: another run is writing to the folder.
         WriteError: the folder cannot be written.
     """
@@ -188,20 +196,20 @@ def train(
         import tensorboard  # noqa: F401
     except ImportError as error:
         raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
-    return _Run(labels, out, recipe or Recipe(), cpu, watch).run()
+    return _Run(labels, out, recipe or CompressorRecipe(), cpu, watch).run()
 
 
 class _Run:
-    """One process's part of a run."""
+    """One process's share of a run."""
 
-    def __init__(self, labels: Path, out: Path, recipe: Recipe, cpu: bool, watch: Callable[[Moment], None]) -> None:
+    def __init__(self, labels: Path, out: Path, recipe: CompressorRecipe, cpu: bool, watch: Callable[[TrainingProgress], None]) -> None:
         from accelerate import Accelerator
 
         self.recipe, self.out = recipe, out
         self.accelerator = Accelerator(cpu=cpu, log_with="tensorboard", project_dir=str(out))
         self.watch = watch if self.accelerator.is_main_process else lambda _: None
         with self.accelerator.main_process_first():
-            self.labels = Labels(labels, recipe.states)
+            self.labels = LabelDataset(labels, recipe.states)
         self.training, self.validation = self.labels.split(recipe.validation)
         model = self.labels.info.model
         with torch.random.fork_rng(devices=[]):
@@ -211,22 +219,22 @@ class _Run:
         self.optimiser: Any = Adam(self.compressor.parameters(), lr=recipe.rate)
         self.state = _State()
 
-    def run(self) -> Trained:
-        """Epoch after epoch, until all are done or validation gets no better, in a folder that is held."""
+    def run(self) -> TrainingResult:
+        """Run epoch after epoch, until all are done or validation stops improving, in a locked folder."""
         with claimed_by_the_first(self.accelerator, self.out):
             self._resume()
             return self._run()
 
-    def _run(self) -> Trained:
+    def _run(self) -> TrainingResult:
         self.network, self.optimiser = self.accelerator.prepare(self.compressor, self.optimiser)
         while self.state.epoch < self.recipe.epochs and self.state.epoch - self.state.best_epoch < self.recipe.patience:
             self._keep(self._train(), self._validate())
         self._log()
         best = Quality.from_tensor(torch.tensor(self.state.best, dtype=torch.float64))
-        return Trained(self.out, best, self.state.best_epoch, self.state.epoch)
+        return TrainingResult(self.out, best, self.state.best_epoch, self.state.epoch)
 
     def _train(self) -> float:
-        """One epoch; its mean loss."""
+        """Run one epoch and return its mean loss."""
         batches = self._batches()
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         self.network.train()
@@ -237,27 +245,27 @@ class _Run:
                 group["lr"] = self.recipe.rate * _cosine((self.state.epoch + step / len(batches)) / self.recipe.epochs)
             self.optimiser.zero_grad()
             loss = self._loss(rows) * share
-            # Gradients are averaged over the processes, and the batch's loss is a sum over them.
+            # Gradients are averaged over the processes, but the batch's loss is a sum over them.
             self.accelerator.backward(loss * self.accelerator.num_processes)
             self.optimiser.step()
             whole = self.accelerator.reduce(loss.detach())
             total += whole
             if not math.isfinite(reached := float(whole)):
                 raise self._diverged(f"the loss is {reached} in step {step + 1} of {len(batches)}")
-            self.watch(Moment(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
+            self.watch(TrainingProgress(self.state.epoch + 1, self.recipe.epochs, step + 1, len(batches), reached, self._last()))
         return float(total / len(batches))
 
     def _diverged(self, what: str) -> TrainingError:
         kept = f"holds the compressor of epoch {self.state.best_epoch}" if self.state.best_epoch else "holds no compressor yet"
         return TrainingError(
-            f"training stopped in epoch {self.state.epoch + 1}, because {what}; {self.out} {kept}. Take a lower rate than "
+            f"training stopped in epoch {self.state.epoch + 1}, because {what}; {self.out} {kept}. Use a rate below "
             f"{self.recipe.rate}, and another folder"
         )
 
-    def _loss(self, rows: Sequence[Labelled]) -> Tensor:
-        """The sum over some images."""
+    def _loss(self, rows: Sequence[LabelledImage]) -> Tensor:
+        """The sum of the loss over some images."""
         rows = [row.to(self.accelerator.device) for row in rows]
-        predicted = self.network([row.sight for row in rows])
+        predicted = self.network([row.inputs for row in rows])
         return torch.stack([divergence(target(row.relevance), own) for row, own in zip(rows, predicted, strict=True)]).sum()
 
     def _validate(self) -> Quality:
@@ -269,16 +277,16 @@ class _Run:
         with torch.no_grad():
             for place in self._mine(self.validation):
                 row = self.labels[place].to(self.accelerator.device)
-                (predicted,) = self.compressor([row.sight])
+                (predicted,) = self.compressor([row.inputs])
                 total += quality(predicted, row.relevance).to_tensor() if bool(predicted.isfinite().all()) else math.nan
         whole: Tensor = self.accelerator.reduce(total.to(self.accelerator.device))
         found = Quality.from_tensor(whole / len(self.validation))
         if not math.isfinite(found.loss):
-            raise self._diverged(f"the loss of the samples held out is {found.loss}")
+            raise self._diverged(f"the validation loss is {found.loss}")
         return found
 
     def _batches(self) -> list[list[int]]:
-        """Places of each step's images, over all processes."""
+        """The indices of each step's images, over all processes."""
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.state.epoch)
         order = torch.randperm(len(self.training), generator=generator)
         return [[self.training[place] for place in part.tolist()] for part in order.split(self.recipe.batch)]
@@ -290,7 +298,7 @@ class _Run:
         return Quality(**{own.name: self.state.history[-1][own.name] for own in fields(Quality)}) if self.state.history else None
 
     def _keep(self, loss: float, found: Quality) -> None:
-        """After an epoch: the compressor if it is the best so far, then the checkpoint."""
+        """Save after an epoch: the compressor if it is the best so far, then the checkpoint."""
         self.state.epoch += 1
         self.state.history.append({"epoch": self.state.epoch, "training_loss": loss, **found.to_dict()})
         better = not self.state.best or found.loss < self.state.best[0]
@@ -307,7 +315,7 @@ class _Run:
         self._log({"training loss": loss, **found.to_dict()})
 
     def _log(self, figures: dict[str, float] | None = None) -> None:
-        """Give figures to TensorBoard, or end its log; begun late, because its thread prints a traceback where the disk is full."""
+        """Log figures to TensorBoard, or close its log; opened late, because its thread prints a traceback if the disk is full."""
         try:
             if figures is None:
                 self.accelerator.end_training()
@@ -335,7 +343,7 @@ class _Run:
         path = self.out / CHECKPOINT
         if not path.is_file():
             return
-        kept, content = kept_in(path)
+        kept, content = read_checkpoint(path)
         now = self._fingerprint()
         differing = [f"{name} {now[name]} instead of {brief(kept.run.get(name))}" for name in now if now[name] != kept.run.get(name)]
         if differing:
@@ -346,13 +354,13 @@ class _Run:
         try:
             self.compressor.load_state_dict(content["network"])
             self.optimiser.load_state_dict(content["optimiser"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of another shape
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # what torch raises for states of other shapes
             reason = str(error).partition("\n")[0]
-            raise RecordError(f"{path} is damaged: its network or optimiser does not fit ({reason}); {_FORM.remedy}") from error
+            raise RecordError(f"{path} is damaged: its network or optimiser does not match ({reason}); {_SCHEMA.remedy}") from error
         self.state = kept.state
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
+        """What must be unchanged for a run to resume."""
         rows = hashlib.sha256("\n".join(self.labels.ids).encode()).hexdigest()[:16]
         return {**asdict(self.recipe), "images": len(self.labels), "hash of the images' names": rows}
 

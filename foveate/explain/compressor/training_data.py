@@ -1,4 +1,4 @@
-"""Labels as a compressor's training reads them: one image at a time, without holding the folder in memory."""
+"""Labels as training reads them: one image at a time, without loading the folder into memory."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from foveate.errors import InputError
-from foveate.explain.compressor.network import Sight
+from foveate.explain.compressor.network import CompressorInput
 from foveate.explain.labels.label_files import LabelsInfo, read_info, shards
 from foveate.files.records import check_regular
 
-__all__ = ["Labelled", "Labels", "held_out"]
+__all__ = ["LabelledImage", "LabelDataset", "held_out"]
 
 _TWO_NUMBERS = re.compile(r"(.*-\d+)-\d+")
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
-    """One image: what the network sees of it, and the relevance (n,) of its tokens."""
+class LabelledImage:
+    """One image: the network's input, and the relevance (n,) of its tokens."""
 
-    sight: Sight
+    inputs: CompressorInput
     relevance: Tensor
 
-    def to(self, device: torch.device) -> Labelled:
+    def to(self, device: torch.device) -> LabelledImage:
         """The same on another device."""
-        states = self.sight.states
-        sight = Sight(self.sight.attention.to(device), self.sight.parts, None if states is None else states.to(device))
-        return Labelled(sight, self.relevance.to(device))
+        states = self.inputs.states
+        inputs = CompressorInput(self.inputs.attention.to(device), self.inputs.parts, None if states is None else states.to(device))
+        return LabelledImage(inputs, self.relevance.to(device))
 
 
-class Labels(Dataset[Labelled]):
+class LabelDataset(Dataset[LabelledImage]):
     """The rows of a folder of labels; indexing reads one from the disk.
 
     Args:
@@ -45,25 +45,25 @@ class Labels(Dataset[Labelled]):
         states: read the tokens' states too.
 
     Raises:
-        InputError: the folder holds no labels, none that are finished, none with states although they are asked for, or numbers that are
-            not finite: relevance at once, attention and states when their row is read.
+        InputError: the folder holds no labels, no finished shard, no states although they are requested, or numbers that are not finite.
+            Relevance is checked at once, attention and states when their row is read.
     """
 
     def __init__(self, folder: Path, states: bool) -> None:
         self.info: LabelsInfo = read_info(folder)
         if states and not self.info.states:
-            raise InputError(f"the labels in {folder} have no states; make them with `foveate labels --states`, or train without --states")
+            raise InputError(f"the labels in {folder} have no states; make labels with states=True, or train with states=False")
         files = shards(folder)
         if not files:
-            raise InputError(f"{folder} holds no finished shard of labels; let `foveate labels` run on")
+            raise InputError(f"{folder} holds no finished shard of labels; let `foveate labels` continue")
         self._rows: Any = _load(files, ["id", "parts", "relevance", "attention", *(["states"] if states else [])])
         self._states = states
         if not len(self._rows):
-            raise InputError(f"the labels in {folder} hold no image: no sample was answered right, see skipped.jsonl there")
+            raise InputError(f"the labels in {folder} hold no image: no sample was answered correctly, see skipped.jsonl there")
         self._folder = folder
         self.ids: list[str] = self._rows.with_format(None)["id"][:]
-        if len(self[0].sight.attention) != self.info.heads:
-            raise InputError(f"{folder} holds attention of {len(self[0].sight.attention)} heads, and labels.json says {self.info.heads}")
+        if len(self[0].inputs.attention) != self.info.heads:
+            raise InputError(f"{folder} holds attention of {len(self[0].inputs.attention)} heads, and labels.json says {self.info.heads}")
         sums = _sums(self._rows)
         spoiled = next((place for place, total in enumerate(sums) if not math.isfinite(total)), None)
         if spoiled is not None:
@@ -73,7 +73,7 @@ class Labels(Dataset[Labelled]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Labelled:
+    def __getitem__(self, index: int) -> LabelledImage:
         row = self._rows[index]
         relevance = _numbers(row["relevance"], 1)
         parts = tuple((t, h, w) for t, h, w in row["parts"].to_pylist()[0])
@@ -81,19 +81,19 @@ class Labels(Dataset[Labelled]):
         for name, values in read.items():
             if not bool(torch.isfinite(values).all()):
                 raise self._not_finite(name, index)
-        return Labelled(Sight(read["attention"], parts, read.get("states")), relevance.float())
+        return LabelledImage(CompressorInput(read["attention"], parts, read.get("states")), relevance.float())
 
     def _not_finite(self, what: str, place: int) -> InputError:
         return InputError(
-            f"the {what} of {self.ids[place]!r} in {self._folder} is not finite, so nothing can be learned from it; remove the shard that "
-            f"holds it, and make it again with `foveate labels`"
+            f"the {what} of {self.ids[place]!r} in {self._folder} is not finite, so nothing can be learned from it; remove its shard, "
+            f"and make it again with `foveate labels`"
         )
 
     def split(self, share: float) -> tuple[list[int], list[int]]:
-        """Places of the rows to train on, and of those held out, which make about that share; rows without any relevance are in neither.
+        """The indices of the training rows and of the held-out rows, about that share of all; rows without any relevance are in neither.
 
         Raises:
-            InputError: one of them would be empty.
+            InputError: one of the two would be empty.
         """
         kept_out = {place: held_out(name, share) for place, name in enumerate(self.ids) if place not in self._blank}
         training = [place for place, out in kept_out.items() if not out]
@@ -104,10 +104,10 @@ class Labels(Dataset[Labelled]):
 
 
 def held_out(name: str, share: float) -> bool:
-    """Whether a row belongs to those held out, by a hash of its sample: nothing else moves it, more labels neither.
+    """Whether a row is held out, by a hash of its sample: nothing else changes that, not even more labels.
 
-    A row's name is SAMPLE/POSITION. Several images of a sample stay together, and so do samples whose names end in two numbers that differ
-    in the second alone, such as several questions about one scene.
+    A row's name is SAMPLE/POSITION. Several images of a sample stay together, and so do samples whose names end in two numbers and differ
+    only in the second, such as several questions about one scene.
     """
     sample = name.rpartition("/")[0] or name
     several = _TWO_NUMBERS.fullmatch(sample)
@@ -135,7 +135,7 @@ def _sums(rows: Any) -> list[float]:
 
 
 def _numbers(column: Any, dimensions: int) -> Tensor:
-    """A column of one row that holds a list, or a list of lists of one length."""
+    """A one-row column that holds a list, or a list of lists of equal length."""
     values, sizes = column.combine_chunks(), []
     for _ in range(dimensions):
         sizes.append(len(values.flatten()))

@@ -1,4 +1,4 @@
-"""Prompts that were made one by one, brought together so that a model takes them at once."""
+"""Join prompts that were made one by one into batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def joined(prompts: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
     """One mapping for several prompts of one row each, padded on the left.
 
     Args:
-        prompts: what a processor gives, all `alike`.
+        prompts: a processor's output, all `alike`.
         pad: the id of padding.
     """
     first = prompts[0]
@@ -34,12 +34,12 @@ def joined(prompts: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
 
 
 def alike(prompt: Mapping[str, Any]) -> Hashable:
-    """What prompts must share to be joined: which inputs there are, and their shapes but for length and number."""
+    """What prompts must share to be joined: the names of their inputs, and the shapes apart from length and number."""
     return tuple((name, _shape(name, prompt)) for name in sorted(prompt))
 
 
 def in_batches(items: Iterable[tuple[Hashable, T]], size: int) -> Iterator[list[T]]:
-    """Neighbours with equal keys, at most `size` together, in their order."""
+    """Consecutive items with equal keys, at most `size` at a time, in order."""
     batch: list[T] = []
     last: Hashable = None
     for key, item in items:
@@ -53,7 +53,7 @@ def in_batches(items: Iterable[tuple[Hashable, T]], size: int) -> Iterator[list[
 
 
 def _runs_along(name: str, prompt: Mapping[str, Any]) -> bool:
-    """Whether an input has one entry for each token: the mask, token types."""
+    """Whether an input has one entry per token, such as the mask or token types."""
     value = prompt[name]
     return isinstance(value, Tensor) and not value.is_floating_point() and value.shape == prompt["input_ids"].shape
 

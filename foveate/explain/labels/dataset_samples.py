@@ -1,4 +1,4 @@
-"""Samples out of a data set: from the Hugging Face hub, a folder, a Parquet or JSON-lines file, or a folder of images."""
+"""Samples from a data set: on the Hugging Face hub, in a folder, a Parquet or JSON-lines file, or a folder of images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import datasets
 
 from foveate.errors import InputError
 from foveate.explain.labels.pictures import read_pictures, read_video
-from foveate.explain.labels.samples import Sample
+from foveate.explain.labels.samples import LabelSample
 
 __all__ = ["Columns", "DatasetSamples", "open_dataset"]
 
 _FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".ndjson": "json"}
 _SAVED = ("state.json", "dataset_dict.json")
-"""What `save_to_disk` leaves in a folder."""
+"""Files by which a folder written by `save_to_disk` is recognised."""
 
 _USUAL = {"image": ("image", "images"), "video": ("video", "videos"), "question": ("question",), "answer": ("answer", "answers")}
 _OPTIONAL = ("image", "video", "answer")
@@ -28,7 +28,7 @@ _OPTIONAL = ("image", "video", "answer")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; `None` means the usual name, and nothing where there is none.
+    """The names of the columns; `None` means the usual name, or no column if the data set has none of that name.
 
     Attributes:
         image: one picture or a list of pictures.
@@ -48,20 +48,20 @@ class DatasetSamples:
 
     Args:
         data: the rows.
-        origin: what the data are called, and the folder that relative paths start from.
-        columns: which column holds what.
-        limit: use so many rows only.
-        seed: shuffle with this seed before; `None` keeps the order.
+        origin: the name of the data, and the folder that relative paths start from.
+        columns: the names of the columns.
+        limit: use only this many rows.
+        seed: shuffle with this seed first; `None` keeps the order.
         frames: how many frames of a video are shown.
 
     Raises:
-        InputError: a column is not there, or there is no row.
+        InputError: a column is missing, or there is no row.
     """
 
     def __init__(
         self,
         data: datasets.Dataset,
-        origin: Origin,
+        origin: DataOrigin,
         columns: Columns,
         *,
         limit: int | None = None,
@@ -73,7 +73,7 @@ class DatasetSamples:
         order = data.shuffle(seed=seed) if seed is not None else data
         self._data = _undecoded(order.select(range(min(limit, len(order)))) if limit is not None else order)
         if not len(self._data):
-            raise InputError(f"{origin.name} has no rows; name a data set, or a --split, with samples in it")
+            raise InputError(f"{origin.name} has no rows; name a data set or a split that has some")
         self._origin, self._seed, self._frames = origin, seed, frames
 
     def __len__(self) -> int:
@@ -83,26 +83,26 @@ class DatasetSamples:
         """The row's number, after shuffling."""
         return f"{index:09d}"
 
-    def read(self, index: int) -> Sample:
+    def read(self, index: int) -> LabelSample:
         """Decode one row."""
         row = self._data[index]
         names = self._columns
         question = row[names.question]
         if not isinstance(question, str) or not question.strip():
-            raise InputError(f"the question is {'empty' if isinstance(question, str) else f'no text but {question!r:.60}'}")
+            raise InputError(f"the question is {'empty' if isinstance(question, str) else f'not a text but {question!r:.60}'}")
         references = _references(row[names.answer]) if names.answer else ()
         image, video = (row[column] if column else None for column in (names.image, names.video))
         if image is not None and video is not None:
             raise InputError("there are both an image and a video; a sample is about one of them")
         if video is not None:
             shown = read_video(video, self._frames, self._origin.folder)
-            return Sample(question.strip(), shown.images, references, shown)
+            return LabelSample(question.strip(), shown.images, references, shown)
         if image is None:
             raise InputError("there is no image")
-        return Sample(question.strip(), read_pictures(image, self._origin.folder), references)
+        return LabelSample(question.strip(), read_pictures(image, self._origin.folder), references)
 
     def describe(self) -> Mapping[str, Any]:
-        """Where the rows come from, and a hash over their texts."""
+        """The origin of the rows, and a hash over their texts."""
         columns = {f"{kind} column": column for kind, column in vars(self._columns).items()}
         frames = {"frames": self._frames} if self._columns.video else {}
         order = {"data": self._origin.name, "split": self._origin.split, "seed": self._seed, "samples": len(self)}
@@ -117,21 +117,21 @@ class DatasetSamples:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where data come from: their name, the folder that relative paths start from, and the split."""
+class DataOrigin:
+    """The origin of data: their name, the folder that relative paths start from, and the split."""
 
     name: str
     folder: Path
     split: str
 
 
-def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[datasets.Dataset, Origin]:
-    """Open what a user names.
+def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[datasets.Dataset, DataOrigin]:
+    """Open the data set that a user names.
 
     Args:
         name: a Parquet or JSON-lines file, a folder (of such files, of images with `metadata.jsonl`, or written by
             `save_to_disk`), or an id on the Hugging Face hub.
-        split: which part of it; a single file is `train`.
+        split: which split; a single file has only `train`.
         subset: which configuration of a data set on the hub.
 
     Raises:
@@ -143,11 +143,11 @@ def open_dataset(name: str, split: str, subset: str | None = None) -> tuple[data
         raise InputError(f"no such data: {name}; name a data set on the hub, a folder, or a file ending in {', '.join(_FILES)}")
     try:
         data = _load(name, path, split, subset)
-    except Exception as error:  # loaders raise anything, from a parser's error to one of the network
+    except Exception as error:  # loaders raise anything, from parser errors to network errors
         reason = str(error.__cause__ or error).strip().splitlines()
         raise InputError(f"cannot read the data {name!r}: {reason[0] if reason else type(error).__name__}") from error
     folder = path if path.is_dir() else path.parent
-    return data, Origin(name, folder.resolve() if path.exists() else Path.cwd(), split)
+    return data, DataOrigin(name, folder.resolve() if path.exists() else Path.cwd(), split)
 
 
 def _load(name: str, path: Path, split: str, subset: str | None) -> datasets.Dataset:
@@ -175,14 +175,16 @@ def _find(asked: Columns, there: list[str], name: str) -> Columns:
             missing = wanted or usual[0]
             near = difflib.get_close_matches(missing, there, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"{name} has no column {missing!r}: {hint}it has {', '.join(there)}; name yours with --{kind}-column")
+            raise InputError(f"{name} has no column {missing!r}: {hint}it has {', '.join(there)}; name your {kind} column (Columns.{kind})")
     if found["image"] is None and found["video"] is None:
-        raise InputError(f"{name} has neither an image nor a video column; it has {', '.join(there)}; name yours with --image-column")
+        raise InputError(
+            f"{name} has neither an image nor a video column; it has {', '.join(there)}; name your image column (Columns.image)"
+        )
     return Columns(**found)
 
 
 def _undecoded(data: datasets.Dataset) -> datasets.Dataset:
-    """With pictures and videos as they are stored, so that a damaged one spoils its own sample only."""
+    """The data with pictures and videos left encoded, so that a damaged one spoils only its own sample."""
     return data.cast(datasets.Features({name: _raw(feature) for name, feature in data.features.items()}))
 
 

@@ -1,9 +1,9 @@
-"""What a folder of labels holds: Parquet shards that `datasets` reads, `labels.json` beside them, and `skipped.jsonl`.
+"""The files of a folder of labels: Parquet shards that `datasets` reads, `labels.json` and `skipped.jsonl`.
 
     datasets.load_dataset("parquet", data_files="LABELS/*.parquet", split="train")
 
-A shard is complete or not there: it is written under another name and renamed. What became of every sample that gave no row
-stands in the shard's own footer and so commits with it; `labels.json` and `skipped.jsonl` can be made again from the shards.
+A shard is complete or absent: it is written under another name and renamed. The shard's footer lists the samples that gave no row, so
+both are committed together; `labels.json` and `skipped.jsonl` can be rebuilt from the shards.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from numpy.typing import NDArray
 
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import InputError
-from foveate.files.records import ANYTHING, Count, Form, check_regular
+from foveate.files.records import ANYTHING, Count, RecordSchema, check_regular
 from foveate.files.writing import whole, write_whole
 
 __all__ = [
-    "FORMAT",
+    "LABELS_FORMAT",
     "INFO",
     "SKIPPED",
     "Counts",
     "LabelRow",
     "LabelsInfo",
-    "Outcome",
+    "ShardSummary",
     "ShardWriter",
     "Skipped",
-    "outcome",
+    "read_summary",
     "read_info",
     "schema",
     "shard_path",
@@ -44,10 +44,10 @@ __all__ = [
     "write_info",
 ]
 
-FORMAT = 1
+LABELS_FORMAT = 1
 INFO, SKIPPED = "labels.json", "skipped.jsonl"
 
-_OUTCOME = "foveate"
+_FOOTER_KEY = "foveate"
 _BUFFER_BYTES = 64 * 2**20
 _ROW: list[tuple[str, pa.DataType, bool]] = [
     ("id", pa.string(), False),
@@ -67,21 +67,21 @@ _STATES = ("states", pa.list_(pa.list_(pa.float16())), False)
 
 @dataclass(frozen=True, eq=False)
 class LabelRow:
-    """What is known of one image (or video) of one sample.
+    """The label of one image (or video) of one sample.
 
     Attributes:
-        id: of sample and image, `SAMPLE/POSITION`; the same in every run over the same data.
-        question: as it was asked.
-        answer: the model's own.
-        reference: the acceptable answers, joined by " | "; `None` where the data have none.
+        id: sample and image, `SAMPLE/POSITION`; the same in every run over the same data.
+        question: as asked.
+        answer: the model's answer.
+        reference: the acceptable answers, joined by " | "; `None` if the data have none.
         kind: "image" or "video".
-        grid: (t, h, w); (1, 1, n) where there are several parts.
+        grid: (t, h, w); (1, 1, n) if there are several parts.
         parts: (t, h, w) of each part.
         relevance: (n,) float32, averaged over the answer's tokens.
-        attention: (heads, n) float16, of the question's tokens to each visual token in decoder layer 0, averaged over the former.
+        attention: (heads, n) float16, attention to each visual token in decoder layer 0, averaged over the question's tokens.
         answer_tokens: how many tokens the answer has.
         correct: whether the answer matches a reference; `None` without one.
-        states: (n, d) float16, the visual tokens at the language model's input, if they were asked for.
+        states: (n, d) float16, the visual tokens at the language model's input, if requested.
     """
 
     id: str
@@ -108,7 +108,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the samples: asked = kept + wrong + skipped; `rows` is one per image of a kept sample."""
+    """How many samples gave what: asked = kept + wrong + skipped; a kept sample has one row per image."""
 
     asked: Count = 0
     kept: Count = 0
@@ -121,8 +121,8 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What the footer of a shard says about its samples."""
+class ShardSummary:
+    """What the footer of a shard says about its samples: how many were kept, and the names of the others."""
 
     counts: Counts
     wrong: tuple[str, ...] = ()
@@ -131,17 +131,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class LabelsInfo:
-    """How labels were made; `labels.json`.
+    """How labels were made: the content of `labels.json`.
 
     Attributes:
         model: which model they belong to.
-        name: what that model was called.
-        target: what relevance is the relevance of: "logit" or "log_probability".
+        name: the model's name or folder.
+        target: the quantity that relevance explains: "logit" or "log_probability".
         gradients: whether attention was weighted by gradients.
         states: whether rows have `states`.
-        data: what was asked: source, split, columns, how many samples, a hash over their texts.
+        data: the questions: source, split, columns, number of samples, a hash over their texts.
         choice: how answers were made and matched.
-        shards: how many there are when all is done.
+        shards: how many there will be when all is done.
         versions: of the packages that made them.
         counts: over all shards; `None` until all is done.
     """
@@ -164,7 +164,7 @@ class LabelsInfo:
 
     @property
     def layers(self) -> int:
-        """Decoder layers, over which relevance was followed."""
+        """Decoder layers that relevance was traced through."""
         return self.model.layers
 
     @property
@@ -174,19 +174,19 @@ class LabelsInfo:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": LABELS_FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelsInfo:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: it is none, or of a format that this version does not read; the message names the key.
+            RecordError: `data` does not match, or has a format that this version does not read; the message names the key.
         """
-        return _INFO_FORM.of(dict(data), "this dictionary").value
+        return _INFO_SCHEMA.of(dict(data), "this dictionary").value
 
     def differences(self, other: LabelsInfo) -> list[str]:
-        """In what another run differs that must not differ within one folder, as `name ours instead of theirs`."""
+        """The settings that differ from another run's although one folder needs equal ones, as `name ours instead of theirs`."""
         ours, theirs = _settings(self), _settings(other)
         found = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
         model = [f"model's {text}" for text in self.model.differences(other.model)]
@@ -194,8 +194,10 @@ class LabelsInfo:
 
 
 _REMEDY = "make the labels again with `foveate labels`"
-_INFO_FORM: Form[LabelsInfo] = Form("a record of labels", LabelsInfo, {"format": FORMAT}, _REMEDY)
-_OUTCOME_FORM: Form[Outcome] = Form("a shard of labels", Outcome, remedy="remove it, and the same command makes it again")
+_INFO_SCHEMA: RecordSchema[LabelsInfo] = RecordSchema("a record of labels", LabelsInfo, {"format": LABELS_FORMAT}, _REMEDY)
+_SUMMARY_SCHEMA: RecordSchema[ShardSummary] = RecordSchema(
+    "a shard of labels", ShardSummary, remedy="remove it, and the same command makes it again"
+)
 
 
 def read_info(folder: str | Path) -> LabelsInfo:
@@ -203,12 +205,12 @@ def read_info(folder: str | Path) -> LabelsInfo:
 
     Raises:
         InputError: the folder has no labels.
-        RecordError: their record is damaged, or of another format.
+        RecordError: their record is damaged, or in another format.
     """
     path = Path(folder) / INFO
     if not path.is_file():
         raise InputError(f"{folder} holds no labels (there is no {INFO}); name a folder that `foveate labels` wrote")
-    return _INFO_FORM.read(path).value
+    return _INFO_SCHEMA.read(path).value
 
 
 def write_info(folder: Path, info: LabelsInfo) -> None:
@@ -222,7 +224,7 @@ def shards(folder: str | Path) -> list[Path]:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where the shard of that number is, or will be."""
+    """The path of a shard, by its number."""
     return folder / f"shard-{number:05d}.parquet"
 
 
@@ -231,29 +233,30 @@ def schema(states: bool) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=optional) for name, kind, optional in [*_ROW, *([_STATES] if states else [])]])
 
 
-def outcome(path: Path) -> Outcome:
-    """What became of the samples of a shard, from its footer.
+def read_summary(path: Path) -> ShardSummary:
+    """The summary in a shard's footer.
 
     Raises:
-        RecordError: the file is no shard of labels.
+        RecordError: the file is not a shard of labels.
     """
     check_regular(path)
     try:
-        footer = (parquet.read_metadata(path).metadata or {})[_OUTCOME.encode()]
+        footer = (parquet.read_metadata(path).metadata or {})[_FOOTER_KEY.encode()]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _OUTCOME_FORM.refusal(str(path), f"it has no footer that says so ({error})") from error
-    return _OUTCOME_FORM.parse(footer, str(path)).value
+        raise _SUMMARY_SCHEMA.refusal(str(path), f"it does not have its footer ({error})") from error
+    return _SUMMARY_SCHEMA.parse(footer, str(path)).value
 
 
 class ShardWriter:
-    """Writes one shard. As a context manager it appears under its name at the end, and not at all after an error.
-
-    It raises `WriteError` where the shard cannot be written.
+    """Writes one shard. As a context manager: the file appears under its name at the end, and not at all after an error.
 
     Args:
-        folder: of the labels.
-        number: of the shard.
+        folder: the folder of the labels.
+        number: the number of the shard.
         states: whether rows have states.
+
+    Raises:
+        WriteError: the shard cannot be written.
     """
 
     def __init__(self, folder: Path, number: int, *, states: bool) -> None:
@@ -281,19 +284,19 @@ class ShardWriter:
             self._flush()
 
     def answered_wrong(self, sample: str) -> None:
-        """Note a sample that gives no label because the model does not know it."""
+        """Record a sample that gives no label because the model answered it wrong."""
         self._counts += Counts(asked=1, wrong=1)
         self._wrong.append(sample)
 
     def skip(self, sample: str, reason: str) -> None:
-        """Note a sample that could not be used."""
+        """Record a sample that could not be used."""
         self._counts += Counts(asked=1, skipped=1)
         self._skipped.append(Skipped(sample, reason))
 
     @property
-    def outcome(self) -> Outcome:
-        """What became of the samples so far."""
-        return Outcome(self._counts, tuple(self._wrong), tuple(self._skipped))
+    def summary(self) -> ShardSummary:
+        """The summary of the samples so far."""
+        return ShardSummary(self._counts, tuple(self._wrong), tuple(self._skipped))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._opened:
@@ -301,10 +304,10 @@ class ShardWriter:
                 if error is not None:
                     raise error
                 self._flush()
-                self._writer.add_key_value_metadata({_OUTCOME: json.dumps(asdict(self.outcome), ensure_ascii=False)})
+                self._writer.add_key_value_metadata({_FOOTER_KEY: json.dumps(asdict(self.summary), ensure_ascii=False)})
                 self._writer.close()
             finally:
-                self._writer.is_open = False  # else it would try again when it is collected
+                self._writer.is_open = False  # else it would try again when it is garbage-collected
 
     def _flush(self) -> None:
         if self._rows:
@@ -313,7 +316,7 @@ class ShardWriter:
 
 
 def _settings(info: LabelsInfo) -> dict[str, Any]:
-    """What runs that share a folder must have in common beside the model, as JSON would give it back."""
+    """The settings that runs in one folder must share, apart from the model, as they would be after a round trip through JSON."""
     own = {"target": info.target, "gradients": info.gradients, "states": info.states, "shards": info.shards}
     return ANYTHING.of({**info.data, **info.choice, **own}, "the settings of these labels").raw
 
@@ -323,7 +326,7 @@ def _table(rows: Sequence[LabelRow], columns: pa.Schema) -> pa.Table:
 
 
 def _column(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values as an Arrow array; arrays of numbers are not turned into Python lists, which would take minutes."""
+    """Values as an Arrow array; numeric arrays do not become Python lists, which would take minutes."""
     if name not in ("relevance", "attention", "states"):
         return pa.array([list(map(list, value)) if name == "parts" else value for value in values], kind)
     flat = pa.array(np.concatenate([value.ravel() for value in values]))

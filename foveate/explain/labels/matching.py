@@ -1,4 +1,4 @@
-"""Whether an answer is right: `matches`, after normalisation as question-answering benchmarks do it."""
+"""Decide whether an answer is correct: `matches`, with the normalisation of question-answering benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 __all__ = ["Match", "matches", "normalised"]
 
 Match = Literal["exact", "contains"]
-"""Whether the whole answer must be a reference, or the words of one must occur in it side by side."""
+"""Whether the whole answer must equal a reference, or must contain the words of one in a row."""
 
 _ARTICLES = {"a", "an", "the"}
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
@@ -18,9 +18,9 @@ _IN_NUMBERS = re.compile(r"(?<=\d)[.,:/](?=\d)|(?<!\w)-(?=\d)")
 
 
 def normalised(text: str) -> str:
-    """Lower case, one space between words, no articles, no punctuation but the percent sign and what belongs to a number.
+    """Lower case, single spaces, no articles, no punctuation except percent signs and what belongs to a number.
 
-    A text of articles alone keeps them: "A" may be the right choice of several.
+    A text of articles alone keeps them: "A" may be the right choice among several.
     """
     text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
     numeric = {mark.start() for mark in _IN_NUMBERS.finditer(text)}
@@ -36,8 +36,8 @@ def matches(answer: str, references: Iterable[str], how: Match) -> bool:
     """Whether an answer is one of the acceptable ones, or contains one.
 
     Args:
-        answer: what the model said.
-        references: any of them will do.
+        answer: the model's answer.
+        references: the acceptable answers.
         how: see `Match`.
     """
     said = normalised(answer)

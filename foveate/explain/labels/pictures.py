@@ -1,4 +1,4 @@
-"""Pictures and videos as data sets hold them: embedded bytes, paths, decoded pictures, or arrays."""
+"""Read pictures and videos in the forms that data sets hold: embedded bytes, paths, decoded pictures, or arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from foveate.video import Frames, read_frames
 
 __all__ = ["read_pictures", "read_video"]
 
-_SECONDS_PER_FRAME = 1.0  # of an array of frames, which does not say
+_SECONDS_PER_FRAME = 1.0  # for an array of frames, which has no frame rate
 
 
 def read_pictures(value: Any, folder: Path) -> tuple[Image.Image, ...]:
@@ -26,19 +26,19 @@ def read_pictures(value: Any, folder: Path) -> tuple[Image.Image, ...]:
         folder: where relative paths start.
 
     Raises:
-        InputError: there is no picture, or one cannot be read.
+        InputError: there is no picture, or one of them cannot be read.
     """
     given = [value] if _is_one(value) else _listed(value, "image")
     return tuple(_picture(one, folder) for one in given)
 
 
 def read_video(value: Any, frames: int, folder: Path) -> Frames:
-    """Frames at even distances in time.
+    """Evenly spaced frames of a video.
 
     Args:
         value: a path, `{"bytes": ..., "path": ...}` of a video file, or a list or array of frames, each as `read_pictures` takes it;
-            these are taken to be a second apart.
-        frames: how many, at most.
+            these are assumed to be one second apart.
+        frames: the most frames.
         folder: where relative paths start.
 
     Raises:
@@ -66,7 +66,7 @@ def _embedded_video(value: dict[str, Any], frames: int, folder: Path) -> Frames:
             raise InputError("there is no video: neither bytes nor a path")
         return read_frames(_resolved(path, folder), frames)
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(f"a video holds {type(data).__name__} in the place of a file's bytes")
+        raise InputError(f"a video holds {type(data).__name__} where the bytes of a file belong")
     with tempfile.TemporaryDirectory() as there:  # the reader opens a file several times
         file = Path(there) / "video"
         file.write_bytes(data)
@@ -124,5 +124,5 @@ def _pixels(value: Any) -> np.ndarray:
 def _resolved(path: str | Path, folder: Path) -> Path:
     try:
         return folder / Path(path).expanduser()
-    except RuntimeError as error:  # the home of nobody
+    except RuntimeError as error:  # a home folder of an unknown user
         raise InputError(f"cannot look at {str(path)!r:.200}: {error}") from error

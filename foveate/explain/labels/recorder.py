@@ -13,7 +13,7 @@ __all__ = ["Recorder"]
 
 @dataclass(frozen=True)
 class Recorder(Method):
-    """Changes nothing: it stands at the language model's input, where labels are read."""
+    """Changes nothing: it runs at the language model's input, where labels are read."""
 
     keep: int | float = 1.0
     layer: int = 0
@@ -21,7 +21,7 @@ class Recorder(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What labels hold of the signals."""
+        """The signals that labels hold."""
         return frozenset({"head_attention"})
 
     def plan(self, view: View) -> Plan:

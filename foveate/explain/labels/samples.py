@@ -1,4 +1,4 @@
-"""What is asked: `Sample`, one question about pictures or a video, and `Source`, where samples come from."""
+"""What is asked: `LabelSample`, one question about pictures or a video, and `SampleSource`, where samples come from."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from PIL import Image
 
 from foveate.video import Frames
 
-__all__ = ["Sample", "Source"]
+__all__ = ["LabelSample", "SampleSource"]
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelSample:
     """One question.
 
     Attributes:
-        question: without surrounding space, not empty.
-        pictures: upright RGB, at least one; the frames of a video.
-        references: acceptable answers; none where the data have none.
-        video: where the pictures come from, if that is a video.
+        question: not empty, without surrounding space.
+        pictures: upright RGB, at least one; for a video, its frames.
+        references: acceptable answers; empty if the data have none.
+        video: the video that the pictures come from, if any.
     """
 
     question: str
@@ -30,21 +30,21 @@ class Sample:
     video: Frames | None = field(default=None, repr=False)
 
 
-class Source(Protocol):
-    """A numbered list of samples: the same number is the same sample in every process and every run."""
+class SampleSource(Protocol):
+    """A numbered list of samples: a number means the same sample in every process and every run."""
 
     def __len__(self) -> int:
         """How many samples there are."""
 
     def name(self, index: int) -> str:
-        """What sample `index` is called, in the order of the numbers when sorted."""
+        """The name of sample `index`; sorted names are in the order of the numbers."""
 
-    def read(self, index: int) -> Sample:
-        """Sample `index`.
+    def read(self, index: int) -> LabelSample:
+        """Read sample `index`.
 
         Raises:
-            InputError: it cannot be used; the message is the reason.
+            InputError: the sample cannot be used; the message is the reason.
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """What a later run must share to go on with this one's work, JSON-able."""
+        """What a later run must share to resume this one, JSON-serialisable."""

@@ -10,53 +10,53 @@ from typing import Any
 
 from foveate.demo.scenes import VERSION, Scene, scene
 from foveate.errors import InputError
-from foveate.explain.labels.samples import Sample
+from foveate.explain.labels.samples import LabelSample
 
 __all__ = ["SceneSamples"]
 
-LIMIT = 4000
-"""Questions, unless a number is given."""
+DEFAULT_LIMIT = 4000
+"""The default number of questions."""
 
 
 class SceneSamples:
-    """All questions of every kind about training scenes, one scene after the other. Held-out scenes are never touched.
+    """All questions of every kind about training scenes, one scene after the other. Held-out scenes are never used.
 
     Args:
         limit: how many questions.
-        first: number of the first scene.
+        first: the number of the first scene.
 
     Raises:
-        InputError: scikit-learn, which carries the photographs behind the scenes, is not installed.
+        InputError: scikit-learn, which ships the background photographs, is not installed.
     """
 
     def __init__(self, limit: int | None = None, first: int | None = None) -> None:
-        self._limit, self._first = limit or LIMIT, first or 0
+        self._limit, self._first = limit or DEFAULT_LIMIT, first or 0
         try:
             self._ends = self._count()
         except ImportError as error:
-            raise InputError(f"drawing scenes needs scikit-learn, which is not there ({error}): pip install 'foveate[demo]'") from error
+            raise InputError(f"drawing scenes needs scikit-learn, which is not installed ({error}): pip install 'foveate[demo]'") from error
 
     def __len__(self) -> int:
         return self._limit
 
     def name(self, index: int) -> str:
-        """Scene and question by their numbers."""
+        """The numbers of the scene and of the question."""
         number, question = self._place(index)
         return f"scene-{number:07d}-{question:02d}"
 
-    def read(self, index: int) -> Sample:
-        """One question; those about one scene share its picture."""
+    def read(self, index: int) -> LabelSample:
+        """Read one question; questions about one scene share its picture."""
         number, question = self._place(index)
         drawn = _scene(number)
         asked = drawn.questions[question]
-        return Sample(asked.text, (drawn.image,), (asked.answer,))
+        return LabelSample(asked.text, (drawn.image,), (asked.answer,))
 
     def describe(self) -> Mapping[str, Any]:
         """Which scenes, of which version."""
         return {"data": "scenes", "split": "train", "version of the scenes": VERSION, "first scene": self._first, "samples": self._limit}
 
     def _count(self) -> list[int]:
-        """Up to which question each scene goes; only drawing it tells how many questions it offers."""
+        """The number of the last question of each scene; only drawing a scene shows how many it has."""
         counts: list[int] = []
         total = 0
         while total < self._limit:

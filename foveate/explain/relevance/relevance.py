@@ -16,13 +16,13 @@ from foveate.engine.surroundings import check_not_compiled, unwrapped
 from foveate.errors import HandleError, InputError, OptionError, UnsupportedModelError
 from foveate.explain.relevance.result import ImageRelevance, Relevance, Target
 from foveate.explain.relevance.sequences import answers_of, checked_answers, checked_inputs, laid_out
-from foveate.explain.relevance.trace import Call, recorded, walk_attention, walk_back
+from foveate.explain.relevance.trace import LayerCall, recorded, walk_attention, walk_back
 from foveate.families import Family, ImageTokens, family_of
 
 __all__ = ["relevance"]
 
 _TOGETHER = 4
-"""Answer tokens that share one walk back through the layers; each costs about five states (b, n, d) of memory."""
+"""Answer tokens that share one walk back through the layers; each takes the memory of about five states (b, n, d)."""
 
 
 def relevance(
@@ -35,36 +35,36 @@ def relevance(
     max_new_tokens: int = 32,
     block: int | None = None,
 ) -> Relevance:
-    """Tell how much each visual token of a prompt mattered to each token of the answer.
+    """Compute how much each visual token of a prompt mattered to each token of the answer.
 
     For every answer token y: R = I; layer by layer R = R + E[(A * dy/dA)^+] R, with A the layer's attention and E the mean over
-    heads; the relevance is row p of R, p being the position that predicts y, at the visual columns. Answer tokens before y
-    are part of the sequence. No map is ever stored.
+    heads. The relevance is row p of R at the visual columns, where p is the position that predicts y. Answer tokens before y are part of
+    the sequence. No map is ever stored.
 
-    Time: one forward of prompt and answer, then per group of four answer tokens one more forward and per token one backward
-    pass. Rows of a batch share all passes, so many samples go fastest together. On a CPU an answer of one token took 1.1 to 1.3 times
-    as long as a plain checkpointed backward pass, one of four 2.2 to 2.6 times. Memory grows linearly with the length, and was 0.6 to
-    0.9 of that pass's (docs/explainability.md).
+    Time: one forward pass over prompt and answer, then one more forward pass per group of four answer tokens, and one backward pass per
+    token. Rows of a batch share all passes, so many samples are fastest together. On a CPU an answer of one token took 1.1 to 1.3 times
+    as long as a plain checkpointed backward pass, and one of four tokens 2.2 to 2.6 times. Memory grows linearly with the length, and was
+    0.6 to 0.9 of that pass's (docs/explainability.md).
 
     Args:
         model: a loaded transformers model of a known family (see `foveate.families`), with or without a PEFT wrapper. Its weights get
-            no gradients; it is left as it was.
+            no gradients, and it is left unchanged.
         inputs: the processor's mapping: input_ids (b, s), attention_mask, pixel_values, ...; left or right padding.
-        answer: token ids, one sequence per row; the model's own greedy answers if `None`.
-        target: what is explained of each answer token: its "logit" or its "log_probability".
-        gradients: weight attention by its gradient, as in the formula above; otherwise R = R + E[A] R, which does not depend on the answer
-            but for its length.
-        max_new_tokens: longest answer that the model gives by itself.
-        block: query rows of attention that are handled at once; by default as many as make 1 MiB of weights on a CPU and 64 MiB on an
-            accelerator, but at least 32.
+        answer: token ids, one sequence per row; the model's greedy answers if `None`.
+        target: the quantity to explain of each answer token: its "logit" or its "log_probability".
+        gradients: weight attention by its gradient, as in the formula above; otherwise R = R + E[A] R, which depends on the answer only
+            by its length.
+        max_new_tokens: longest answer that the model may generate.
+        block: query rows of attention per block; by default as many as make 1 MiB of weights on a CPU and 64 MiB on an accelerator, and
+            at least 32.
 
     Returns:
-        per image the relevance of its tokens for each answer token, and the answers.
+        the relevance of each image's tokens for each answer token, and the answers.
 
     Raises:
         UnsupportedModelError: no family covers this model, or its attention is not a softmax over all keys.
-        HandleError: the model's visual tokens are being compressed; remove the handle first.
-        InputError: inputs without images, or that are no processor's; an answer that is none; logits or relevance that are not finite.
+        HandleError: the model is compressed; remove the handle first.
+        InputError: the inputs have no image, or are not a processor's output; the answer is invalid; logits or relevance are not finite.
         OptionError: an option outside its range.
     """
     _check_options(target, max_new_tokens, block)
@@ -94,12 +94,12 @@ def _explained(
     gradients: bool,
     block: int | None,
 ) -> tuple[list[list[ImageTokens]], Tensor]:
-    """The images of each row, and the relevance (t, b, n) of every position; rows with shorter answers have no meaning behind them."""
+    """The images of each row, and the relevance (t, b, n) of every position; entries beyond the end of a row's answer are meaningless."""
     device = forced["input_ids"].device
     ends = forced["attention_mask"].sum(1)
     first = ends - torch.tensor([len(answer) for answer in answers], device=device) - 1  # predicts the answer's first token
     longest = max(map(len, answers))
-    # Behind its end a shorter answer repeats its last place; those rows are thrown away.
+    # Past its end a shorter answer repeats its last position; those rows are discarded.
     places = torch.minimum(first[:, None] + torch.arange(longest, device=device), ends[:, None] - 2)
     columns, index = places.unique(return_inverse=True)
     images, logits, calls = _forward(model, family, attentions, forced, columns)
@@ -116,17 +116,19 @@ def _explained(
 
 def _forward(
     model: nn.Module, family: Family, attentions: Sequence[nn.Module], forced: dict[str, Any], columns: Tensor
-) -> tuple[list[list[ImageTokens]], Tensor, list[Call]]:
+) -> tuple[list[list[ImageTokens]], Tensor, list[LayerCall]]:
     """The images of each row, the logits (b, c, v) at some columns, and the layers' calls."""
     encoders = Encoders(model, family, frozenset())
     encoders.enter()
     try:
         with recorded(family.layers(model), attentions) as calls:
             logits: Tensor = model(**forced, use_cache=False, logits_to_keep=columns).logits
-            if logits.shape[1] != len(columns):  # some models pass that over
+            if logits.shape[1] != len(columns):  # some models ignore that
                 logits = logits[:, columns]
         if len(calls) != len(attentions):
-            raise UnsupportedModelError(f"{len(calls)} calls of {len(attentions)} decoder layers were seen; relevance needs one of each")
+            raise UnsupportedModelError(
+                f"{len(calls)} calls of {len(attentions)} decoder layers were seen; relevance needs exactly one per layer"
+            )
         seen, _ = encoders.seen(forced.get("mm_encoder_outputs"))
         images = family.images(model, forced["input_ids"].cpu(), seen)
     finally:
@@ -135,7 +137,7 @@ def _forward(
 
 
 def _values(logits: Tensor, index: Tensor, answers: Sequence[Tensor], target: Target) -> list[Tensor]:
-    """Per answer token the value to explain, summed over the rows, which do not depend on each other."""
+    """The value to explain per answer token, summed over the rows, which do not depend on each other."""
     own = logits.gather(1, index[:, :, None].expand(-1, -1, logits.shape[-1])).float()
     if not bool(own.detach().isfinite().any(-1).all()) or bool(own.detach().isnan().any()):
         raise InputError("the model's logits for this answer are not numbers; check the pixels, or load the model in bfloat16 or float32")
@@ -157,7 +159,7 @@ def _by_image(images: Sequence[Sequence[ImageTokens]], relevance: Tensor, answer
 
 def _finite(relevance: Tensor) -> Tensor:
     if not bool(relevance.isfinite().all()):
-        raise InputError("the relevance is not finite: gradients overflow in this precision; load the model in bfloat16 or float32")
+        raise InputError("the relevance is not finite, because gradients overflow in this precision; load the model in bfloat16 or float32")
     return relevance
 
 
@@ -179,15 +181,15 @@ def _checked_attentions(model: nn.Module, family: Family) -> list[nn.Module]:
         raise UnsupportedModelError(f"the decoder has layers of type {', '.join(sorted(kinds))}; relevance needs softmax attention in all")
     if any(parameter.is_meta for layer in family.layers(model) for parameter in layer.parameters()):
         raise UnsupportedModelError(
-            "some decoder layers are offloaded, and their weights are gone when the backward pass needs them; load the model on devices "
-            "that hold all of it"
+            "some decoder layers are offloaded, so their weights are gone when the backward pass needs them; load the model on devices "
+            "that can hold all of it"
         )
     return [family.attention(layer) for layer in family.layers(model)]
 
 
 @contextmanager
 def _at_rest(model: nn.Module) -> Iterator[None]:
-    """No dropout, no gradients of weights, and gradients of everything else, wherever the caller stands; the model is left as it was."""
+    """No dropout, no gradients of weights, and gradients of everything else, whatever the caller set; the model is restored afterwards."""
     training = [module for module in model.modules() if module.training]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -204,7 +206,7 @@ def _at_rest(model: nn.Module) -> Iterator[None]:
 
 
 def _own_answers(model: Any, given: dict[str, Any], max_new_tokens: int) -> tuple[Tensor, ...]:
-    """What the model answers greedily, whatever its generation settings."""
+    """The model's greedy answers, whatever its generation settings."""
     none = [torch.zeros(0, dtype=torch.long)] * len(given["input_ids"])
     prompts = laid_out(given, none, "left", _padding(model))
     with torch.no_grad():

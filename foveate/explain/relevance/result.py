@@ -1,4 +1,4 @@
-"""How much each visual token of a prompt mattered to an answer: `Relevance`, which goes to JSON and back."""
+"""How much each visual token of a prompt mattered to an answer: `Relevance`, which can be saved as JSON and loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import FailFast, Field
 from torch import Tensor
 
-from foveate.files.records import Amount, Count, Form
+from foveate.files.records import Amount, Count, RecordSchema
 from foveate.files.report_form import GRID_CELLS
 from foveate.files.report_form import Grid as GridRecord
 from foveate.files.writing import write_whole
@@ -20,10 +20,10 @@ from foveate.view import Grid
 
 __all__ = ["ImageRelevance", "Relevance", "Target"]
 
-FORMAT = 1
+RELEVANCE_FORMAT = 1
 
 Target = Literal["logit", "log_probability"]
-"""What is explained of each answer token."""
+"""The quantity that is explained for each answer token."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class _RelevanceRecord:
     images: Annotated[list[_ImageRecord], FailFast()]
 
 
-_FORM: Form[_RelevanceRecord] = Form(
-    "a foveate relevance", _RelevanceRecord, {"format": FORMAT}, "save one with Relevance.save", limit=2**29
+_SCHEMA: RecordSchema[_RelevanceRecord] = RecordSchema(
+    "a foveate relevance", _RelevanceRecord, {"format": RELEVANCE_FORMAT}, "save one with Relevance.save", limit=2**29
 )
-_IMAGE: Form[_ImageRecord] = Form("a foveate relevance", _ImageRecord, limit=_FORM.limit)
+_IMAGE: RecordSchema[_ImageRecord] = RecordSchema("a foveate relevance", _ImageRecord, limit=_SCHEMA.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +60,10 @@ class ImageRelevance:
 
     Attributes:
         row: row of the batch.
-        position: the image's place among the images of its row.
-        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) where there are several parts.
-        tokens: (a, n) float32 on the CPU, not negative: one row per token of the row's answer, columns in the order of the visual tokens,
-            which is row-major over the grid. The unit is that of the target; only ratios within an answer token mean something.
+        position: the image's index among the images of its row.
+        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) if there are several parts.
+        tokens: (a, n) float32 on the CPU, not negative: one row per answer token, columns in the order of the visual tokens, which is
+            row-major over the grid. The unit is that of the target; only ratios within an answer token are meaningful.
         parts: (t, h, w) of each part of an image that is shown as several crops, in the order of its tokens; `(grid,)` unless given.
         kind: "image" or "video".
     """
@@ -87,11 +87,11 @@ class ImageRelevance:
         return self.tokens.mean(0)
 
     def map(self, token: int | None = None) -> Tensor:
-        """The relevance on the grid (t, h, w): for one token of the answer, or averaged over all of them."""
+        """The relevance on the grid (t, h, w): for one answer token, or averaged over all of them."""
         return self._of(token).view(self.grid)
 
     def maps(self, token: int | None = None) -> tuple[Tensor, ...]:
-        """As `map`, one (t, h, w) per part of an image that is shown as several crops."""
+        """Like `map`, with one (t, h, w) per part of an image that is shown as several crops."""
         sizes = [math.prod(part) for part in self.parts]
         return tuple(values.view(part) for values, part in zip(self._of(token).split(sizes), self.parts, strict=True))
 
@@ -114,7 +114,7 @@ class ImageRelevance:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: if `data` is none, or its grid, parts and tokens contradict each other; the message names the key.
+            RecordError: if `data` does not match, or its grid, parts and tokens contradict each other; the message names the key.
         """
         return cls._made(_IMAGE.of(data, "the relevance of an image").value, "the relevance of an image", "")
 
@@ -122,10 +122,10 @@ class ImageRelevance:
     def _made(cls, found: _ImageRecord, where: str, key: str) -> ImageRelevance:
         cells = math.prod(found.grid)
         if sum(math.prod(part) for part in found.parts) != cells:
-            raise _FORM.refusal(where, f"{key}parts do not have the {cells} cells of grid {'x'.join(map(str, found.grid))}")
+            raise _SCHEMA.refusal(where, f"{key}parts do not have the {cells} cells of grid {'x'.join(map(str, found.grid))}")
         wrong = next((number for number, values in enumerate(found.tokens) if len(values) != cells), None)
         if wrong is not None:
-            raise _FORM.refusal(
+            raise _SCHEMA.refusal(
                 where, f"{key}tokens[{wrong}] should have {cells} numbers, one for each cell, not {len(found.tokens[wrong])}"
             )
         tokens = torch.tensor(found.tokens, dtype=torch.float32).view(len(found.tokens), cells)
@@ -134,13 +134,13 @@ class ImageRelevance:
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """What the visual tokens of a batch contributed to its answers.
+    """How much the visual tokens of a batch mattered to its answers.
 
     Attributes:
         images: one entry per image, in the order of rows and prompts.
-        answers: per row (a,) long on the CPU, the token ids that were explained, without end of sequence and padding.
-        target: what was explained of each answer token.
-        gradients: whether attention was weighted by its gradient; without, it is attention alone.
+        answers: per row (a,) long on the CPU: the token ids that were explained, without end of sequence and padding.
+        target: the quantity that was explained of each answer token.
+        gradients: whether attention was weighted by its gradient, or is attention alone.
     """
 
     images: tuple[ImageRelevance, ...]
@@ -151,7 +151,7 @@ class Relevance:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings."""
         return {
-            "format": FORMAT,
+            "format": RELEVANCE_FORMAT,
             "target": self.target,
             "gradients": self.gradients,
             "answers": [answer.tolist() for answer in self.answers],
@@ -163,10 +163,10 @@ class Relevance:
         return json.dumps(self.to_dict())
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, which is there whole or not at all.
+        """Write `to_json` to a file, whole or not at all.
 
         Raises:
-            WriteError: it cannot be written; what was there is as it was.
+            WriteError: it cannot be written; what was there before is unchanged.
         """
         write_whole(path, self.to_json())
 
@@ -175,37 +175,37 @@ class Relevance:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: if `data` is not a relevance of a format that this version reads, or contradicts itself.
+            RecordError: if `data` is not a relevance in a format that this version reads, or contradicts itself.
         """
-        return cls._made(_FORM.of(data, "this dictionary").value, "this dictionary")
+        return cls._made(_SCHEMA.of(data, "this dictionary").value, "this dictionary")
 
     @classmethod
     def from_json(cls, text: str) -> Relevance:
         """The inverse of `to_json`.
 
         Raises:
-            RecordError: as `from_dict`, or `text` is no JSON.
+            RecordError: as in `from_dict`, or `text` is not JSON.
         """
-        return cls._made(_FORM.parse(text, "this text").value, "this text")
+        return cls._made(_SCHEMA.parse(text, "this text").value, "this text")
 
     @classmethod
     def load(cls, path: str | Path) -> Relevance:
         """Read what `save` wrote.
 
         Raises:
-            RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or too large.
+            RecordError: as in `from_json`, or the file is missing, cannot be read, is not a regular file, or is too large.
         """
-        document = _FORM.read(path)
+        document = _SCHEMA.read(path)
         return cls._made(document.value, document.where)
 
     @classmethod
     def _made(cls, found: _RelevanceRecord, where: str) -> Relevance:
         for number, image in enumerate(found.images):
             if image.row >= len(found.answers):
-                raise _FORM.refusal(where, f"images[{number}].row is {image.row}, but there are {len(found.answers)} answers")
+                raise _SCHEMA.refusal(where, f"images[{number}].row is {image.row}, but there are {len(found.answers)} answers")
             if len(image.tokens) != len(found.answers[image.row]):
                 expected = f"one for each token of answers[{image.row}]"
-                raise _FORM.refusal(
+                raise _SCHEMA.refusal(
                     where, f"images[{number}].tokens should have {len(found.answers[image.row])} rows, {expected}, not {len(image.tokens)}"
                 )
         images = tuple(ImageRelevance._made(image, where, f"images[{number}].") for number, image in enumerate(found.images))

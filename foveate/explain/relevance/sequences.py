@@ -1,4 +1,4 @@
-"""Prompts with their answers behind them, laid out anew for a model's forward."""
+"""Lay out prompts with their answers for a model's forward pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from foveate.errors import InputError
 __all__ = ["answers_of", "checked_answers", "checked_inputs", "laid_out"]
 
 _REFUSED = {
-    "inputs_embeds": "they do not tell which tokens are visual; pass input_ids",
-    "position_ids": "the model makes its own; leave them out",
+    "inputs_embeds": "they do not show which tokens are visual; pass input_ids",
+    "position_ids": "the model makes its own; omit them",
     "labels": "the answer is what is explained; pass it as answer=",
-    **dict.fromkeys(CACHE_NAMES, "relevance needs the whole prompt; leave the cache out"),
+    **dict.fromkeys(CACHE_NAMES, "relevance needs the whole prompt; omit the cache"),
 }
 
 
@@ -25,12 +25,12 @@ def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The processor's mapping as a dictionary, with an attention mask.
 
     Raises:
-        InputError: it is not what a processor gives.
+        InputError: it is not a processor's output.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     for name, reason in _REFUSED.items():
         if name in given:
-            raise InputError(f"relevance takes the inputs as the processor gives them, without {name}: {reason}")
+            raise InputError(f"relevance takes the processor's output without {name}: {reason}")
     ids = given.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel():
         raise InputError(f"input_ids must be a tensor (batch, length) with something in it; got {_shape(ids)}")
@@ -44,16 +44,16 @@ def checked_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def laid_out(inputs: Mapping[str, Any], answers: Sequence[Tensor], side: Literal["left", "right"], pad: int) -> dict[str, Any]:
-    """The prompts without their padding, each with its answer behind it, padded anew.
+    """Remove the padding of prompts, append each row's answer, and pad again.
 
     Args:
         inputs: see `checked_inputs`.
         answers: (a,) long per row, may be empty.
-        side: where rows that are shorter than others are padded.
-        pad: the id of padding.
+        side: the side on which shorter rows are padded.
+        pad: the padding id.
 
     Returns:
-        the inputs; what stands beside input_ids token by token (the mask, token types) goes along.
+        the inputs; whatever has one entry per token of input_ids (the mask, token types) is laid out likewise.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
     along = [name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == ids.shape and name != "pixel_values"]
@@ -65,11 +65,11 @@ def laid_out(inputs: Mapping[str, Any], answers: Sequence[Tensor], side: Literal
     for row, answer in enumerate(answers):
         first = width - int(lengths[row]) if side == "left" else 0
         prompt = int(mask[row].sum())
-        behind = slice(first + prompt, first + prompt + len(answer))
+        following = slice(first + prompt, first + prompt + len(answer))
         for name in along:
             result[name][row, first : first + prompt] = inputs[name][row, mask[row]]
-        result["input_ids"][row, behind] = answer.to(ids.device)
-        result["attention_mask"][row, behind] = 1
+        result["input_ids"][row, following] = answer.to(ids.device)
+        result["attention_mask"][row, following] = 1
     return result
 
 
@@ -79,11 +79,11 @@ def checked_answers(given: Any, rows: int, vocabulary: int, placeholders: Sequen
     Args:
         given: token ids, one sequence per row.
         rows: of the batch.
-        vocabulary: ids that the model knows, from 0 on.
+        vocabulary: how many ids the model knows, from 0.
         placeholders: ids that stand for images.
 
     Raises:
-        InputError: a row is missing, empty, or has an id that is no word.
+        InputError: a row is missing, empty, or has an id that is not text.
     """
     try:
         answers = tuple(torch.as_tensor(answer, dtype=torch.long).detach().cpu() for answer in given)
@@ -94,7 +94,7 @@ def checked_answers(given: Any, rows: int, vocabulary: int, placeholders: Sequen
         raise InputError(f"answer must be one sequence of token ids per row, {rows} in all; got {len(answers)} of shapes {shapes}")
     for row, answer in enumerate(answers):
         if not answer.numel():
-            raise InputError(f"the answer of row {row} is empty, so there is nothing to explain; give it a token, or leave the row out")
+            raise InputError(f"the answer of row {row} is empty, so there is nothing to explain; give it a token, or omit the row")
         wrong = answer[(answer < 0) | (answer >= vocabulary)].tolist()
         if wrong:
             raise InputError(f"the answer of row {row} has token id {wrong[0]}, but this model's vocabulary is 0..{vocabulary - 1}")
@@ -105,7 +105,7 @@ def checked_answers(given: Any, rows: int, vocabulary: int, placeholders: Sequen
 
 
 def answers_of(generated: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
-    """The rows of what `generate` added, (b, a), up to the end of sequence; on the CPU."""
+    """The rows of what `generate` added (b, a), up to the end of sequence, on the CPU."""
     rows = []
     for row in generated.cpu():
         stops = torch.isin(row, torch.tensor(ends, dtype=torch.long)).nonzero().flatten()

@@ -1,9 +1,9 @@
-"""One forward pass whose layers are recorded by their inputs alone, and the walk back through them.
+"""Record a forward pass by the inputs of its layers alone, and walk back through it.
 
-Each layer runs without a graph; its output starts a new one. On the way back a layer is run again from its input, this time
-with a graph, which is cut at the attention: the gradient of the attention's output is collected there, and the attention's
-own backward pass is `foveate.explain.relevance.blocks`. So memory holds the layers' inputs and one layer's activations, whatever lies
-between two layers takes part in the gradient, and several targets share one recomputation of a layer and of its attention.
+Each layer runs without a graph, and its output starts a new one. On the way back each layer runs again from its input, this time with a
+graph that is cut at the attention: the gradient of the attention's output is collected there, and `foveate.explain.relevance.blocks` does
+the attention's own backward pass. So memory holds the layers' inputs and one layer's activations, whatever lies between two layers takes
+part in the gradient, and several targets share one recomputation of a layer and its attention.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from torch import Tensor, nn
 from foveate.engine.signals.attention import Probe, RowsRead
 from foveate.engine.standins import StandIns
 from foveate.errors import UnsupportedModelError
-from foveate.explain.relevance.blocks import Attended, Gradients, attention_backward, attention_output, attention_relevance
+from foveate.explain.relevance.blocks import AttentionInputs, InputGradients, attention_backward, attention_output, attention_relevance
 
-__all__ = ["Call", "recorded", "walk_attention", "walk_back"]
+__all__ = ["LayerCall", "recorded", "walk_attention", "walk_back"]
 
 _TOLERANCE = 1e-2
-"""How far an attention's output may be from its formula, as a share of its largest value; in low precision more."""
+"""How far an attention's output may deviate from the formula, as a share of its largest value; more in low precision."""
 
 
 @dataclass
-class Call:
+class LayerCall:
     """One layer's call in the forward pass.
 
     Attributes:
         forward: the layer's own forward.
         attention: its attention module.
-        states: (b, n, d), what it was given, with the graph of what lies between the layers.
-        args: further arguments.
-        kwargs: arguments by name.
-        output: (b, n, d), what it gave, as the start of a new graph.
+        states: (b, n, d), its input, with the graph of what lies between the layers.
+        args: further positional arguments.
+        kwargs: keyword arguments.
+        output: (b, n, d), its output, as the start of a new graph.
     """
 
     forward: Callable[..., Any]
@@ -55,14 +55,14 @@ class Call:
 
 
 @contextmanager
-def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[list[Call]]:
+def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> Iterator[list[LayerCall]]:
     """Record the calls of decoder layers that this thread makes, in order.
 
     Args:
-        layers: whose first argument is the hidden states.
+        layers: their first argument is the hidden states.
         attentions: their attention modules.
     """
-    calls: list[Call] = []
+    calls: list[LayerCall] = []
     stand_ins = [StandIns(layer) for layer in layers]
     try:
         for attention, stand_in in zip(attentions, stand_ins, strict=True):
@@ -73,24 +73,24 @@ def recorded(layers: Sequence[nn.Module], attentions: Sequence[nn.Module]) -> It
             stand_in.remove()
 
 
-def walk_back(calls: list[Call], targets: Sequence[Tensor], relevance: Tensor, *, block: int | None, keep: bool = False) -> Tensor:
-    """Relevance at the first layer's entry, with gradients.
+def walk_back(calls: list[LayerCall], targets: Sequence[Tensor], relevance: Tensor, *, block: int | None, keep: bool = False) -> Tensor:
+    """Relevance at the input of the first layer, with gradients.
 
     Args:
-        calls: what `recorded` gave; emptied on the way to free memory, unless `keep`.
+        calls: what `recorded` returned; emptied on the way to free memory, unless `keep`.
         targets: t scalars, computed from the last layer's output.
         relevance: (t, b, n), one-hot rows at the positions that the targets are predicted from.
-        block: query rows at once; see `foveate.relevance`.
+        block: query rows per block; see `foveate.relevance`.
         keep: leave the calls and the targets' graph in place for another walk.
 
     Returns:
         (t, b, n)
 
     Raises:
-        UnsupportedModelError: a layer's attention is not what the formula says, or the targets have no graph.
+        UnsupportedModelError: a layer's attention does not follow the formula, or the targets have no graph.
     """
     if not all(target.requires_grad for target in targets):
-        raise UnsupportedModelError("the logits do not depend on the decoder's layers by a graph; the model detaches them somewhere")
+        raise UnsupportedModelError("no graph connects the logits with the decoder's layers; the model detaches them somewhere")
     pending: list[dict[int, Tensor]] = [{} for _ in targets]
     for number, target in enumerate(targets):
         _spread(pending[number], calls, target, None, keep or number + 1 < len(targets))
@@ -105,8 +105,8 @@ def walk_back(calls: list[Call], targets: Sequence[Tensor], relevance: Tensor, *
     return relevance
 
 
-def walk_attention(calls: Sequence[Call], relevance: Tensor, *, block: int | None) -> Tensor:
-    """As `walk_back`, by attention alone: each layer runs again up to its attention, without a graph."""
+def walk_attention(calls: Sequence[LayerCall], relevance: Tensor, *, block: int | None) -> Tensor:
+    """Like `walk_back`, by attention alone: each layer runs again up to its attention, without a graph."""
     for index in reversed(range(len(calls))):
         call = calls[index]
         capture = _Capture(call.attention, index, ahead=True)
@@ -121,12 +121,12 @@ def walk_attention(calls: Sequence[Call], relevance: Tensor, *, block: int | Non
 
 
 class _Capture(Probe):
-    """Cuts the graph at one attention module's output, and keeps what it was called with."""
+    """Cuts the graph at one attention module's output, and keeps the module's arguments."""
 
     def __init__(self, module: nn.Module, index: int, *, ahead: bool = False) -> None:
         super().__init__(module)
         self.index, self.ahead = index, ahead
-        self.attended: Attended | None = None
+        self.attended: AttentionInputs | None = None
         self.output: Tensor | None = None
 
     def attend(
@@ -134,12 +134,12 @@ class _Capture(Probe):
     ) -> tuple[Tensor, Tensor | None]:
         if mask is not None and not isinstance(mask, Tensor):
             raise UnsupportedModelError(
-                f"attention kernel {self.implementation!r} is given a {type(mask).__name__} as mask, which relevance cannot read; "
+                f"attention kernel {self.implementation!r} has a {type(mask).__name__} as its mask, which relevance cannot read; "
                 "load the model with attn_implementation='sdpa'"
             )
         if self.attended is not None:
             raise UnsupportedModelError(f"decoder layer {self.index} calls its attention more than once; relevance needs one map per layer")
-        self.attended = Attended(query, key, value, mask, {"causal": _is_causal(module, options), **options})
+        self.attended = AttentionInputs(query, key, value, mask, {"causal": _is_causal(module, options), **options})
         if self.ahead:
             raise RowsRead
         with torch.no_grad():
@@ -147,8 +147,8 @@ class _Capture(Probe):
         self.output = output.detach().requires_grad_()
         return self.output, weights
 
-    def seen(self) -> Attended:
-        """What the attention was called with."""
+    def seen(self) -> AttentionInputs:
+        """The attention's arguments."""
         if self.attended is None:
             raise UnsupportedModelError(
                 f"the attention of decoder layer {self.index} ({type(self._module).__name__}) does not go through transformers' "
@@ -157,8 +157,8 @@ class _Capture(Probe):
         return self.attended
 
 
-def _layer_back(index: int, call: Call, arrived: list[Tensor], relevance: Tensor, block: int | None) -> tuple[Tensor, list[Tensor]]:
-    """Relevance before one layer, and per target the gradient of its input; none where nothing before it needs one."""
+def _layer_back(index: int, call: LayerCall, arrived: list[Tensor], relevance: Tensor, block: int | None) -> tuple[Tensor, list[Tensor]]:
+    """Relevance before one layer, and the gradient of its input per target; none if nothing before it needs one."""
     goes_on = call.states.requires_grad
     states = call.states.detach().requires_grad_(goes_on)
     capture = _Capture(call.attention, index)
@@ -183,12 +183,12 @@ def _layer_back(index: int, call: Call, arrived: list[Tensor], relevance: Tensor
     ]
 
 
-def _like(gradients: Gradients, entrances: Sequence[Tensor]) -> list[Tensor]:
+def _like(gradients: InputGradients, entrances: Sequence[Tensor]) -> list[Tensor]:
     return [own.to(at.dtype) for own, at in zip((gradients.query, gradients.key, gradients.value), entrances, strict=True)]
 
 
-def _spread(pending: dict[int, Tensor], calls: Sequence[Call], value: Tensor, gradient: Tensor | None, retain: bool) -> None:
-    """Carry a gradient from the entry of a layer, or from a target, back to the outputs of the layers that it was made from."""
+def _spread(pending: dict[int, Tensor], calls: Sequence[LayerCall], value: Tensor, gradient: Tensor | None, retain: bool) -> None:
+    """Carry a gradient from the input of a layer, or from a target, back to the outputs of the layers that it was computed from."""
     found: Sequence[Tensor | None]
     if calls and value is calls[-1].output:
         found = [*[None] * (len(calls) - 1), gradient]
@@ -201,8 +201,8 @@ def _spread(pending: dict[int, Tensor], calls: Sequence[Call], value: Tensor, gr
             pending[index] = pending[index] + own if index in pending else own
 
 
-def _check_formula(index: int, attended: Attended, output: Tensor, relevance: Tensor) -> None:
-    """See that the kernel computes what the formula says, at the rows that the targets are predicted from."""
+def _check_formula(index: int, attended: AttentionInputs, output: Tensor, relevance: Tensor) -> None:
+    """Check that the kernel follows the formula, at the rows that the targets are predicted from."""
     rows = relevance.argmax(-1).T
     with torch.no_grad():
         expected = attention_output(attended, rows)
@@ -211,24 +211,24 @@ def _check_formula(index: int, attended: Attended, output: Tensor, relevance: Te
         if bool((actual - expected).abs().max() > tolerance * expected.abs().max()):
             raise UnsupportedModelError(
                 f"the attention of decoder layer {index} is not softmax(q k^T) v: the kernel's output differs by "
-                f"{float((actual - expected).abs().max()):.3g}; relevance knows scaling, caps, windows and masks, no sinks or biases"
+                f"{float((actual - expected).abs().max()):.3g}; relevance knows scaling, caps, windows and masks, but no sinks or biases"
             )
 
 
 def _record(
-    calls: list[Call], attention: nn.Module, thread: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any
+    calls: list[LayerCall], attention: nn.Module, thread: int, forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any
 ) -> Any:
     if threading.get_ident() != thread:
         return forward(hidden_states, *args, **kwargs)
     with torch.no_grad():
         given = forward(hidden_states, *args, **kwargs)
     output = _states(given).detach().requires_grad_()
-    calls.append(Call(forward, attention, hidden_states, args, kwargs, output))
+    calls.append(LayerCall(forward, attention, hidden_states, args, kwargs, output))
     return (output, *given[1:]) if isinstance(given, tuple) else output
 
 
 def _states(output: Any) -> Tensor:
-    """A layer's hidden states, which some return beside others."""
+    """A layer's hidden states, which some layers return together with other values."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states
 

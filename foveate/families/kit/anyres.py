@@ -1,6 +1,6 @@
-"""Pictures of any shape as LLaVA-NeXT and its kin show them: a small whole, then tiles joined to one unpadded rectangle.
+"""Pictures of any shape as LLaVA-NeXT and similar models show them: a small whole picture, then tiles joined to an unpadded rectangle.
 
-The rectangle has a newline embedding behind each row. Newlines share the image's placeholder token, and they are not content.
+The rectangle has a newline embedding after each row. Newlines share the image's placeholder token, and they are not content.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from transformers.image_processing_utils import select_best_resolution
 from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
 from foveate.families.kit.layout import Encoding, Layout
 from foveate.families.kit.processors import check_resizing, entries, known_processor, squeezed
-from foveate.families.kit.regions import Region, Regions, Request, Span, placed
+from foveate.families.kit.regions import Region, RegionRequest, Regions, Span, placed
 from foveate.families.kit.towers import CLASS_TOKENS
 from foveate.view import Grid
 
-__all__ = ["Picture", "check_class_token", "layouts", "regions", "side", "spatial_size"]
+__all__ = ["Tiling", "check_class_token", "layouts", "regions", "side", "spatial_size"]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What becomes of one picture.
+class Tiling:
+    """How one picture is divided into tiles.
 
     Attributes:
         side: rows and columns of patches in the whole picture and in each tile.
-        tiles: (rows, columns) of tiles; `None` for a picture that is shown whole only.
-        crop: (top, left, rows, columns) of the joined tiles that remain once padding is taken away.
-        size: (rows, columns) that the rest is scaled to.
+        tiles: (rows, columns) of tiles; `None` for a picture that is shown only whole.
+        crop: (top, left, rows, columns) of the joined tiles that remain once padding is removed.
+        size: (rows, columns) that the remainder is scaled to.
     """
 
     side: int
@@ -43,13 +43,13 @@ class Picture:
     size: tuple[int, int] = (0, 0)
 
     def layout(self) -> Layout:
-        """Whole and rectangle as parts, newlines left out; the whole alone if nothing is left of the rectangle."""
+        """The whole picture and the rectangle as parts, without newlines; only the whole picture if nothing is left of the rectangle."""
         whole: Grid = (1, self.side, self.side)
         first = self.side**2
         if self.tiles is None:
             return Layout((whole,), torch.arange(first), first + 1)
         rows, columns = self.size
-        if not rows * columns:  # so far from square that not one row, or column, of patches is without padding: newlines alone
+        if not rows * columns:  # so far from square that every row, or column, of patches has padding: only newlines remain
             return Layout((whole,), torch.arange(first), first + rows * (columns + 1))
         rectangle = torch.arange(rows * (columns + 1)).view(rows, columns + 1)[:, :columns].flatten()
         content = torch.cat([torch.arange(first), rectangle + first])
@@ -61,7 +61,7 @@ class Picture:
         return self.side**2 * (1 if self.tiles is None else 1 + self.tiles[0] * self.tiles[1])
 
     def fold(self, values: Tensor) -> Tensor:
-        """Values (patches, c) of the tower in the order of content (n, c)."""
+        """Values (patches, c) in the tower's order, rearranged to the order of content (n, c)."""
         whole, rest = values.split([self.side**2, values.shape[0] - self.side**2])
         if self.tiles is None or not math.prod(self.size):
             return whole
@@ -73,14 +73,14 @@ class Picture:
         return torch.cat([whole, kept.flatten(0, 1)])
 
 
-def spatial_size(config: Any, height: int, width: int, *, most: int | None = None) -> Picture:
-    """What becomes of a picture of `height` x `width` pixels.
+def spatial_size(config: Any, height: int, width: int, *, most: int | None = None) -> Tiling:
+    """The tiling of a picture of `height` x `width` pixels.
 
     Args:
         config: the model's configuration.
         height: pixels of the picture before any processing.
         width: likewise.
-        most: how many times the whole picture's patches the rectangle may have before it is scaled down; `None`: any.
+        most: how many times as many patches as the whole picture the rectangle may have before it is scaled down; `None`: no limit.
     """
     pixels, patches = config.vision_config.image_size, side(config)
     best = select_best_resolution((height, width), config.image_grid_pinpoints)
@@ -96,35 +96,35 @@ def spatial_size(config: Any, height: int, width: int, *, most: int | None = Non
     size = (rows, columns)
     if most is not None:
         ratio = math.sqrt(rows * columns / (most * patches**2))
-        # The tower's features are scaled only where they are clearly too many.
+        # The tower's features are scaled only if there are clearly too many.
         size = (int(rows // ratio), int(columns // ratio)) if ratio > 1.1 else size
-    return Picture(patches, tiles, (top, left, rows, columns), size)
+    return Tiling(patches, tiles, (top, left, rows, columns), size)
 
 
 def side(config: Any) -> int:
-    """Rows, and columns, of patches in one tile."""
+    """Rows (and columns) of patches in one tile."""
     patches: int = config.vision_config.image_size // config.vision_config.patch_size
     return patches
 
 
-def layouts(pictures: Sequence[Picture], seen: Encoding) -> list[Layout]:
-    """Layouts of all pictures of one call, held against the features that came out.
+def layouts(pictures: Sequence[Tiling], seen: Encoding) -> list[Layout]:
+    """Layouts of all pictures of one call, checked against the features that it returned.
 
     Raises:
-        InputError: the model made another number of features.
+        InputError: the model returned another number of features.
     """
     found = [picture.layout() for picture in pictures]
     expected = tuple(layout.placeholders for layout in found)
     if expected != seen.lengths:
         raise InputError(
             f"image_sizes and the configuration say {list(expected)} features per image, but the model made {list(seen.lengths)}; "
-            f"use image_grid_pinpoints, image_size and patch_size that belong together, and the model's own feature selection"
+            f"use matching image_grid_pinpoints, image_size and patch_size, and the model's own feature selection"
         )
     return found
 
 
 def check_class_token(config: Any) -> None:
-    """Refuse a tower whose patches do not form squares.
+    """Refuse a tower whose patches do not form a square.
 
     Raises:
         UnsupportedModelError: an unknown tower, or a class token among the patches.
@@ -139,13 +139,13 @@ def check_class_token(config: Any) -> None:
         )
 
 
-def regions(request: Request, picture: Picture, *processors: str) -> Regions:
-    """Where the whole and the rectangle of a picture lie in it.
+def regions(request: RegionRequest, picture: Tiling, *processors: str) -> Regions:
+    """Where the whole and the rectangle lie in a picture.
 
     Args:
-        request: what is asked for.
-        picture: what becomes of it in the model.
-        processors: classes of image processors that are known.
+        request: the request.
+        picture: the picture's tiling in the model.
+        processors: the known classes of image processors.
 
     Raises:
         UnsupportedError: the processor cuts its tiles in a way that is not known.
@@ -159,28 +159,28 @@ def regions(request: Request, picture: Picture, *processors: str) -> Regions:
         return (whole,)
     if [list(point) for point in settings.image_grid_pinpoints] != [list(point) for point in request.config.image_grid_pinpoints]:
         raise UnsupportedError(
-            "the processor and the model's configuration differ in image_grid_pinpoints, so tiles do not lie as the model thinks"
+            "the processor and the model's configuration differ in image_grid_pinpoints, so tiles do not lie where the model expects them"
         )
     return (replace(whole, shows="whole"), replace(_rectangle(request, picture, pixels, patch), shows="crop"))
 
 
 def _tile(settings: Any) -> int:
-    """Pixels of a tile's side, and of the whole's."""
+    """Side in pixels of a tile, and of the whole picture."""
     check_resizing(settings)
     size = entries(settings.size)
     crop = entries(settings.crop_size) if settings.crop_size and settings.do_center_crop else size
     sides = {*size.values(), *crop.values()}
     if len(sides) != 1:
-        raise UnsupportedError(f"{type(settings).__name__} makes tiles of {size} and cuts {crop} out of them; known are equal sides")
+        raise UnsupportedError(f"{type(settings).__name__} makes tiles of {size} and cuts {crop} out of them; only equal sides are known")
     return int(sides.pop())
 
 
-def _rectangle(request: Request, picture: Picture, pixels: int, patch: int) -> Region:
-    """The joined tiles without their padding, in which the picture lies in its own shape."""
+def _rectangle(request: RegionRequest, picture: Tiling, pixels: int, patch: int) -> Region:
+    """The joined tiles without their padding, in which the picture keeps its aspect ratio."""
     assert picture.tiles is not None
     width, height = request.size
     down, across = (count * pixels for count in picture.tiles)
-    # As transformers resizes: the side that fits last is rounded up.
+    # As transformers resizes: the side that does not fill the canvas is rounded up.
     if across / width < down / height:
         made = (across, min(math.ceil(height * across / width), down))
     else:
@@ -193,7 +193,7 @@ def _rectangle(request: Request, picture: Picture, pixels: int, patch: int) -> R
 
 
 def _patches(first: int, patches: int, count: int, side: int, pixels: int, patch: int) -> list[Span]:
-    """`count` tokens over the patches from `first` on as pixels of the joined tiles, of which a tower may not see the last ones."""
+    """`count` tokens over the patches from `first`, in pixels of the joined tiles; a tower may not see the last pixels of a tile."""
 
     def edge(place: float, tile: int) -> float:
         return tile * pixels + (place - tile * side) * patch

@@ -1,4 +1,4 @@
-"""What the recorded call of a vision encoder tells about its images."""
+"""What the recorded call of a vision encoder reveals about its images."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ def argument(seen: Encoding, name: str) -> Any:
     """An argument of the encoder's call.
 
     Raises:
-        InputError: it is not there, because the features were made before `compress` or elsewhere.
+        InputError: it is missing, because the features were made before `compress` or elsewhere.
     """
     value = seen.arguments.get(name)
     if value is None:
         raise InputError(
-            f"the {seen.kind}'s {name} is not known, so it cannot be told which of its tokens stand where; pass {name} and the "
+            f"the {seen.kind}'s {name} is not known, so the positions of its tokens are not known either; pass {name} and the "
             f"pixels to the model while the handle is in place, not features that were computed earlier"
         )
     return value
 
 
 def clips(seen: Encoding) -> tuple[int, int]:
-    """How many videos a call encoded, and of how many frames each.
+    """How many videos a call encoded, and how many frames each has.
 
     Raises:
         InputError: the pixels are not known.
     """
-    # Older transformers call them as they call an image's.
+    # Older versions of transformers name them like those of an image.
     name = "pixel_values" if "pixel_values" in seen.arguments else "pixel_values_videos"
     videos, frames = argument(seen, name).shape[:2]
     return int(videos), int(frames)
 
 
 def check_encoded(wanted: int, seen: Sequence[Encoding]) -> None:
-    """Hold the placeholders that were read off the prompt against the features that were made for them.
+    """Compare the number of placeholders in the prompt with the number of features made for them.
 
     Raises:
-        InputError: there are more or fewer.
+        InputError: the numbers differ.
     """
     made = sum(sum(call.lengths) for call in seen)
     if wanted != made:
@@ -55,13 +55,13 @@ def check_encoded(wanted: int, seen: Sequence[Encoding]) -> None:
 
 
 def blocks(values: Tensor, rows: int, columns: int, side: int) -> Tensor:
-    """Values (crops * rows * columns, c) of grids of patches as (crops, tokens, side * side, c), tokens of `side` x `side` patches each."""
+    """Rearrange patch values (crops * rows * columns, c) to (crops, tokens, side * side, c), with `side` x `side` patches per token."""
     squares = values.view(-1, rows // side, side, columns // side, side, values.shape[-1])
     return squares.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def rows_of_patches(seen: Encoding, pixels: int) -> list[Layout]:
-    """The layout of each picture of a call, whose tokens are `pixels` x `pixels` wide; `image_sizes` are those after resizing.
+    """The layout of each picture of a call, with tokens of `pixels` x `pixels`; `image_sizes` are those after resizing.
 
     Raises:
         InputError: the sizes are not known.
@@ -70,7 +70,7 @@ def rows_of_patches(seen: Encoding, pixels: int) -> list[Layout]:
 
 
 def fold_rows_of_patches(signal: str, values: Tensor, seen: Encoding, patch: int, merge: int = 1) -> list[Tensor]:
-    """See `Family.fold`; patches of `patch` pixels, `merge` x `merge` of which become one token.
+    """See `Family.fold`; each token is made of `merge` x `merge` patches of `patch` pixels.
 
     Raises:
         InputError: the sizes are not known.
@@ -79,7 +79,7 @@ def fold_rows_of_patches(signal: str, values: Tensor, seen: Encoding, patch: int
     found = []
     for part, (rows, columns) in zip(values.split([rows * columns for rows, columns in sizes]), sizes, strict=True):
         (joined,) = blocks(part, rows, columns, merge)
-        # All pictures of a call are one sequence, and the mean of its rows was taken over all of them.
+        # All pictures of a call form one sequence, so the mean over rows was taken over all of them.
         found.append((joined / part.sum()).mean(1) if signal == "tower_attention" else joined.flatten(1))
     return found
 

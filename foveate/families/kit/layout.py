@@ -1,4 +1,4 @@
-"""Where images lie in a prompt: what a family is told (`Encoding`), and what it answers (`ImageTokens`)."""
+"""Where images lie in a prompt: what a family receives (`Encoding`), and what it returns (`ImageTokens`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.view import Grid
 
-__all__ = ["Encoding", "ImageTokens", "Kind", "Layout", "place"]
+__all__ = ["Encoding", "ImageTokens", "MediaKind", "Layout", "place"]
 
-Kind = Literal["image", "video"]
+MediaKind = Literal["image", "video"]
 """What a sequence of visual tokens shows."""
 
 
@@ -23,19 +23,19 @@ Kind = Literal["image", "video"]
 class Encoding:
     """One call of the model's vision encoder (`get_image_features`, `get_video_features`), made for this forward pass.
 
-    It is the same whether the call was made inside a plain forward or, ahead of it, by `generate`.
+    It is the same whether the call was made inside a plain forward or, before it, by `generate`.
 
     Attributes:
         kind: what was encoded.
-        arguments: the call's arguments by name. Tensors of floating dtype (the pixels) have their shape only: they lie on
-            the `meta` device. Empty when the features were made while no handle was there to see it.
-        lengths: features that came out, one entry per image (of a tensor (images, n, d): n each). Newlines that the model
-            adds are included; a model that flattens all images into one tensor (n, d) gives one entry.
+        arguments: the call's arguments by name. Floating-point tensors (the pixels) are on the `meta` device, so only their shape is
+            known. Empty if the features were made before there was a handle.
+        lengths: features per image, one entry per image (for a tensor (images, n, d): n each). Newlines that the model adds are
+            included; a model that flattens all images into one tensor (n, d) gives one entry.
         signals: what vision-tower probes read in this call, by name; see `Family.fold`.
         seconds: time that those probes took.
     """
 
-    kind: Kind
+    kind: MediaKind
     arguments: Mapping[str, Any]
     lengths: tuple[int, ...]
     signals: Mapping[str, Tensor] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class Layout:
     """How the placeholders of one image (or video) are used.
 
     Args:
-        parts: (t, h, w) of each part, in the order of the prompt. An image that is shown as several crops has one part per
-            crop, or per rectangle that crops were joined to; anything else has exactly one part.
-        content: (n,) long: which of the placeholders are visual content, n = sum of t * h * w over the parts, in row-major order of
-            the parts (ascending but for a model that walks down the columns of its grid). The others (newlines, separators) always
-            stay. `None`: all of them are content.
-        placeholders: how many placeholders the image has in the prompt; by default as many as content.
+        parts: (t, h, w) of each part, in the order of the prompt. An image that is shown as several crops has one part per crop, or
+            per rectangle that crops were joined to; anything else has exactly one part.
+        content: (n,) long: which placeholders are visual content, with n = sum of t * h * w over the parts, in row-major order of the
+            parts (ascending, except for a model that goes down the columns of its grid). The others (newlines, separators) always
+            stay. `None`: all placeholders are content.
+        placeholders: how many placeholders the image has in the prompt; by default as many as there is content.
 
     Raises:
         ValueError: `content` does not fit the parts.
@@ -81,11 +81,11 @@ class ImageTokens:
     """Where one image (or video) lies in a prompt.
 
     Args:
-        columns: (n,) long on the CPU, columns of `input_ids` that hold visual content, ascending but for a model that walks down
-            the columns of its grid. They need not be neighbours: newlines, timestamps and frame separators in between are not
+        columns: (n,) long on the CPU: the columns of `input_ids` that hold visual content, ascending, except for a model that goes
+            down the columns of its grid. They need not be adjacent: newlines, time stamps and frame separators in between are not
             content, and they always stay.
-        grid: (t, h, w) of its tokens, which `columns` follow in row-major order; (1, 1, n) where there are several parts.
-        kind: image or video. An int `keep` counts per image, and for a video per frame (t of them).
+        grid: (t, h, w) of its tokens, which `columns` follow in row-major order; (1, 1, n) if there are several parts.
+        kind: image or video. An int `keep` counts per image, and for a video per frame (there are t).
         parts: (t, h, w) of each part in order; `(grid,)` unless given. Parts share one budget.
 
     Raises:
@@ -94,7 +94,7 @@ class ImageTokens:
 
     columns: Tensor
     grid: Grid
-    kind: Kind = "image"
+    kind: MediaKind = "image"
     parts: tuple[Grid, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,17 +105,17 @@ class ImageTokens:
 
 
 def place(
-    input_ids: Tensor, placeholders: Mapping[Kind, int], layouts: Mapping[Kind, Sequence[Layout] | Iterator[Layout]]
+    input_ids: Tensor, placeholders: Mapping[MediaKind, int], layouts: Mapping[MediaKind, Sequence[Layout] | Iterator[Layout]]
 ) -> list[list[ImageTokens]]:
-    """Join layouts to the placeholders of a batch: images in the order of rows and prompts, and videos likewise.
+    """Assign layouts to the placeholders of a batch: images in the order of rows and prompts, and videos likewise.
 
     Args:
         input_ids: (b, s) on the CPU.
         placeholders: the token id of each kind's placeholders.
-        layouts: of all images, and of all videos, of the batch; an endless iterator where all are alike.
+        layouts: those of all images, and of all videos, of the batch; an endless iterator if all are alike.
 
     Raises:
-        InputError: placeholders and layouts do not fit together.
+        InputError: placeholders and layouts do not match.
     """
     rows: list[list[ImageTokens]] = [[] for _ in range(len(input_ids))]
     for kind, token in placeholders.items():
@@ -141,13 +141,13 @@ def place(
     return [sorted(row, key=lambda image: int(image.columns[0])) for row in rows]
 
 
-def _misfit(kind: Kind, row: int, total: int, left: int, layout: Layout | None) -> InputError:
+def _misfit(kind: MediaKind, row: int, total: int, left: int, layout: Layout | None) -> InputError:
     if layout is None:
         return InputError(
             f"{left} of {total} {kind} placeholders in row {row} have no encoded {kind}; pass the {kind} with the prompt, "
-            f"or take its placeholders out"
+            f"or remove its placeholders"
         )
     return InputError(
-        f"{total} {kind} placeholders in row {row} do not make whole {kind}s: {left} are left for one of {layout.placeholders}; "
+        f"{total} {kind} placeholders in row {row} do not add up to whole {kind}s: {left} are left for one of {layout.placeholders}; "
         f"pass the prompt in one piece, with each {kind}'s placeholders complete"
     )

@@ -1,4 +1,4 @@
-"""What the processors of transformers do to a picture before it is cut into patches, as `View` or `Regions` of it."""
+"""What transformers' processors do to a picture before it is cut into patches, as a `ProcessedImage` or as `Regions`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from foveate.errors import InputError, UnsupportedError
-from foveate.families.kit.regions import Box, Regions, Request, View
+from foveate.families.kit.regions import Box, ProcessedImage, RegionRequest, Regions
 
 __all__ = [
     "SQUARE", "centred", "check_resizing", "entries", "from_its_module", "known_processor", "square", "squeezed", "tiled_canvas", "tiles",
@@ -17,43 +17,43 @@ __all__ = [
 ]  # fmt: skip
 
 SQUARE = ("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
-"""Classes that make one picture of each, as `centred` says."""
+"""Classes that turn each picture into one picture, as in `centred`."""
 
 
-def squeezed(size: tuple[int, int], pixels: tuple[int, int]) -> View:
-    """All of it, brought to `pixels` (width, height) whatever its shape."""
-    return View(Box(0, 0, *size), pixels)
+def squeezed(size: tuple[int, int], pixels: tuple[int, int]) -> ProcessedImage:
+    """The whole picture, resized to `pixels` (width, height) whatever its aspect ratio."""
+    return ProcessedImage(Box(0, 0, *size), pixels)
 
 
-def whole_picture(request: Request, *names: str) -> Regions:
-    """A picture that is resized to a whole number of tokens a side, and shown from edge to edge.
+def whole_picture(request: RegionRequest, *names: str) -> Regions:
+    """A picture that is resized to a whole number of tokens per side, and shown from edge to edge.
 
     Raises:
-        UnsupportedError: the processor is of none of these classes, or does not resize.
-        InputError: the picture has quite another shape than its grid of tokens.
+        UnsupportedError: the processor is not of one of these classes, or does not resize.
+        InputError: the picture's aspect ratio does not match its grid of tokens.
     """
     known_processor(request.settings, *names)
     check_resizing(request.settings)
     (width, height), (rows, columns) = request.size, request.only
-    # Each side is rounded to a token on its own.
+    # Each side is rounded to whole tokens separately.
     if max(rows - 1, 0) * width > (columns + 1) * height or max(columns - 1, 0) * height > (rows + 1) * width:
         raise InputError(
             f"a picture of {width} x {height} pixels does not become {rows} rows and {columns} columns of tokens; pass the picture "
-            "that the model was given, and the model and processor that were"
+            "that the model was given, with the same model and processor"
         )
     return (squeezed(request.size, request.only[::-1]).region(request, request.only),)
 
 
-def square(request: Request) -> View:
-    """Borders are added until it is square, then it is resized. `size` of the settings has a height and a width."""
+def square(request: RegionRequest) -> ProcessedImage:
+    """The picture gets borders that make it square, then it is resized. `size` of the settings has a height and a width."""
     longest, (width, height) = max(request.size), request.size
     left, top = -((longest - width) // 2), -((longest - height) // 2)
     target = entries(request.settings.size)
-    return View(Box(left, top, left + longest, top + longest), (target["width"], target["height"]))
+    return ProcessedImage(Box(left, top, left + longest, top + longest), (target["width"], target["height"]))
 
 
-def centred(request: Request) -> View:
-    """As CLIP's, SigLIP's and LLaVA's processors are set: borders, resizing, and cutting out the centre, each where it is asked for."""
+def centred(request: RegionRequest) -> ProcessedImage:
+    """As CLIP's, SigLIP's and LLaVA's processors do: borders, resizing, and a centre crop, each if the settings ask for it."""
     settings, (width, height) = request.settings, request.size
     left = top = 0.0
     if getattr(settings, "do_pad", False) and hasattr(settings, "pad_to_square"):
@@ -63,11 +63,11 @@ def centred(request: Request) -> View:
     made = _resized(settings, width, height)
     across, down = width / made[0], height / made[1]
     if not getattr(settings, "do_center_crop", False):
-        return View(Box(left, top, left + width, top + height), made)
+        return ProcessedImage(Box(left, top, left + width, top + height), made)
     crop = entries(settings.crop_size)
     left += (made[0] - crop["width"]) // 2 * across
     top += (made[1] - crop["height"]) // 2 * down
-    return View(Box(left, top, left + crop["width"] * across, top + crop["height"] * down), (crop["width"], crop["height"]))
+    return ProcessedImage(Box(left, top, left + crop["width"] * across, top + crop["height"] * down), (crop["width"], crop["height"]))
 
 
 def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
@@ -77,7 +77,9 @@ def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
     if set(target) == {"height", "width"}:
         return target["width"], target["height"]
     if set(target) != {"shortest_edge"}:
-        raise UnsupportedError(f"{type(settings).__name__} resizes to {target}; known are a height and a width, or a shortest edge alone")
+        raise UnsupportedError(
+            f"{type(settings).__name__} resizes to {target}; only a height and a width, or a shortest edge alone, are known"
+        )
     short = target["shortest_edge"]
     longer = int(short * max(width, height) / min(width, height))
     return (short, longer) if width <= height else (longer, short)
@@ -87,37 +89,37 @@ def _resized(settings: Any, width: int, height: int) -> tuple[int, int]:
 
 
 def entries(size: Any) -> dict[str, int]:
-    """A size of a processor, which is a mapping or a dataclass with unset fields, as the entries that are set."""
+    """The entries that are set of a processor's size, which is a mapping, or a dataclass with unset fields."""
     found = size if isinstance(size, Mapping) else vars(size)
     return {name: int(value) for name, value in found.items() if value is not None}
 
 
 def known_processor(settings: Any, *names: str) -> None:
-    """See that pictures are treated by a class that is known, whichever library it works with.
+    """Check that the processor class is known, whichever library it uses.
 
     Raises:
-        UnsupportedError: they are not, so nobody knows what became of them.
+        UnsupportedError: it is not known, so neither is what it does to pictures.
     """
     own = {kind.__name__.removesuffix("Pil").removesuffix("Fast") for kind in type(settings).__mro__}
     if own.isdisjoint(names):
         raise UnsupportedError(
-            f"what {type(settings).__name__} does to a picture is not known, so nobody can say where its tokens lie; "
+            f"it is not known what {type(settings).__name__} does to a picture, so neither is where its tokens lie; "
             f"known for this model: {', '.join(names)}"
         )
 
 
 def check_resizing(settings: Any) -> None:
-    """See that pictures are resized.
+    """Check that pictures are resized.
 
     Raises:
-        UnsupportedError: they are not, and what the model is shown of them depends on their size.
+        UnsupportedError: they are not, so what the model sees depends on their size.
     """
     if not getattr(settings, "do_resize", True):
-        raise UnsupportedError(f"{type(settings).__name__} has do_resize=False; where tokens lie is known for resized pictures only")
+        raise UnsupportedError(f"{type(settings).__name__} has do_resize=False; where tokens lie is only known for resized pictures")
 
 
 def from_its_module(settings: Any, name: str) -> Callable[..., Any]:
-    """A function that stands beside the processor's class, or beside one that it derives from: the one that the processor calls.
+    """A function from the module of the processor's class, or of one of its base classes: the one that the processor calls.
 
     Raises:
         UnsupportedError: this version of the library has none.
@@ -129,20 +131,20 @@ def from_its_module(settings: Any, name: str) -> Callable[..., Any]:
     raise UnsupportedError(f"the module of {type(settings).__name__} has no {name}, so it is not known how it cuts a picture")
 
 
-# Pictures in crops.
+# Pictures cut into crops.
 
 
 def tiles(
-    request: Request, arrangement: tuple[int, int], whole: Literal["first", "last"], pixels: tuple[int, int], cell: float | None
+    request: RegionRequest, arrangement: tuple[int, int], whole: Literal["first", "last"], pixels: tuple[int, int], cell: float | None
 ) -> Regions:
-    """The picture squeezed to a rectangle of crops, which follow row by row, and once more whole.
+    """The picture squeezed into a rectangle of crops, in row-major order, and once more as a whole.
 
     Args:
-        request: what is asked for.
-        arrangement: rows and columns of crops; (1, 1) and (0, 0) for the whole alone.
+        request: the request.
+        arrangement: rows and columns of crops; (1, 1) and (0, 0) mean the whole picture alone.
         whole: whether the whole picture comes before the crops or after them.
         pixels: (width, height) of each crop.
-        cell: pixels of a token; `None`: as many as fill a crop.
+        cell: pixels per token; `None`: the tokens fill a crop.
 
     Raises:
         InputError: the image has other parts.
@@ -161,7 +163,7 @@ def tiles(
     width, height = request.size[0] / across, request.size[1] / down
     crops = tuple(
         replace(
-            View(Box(column * width, row * height, (column + 1) * width, (row + 1) * height), pixels).region(request, grid, cell),
+            ProcessedImage(Box(column * width, row * height, (column + 1) * width, (row + 1) * height), pixels).region(request, grid, cell),
             shows="crop",
         )
         for row, column in itertools.product(range(down), range(across))
@@ -170,12 +172,12 @@ def tiles(
     return (*one, *crops) if whole == "first" else (*crops, *one)
 
 
-def tiled_canvas(request: Request, cell: float | None = None) -> Regions:
-    """The crops of GOT-OCR's image processor and the whole picture after them; one crop of the whole where there is one part.
+def tiled_canvas(request: RegionRequest, cell: float | None = None) -> Regions:
+    """The crops of GOT-OCR's image processor, then the whole picture; only the whole picture if there is one part.
 
     Args:
-        request: what is asked for.
-        cell: pixels of a token; `None`: as many as fill a crop.
+        request: the request.
+        cell: pixels per token; `None`: the tokens fill a crop.
 
     Raises:
         UnsupportedError: the processor does not resize.

@@ -1,4 +1,4 @@
-"""Where an image's tokens lie in the picture that its processor was given: `Region`, and what a family is asked with: `Request`."""
+"""Where an image's tokens lie in the picture that its processor was given: `Region`, and the question to a family: `RegionRequest`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 from foveate.errors import InputError, UnsupportedError
 from foveate.view import Grid
 
-__all__ = ["Box", "Region", "Regions", "Request", "Span", "View", "cells", "placed"]
+__all__ = ["Box", "ProcessedImage", "Region", "RegionRequest", "Regions", "Request", "Span", "cells", "placed"]
 
 Span = tuple[float, float]
-"""From one edge to the other, in pixels of the picture; negative or beyond the picture where a processor pads."""
+"""From one edge to the other, in pixels of the picture; negative or beyond the picture if a processor pads."""
 
 
 class Box(NamedTuple):
-    """A rectangle in the pixels of a picture; it may reach beyond the picture where a processor pads."""
+    """A rectangle in pixels of a picture; it may extend beyond the picture if a processor pads."""
 
     left: float
     top: float
@@ -37,15 +37,15 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Region:
-    """Where the tokens of one part of an image lie in the picture, as it was given to the processor.
+    """Where the tokens of one part of an image lie in the picture that the processor was given.
 
-    The cell of the token in row r and column c is `rows[r]` x `columns[c]`. Cells are alike and side by side in most models; they are
-    smaller at an edge where a model fills up with zeros, and have gaps between them where a tower does not see the last pixels of a tile.
+    The cell of the token in row r and column c is `rows[r]` x `columns[c]`. In most models all cells have one size and are adjacent. They
+    are smaller at an edge where a model pads with zeros, and have gaps between them if a tower does not see the last pixels of a tile.
 
     Args:
         rows: (top, bottom) of each row of tokens, in pixels of the picture.
         columns: (left, right) of each column.
-        shows: "picture" if the image has no other part, else the "whole" picture or a "crop" of it.
+        shows: "picture" if the image has no other part, otherwise the "whole" picture or a "crop" of it.
     """
 
     rows: tuple[Span, ...]
@@ -59,7 +59,7 @@ class Region:
 
     @cached_property
     def box(self) -> Box:
-        """What all cells lie in."""
+        """The bounding box of all cells."""
         return Box(self.columns[0][0], self.rows[0][0], self.columns[-1][1], self.rows[-1][1])
 
     def cell(self, row: int, column: int) -> Box:
@@ -73,15 +73,15 @@ Regions = tuple[Region, ...]
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a family is asked for: where the tokens of one image lie.
+class RegionRequest:
+    """The question to a family where the tokens of one image lie.
 
     Attributes:
         config: the model's configuration.
         processor: the model's processor, as loaded.
         size: (width, height) of the picture, or of a video's frames, as given to the processor.
-        parts: (t, h, w) of each of the image's parts, as reports have them.
-        video: whether it is a video's tokens, and not an image's.
+        parts: (t, h, w) of each of the image's parts, as in reports.
+        video: whether the tokens are a video's, not an image's.
         pictures: how many images the prompt has.
     """
 
@@ -94,7 +94,7 @@ class Request:
 
     @property
     def settings(self) -> Any:
-        """The part of the processor that treats pictures, or videos, as it is set.
+        """The part of the processor that handles pictures, or videos, with its settings.
 
         Raises:
             UnsupportedError: the processor has no such part.
@@ -103,7 +103,7 @@ class Request:
             return getattr(self.processor, "image_processor", None) or self.processor
         found = getattr(self.processor, "video_processor", None)
         if found is None:
-            raise UnsupportedError(f"{type(self.processor).__name__} has no video processor, so it is not known where a video's tokens lie")
+            raise UnsupportedError(f"{type(self.processor).__name__} has no video processor, so it is unknown where a video's tokens lie")
         return found
 
     @property
@@ -118,33 +118,37 @@ class Request:
         return self.parts[0][1:]
 
     def misfit(self, expected: str) -> InputError:
-        """The error for parts that these settings do not make."""
+        """The error for parts that these settings do not produce."""
         width, height = self.size
         found = ", ".join("x".join(map(str, part)) for part in self.parts)
         return InputError(
             f"{type(self.settings).__name__} makes {expected} of a picture of {width} x {height} pixels, but the image has parts {found}; "
-            f"pass the picture and the processor that the model was given, with the settings that it had then"
+            f"pass the picture and the processor that the model was given, with the same settings"
         )
 
 
+Request = RegionRequest
+"""The old name of `RegionRequest`; removed in foveate 1.0."""
+
+
 @dataclass(frozen=True)
-class View:
-    """What a processor makes of a picture before it is cut into patches: `box` of the picture becomes `pixels` (width, height)."""
+class ProcessedImage:
+    """A picture after processing, before it is cut into patches: `box` of the original became `pixels` (width, height)."""
 
     box: Box
     pixels: tuple[int, int]
 
-    def region(self, request: Request, grid: tuple[int, int], cell: float | None = None, end: int | None = None) -> Region:
-        """The region of tokens that begin at the upper left and are `cell` pixels wide and high; less at `end` of the pixels.
+    def region(self, request: RegionRequest, grid: tuple[int, int], cell: float | None = None, end: int | None = None) -> Region:
+        """The region of tokens that start at the upper left and are `cell` pixels wide and high; the last ones end at `end`.
 
         Args:
             request: for messages.
             grid: (rows, columns).
-            cell: pixels of a token in what the processor makes; `None`: as many as fill it.
-            end: pixels from which on the tower sees nothing, where that is before the last cell ends; by default all are seen.
+            cell: pixels per token after processing; `None`: the tokens fill the picture.
+            end: pixel from which the tower sees nothing, if that is before the end of the last cell; by default it sees everything.
 
         Raises:
-            InputError: so many tokens do not come out of so many pixels.
+            InputError: this number of pixels does not give this number of tokens.
         """
         rows, columns = grid
         across = _axis(request, self.pixels[0], columns, cell, end)
@@ -154,7 +158,7 @@ class View:
         )
 
 
-def _axis(request: Request, pixels: int, count: int, cell: float | None, end: int | None) -> list[Span]:
+def _axis(request: RegionRequest, pixels: int, count: int, cell: float | None, end: int | None) -> list[Span]:
     size = pixels / count if cell is None else cell
     last = pixels if end is None else end
     if not (count - 1) * size < last <= pixels or size * (count + 1) <= last + 1e-6:
@@ -163,10 +167,10 @@ def _axis(request: Request, pixels: int, count: int, cell: float | None, end: in
 
 
 def cells(count: int, size: float) -> list[Span]:
-    """That many spans of one size, side by side."""
+    """`count` adjacent spans of one size."""
     return [(number * size, (number + 1) * size) for number in range(count)]
 
 
 def placed(spans: Sequence[Span], start: float, scale: float) -> tuple[Span, ...]:
-    """Spans of what a processor made as spans of the picture: `scale` pixels of it for each, from `start` on."""
+    """Convert spans after processing to spans of the original picture: `scale` original pixels per pixel, from `start`."""
     return tuple((start + low * scale, start + high * scale) for low, high in spans)

@@ -1,4 +1,4 @@
-"""Pictures that the prompt itself marks: unbroken runs of placeholders."""
+"""Pictures that the prompt itself marks by unbroken runs of placeholders."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def whole_runs(ids: Tensor, token: int, size: int, row: int) -> list[tuple[int, 
     for start, length in found:
         if length % size:
             raise InputError(
-                f"the {length} image placeholders from column {start} of row {row} on do not make whole crops of {size} tokens; "
+                f"the {length} image placeholders from column {start} of row {row} do not add up to whole crops of {size} tokens; "
                 f"pass the prompt in one piece, as the model's processor makes it"
             )
     return found
 
 
 def crops_per_run(input_ids: Tensor, token: int, crop: Grid) -> list[Layout]:
-    """One layout per run, of as many crops as fit it: crops of one image stand directly behind each other.
+    """One layout per run, with as many crops as fit: the crops of one image follow directly one after the other.
 
     Raises:
         InputError: a run is not a whole number of crops.

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and Pixtral vision towers, and what LLaVA-like configurations say of the layer whose output is projected."""
+"""CLIP, SigLIP and Pixtral vision towers, and the layer whose output LLaVA-like configurations project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["CLASS_TOKENS", "feature_attention", "feature_block", "single_layer"]
 
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""Vision towers whose patches form a square, with the number of class tokens in front of them."""
+"""Vision towers whose patches form a square, with the number of class tokens before them."""
 
 
 def feature_attention(tower: nn.Module, config: Any) -> nn.Module:
@@ -21,11 +21,11 @@ def feature_attention(tower: nn.Module, config: Any) -> nn.Module:
 
 
 def feature_block(config: Any) -> int:
-    """Index of the tower layer whose output is projected, the last if nothing is said: hidden states count the input as number 0."""
+    """Index of the tower layer whose output is projected, by default the last; hidden states count the input as number 0."""
     layer: int = getattr(config, "vision_feature_layer", -1)
     return layer if layer < 0 else layer - 1
 
 
 def single_layer(config: Any) -> bool:
-    """Whether the features are one layer's: those that are joined of several have no attention of their own."""
+    """Whether the features come from a single layer: features joined from several layers have no attention of their own."""
     return isinstance(getattr(config, "vision_feature_layer", -1), int)

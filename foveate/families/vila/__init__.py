@@ -1,4 +1,8 @@
-"""VILA1.5, which transformers has not: configuration, model, processor and loader, known to its Auto classes from here on."""
+"""VILA1.5, which transformers does not have: importing this registers its configuration, model and processor with the Auto classes.
+
+Start with `family` (what foveate knows of it). `configuration`, `modeling`, `processing` and `internvit` are the model in transformers'
+terms, and `checkpoint` reads the weights of a release.
+"""
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 

@@ -1,4 +1,4 @@
-"""Reading the weights of a VILA1.5 release: three folders, each with the files of one part of the model."""
+"""Read the weights of a VILA1.5 release: three folders, each with the files of one part of the model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from foveate.errors import InputError
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import VilaConfig, added_tokens
 from foveate.files.checkpoints import check_loading_info, pretrained
-from foveate.files.records import Form, read_tensors
+from foveate.files.records import RecordSchema, read_tensors
 
 __all__ = ["END_OF_TURN", "load", "read_weights"]
 
 END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
-"""Tokens that end an answer beside the end of the sequence, where the vocabulary has them."""
+"""Tokens that end an answer in addition to the end of the sequence, if the vocabulary has them."""
 
 _SINGLE, _INDEX = ("model.safetensors", "pytorch_model.bin"), (".safetensors.index.json", ".bin.index.json")
 _COMPUTED = ("rotary_emb.inv_freq", "embeddings.position_ids")
-"""Buffers that older versions of transformers saved, and current ones compute."""
+"""Buffers that older versions of transformers saved and current ones compute."""
 
 
 def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -34,11 +34,11 @@ def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: A
 
     Args:
         kind: its class.
-        from_pretrained: transformers' own way to make a model of a configuration and a state dict.
+        from_pretrained: transformers' own function that makes a model from a configuration and a state dict.
         folder: with `llm/`, `vision_tower/` and `mm_projector/`.
         config: a configuration to use instead of the folder's, or `None`.
-        args: more for `from_pretrained`.
-        options: more for `from_pretrained`, by name.
+        args: further positional arguments for `from_pretrained`.
+        options: further keyword arguments for `from_pretrained`.
 
     Raises:
         InputError: weight files are missing, damaged, or do not fit the configuration.
@@ -47,7 +47,7 @@ def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: A
     config = config if isinstance(config, VilaConfig) else pretrained(VilaConfig, folder)
     asked = options.pop("output_loading_info", False)
     weights = read_weights(folder, config)
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that what does not fit is named below
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # so that the check below names what does not fit
     model, info = from_pretrained(None, *args, config=config, state_dict=weights, **options)
     check_loading_info(str(folder), model, info)
     model.config._name_or_path = str(folder)
@@ -56,11 +56,11 @@ def load(kind: type, from_pretrained: Callable[..., Any], folder: Any, config: A
 
 
 def read_weights(folder: Path, config: VilaConfig) -> dict[str, Tensor]:
-    """All weights of a release by the names that `VilaForConditionalGeneration` has for them.
+    """All weights of a release, by their names in `VilaForConditionalGeneration`.
 
     Args:
-        folder: of the release.
-        config: its configuration. Embedding and head get rows of zeros up to the size of its vocabulary.
+        folder: the release.
+        config: its configuration. Embedding and head are padded with rows of zeros to the size of its vocabulary.
 
     Raises:
         InputError: a file is missing, damaged, or holds more than tensors.
@@ -87,22 +87,22 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 @dataclass(frozen=True)
-class _Index:
+class _ShardIndex:
     weight_map: dict[str, str]
 
 
-_INDEX_FORM: Form[_Index] = Form("an index of shards", _Index)
+_INDEX_SCHEMA: RecordSchema[_ShardIndex] = RecordSchema("an index of shards", _ShardIndex)
 
 
 def _files(folder: Path) -> list[Path]:
-    """The weight files of one part; safetensors where there are both kinds."""
+    """The weight files of one part; safetensors if there are both kinds."""
     for single, index in zip(_SINGLE, _INDEX, strict=True):
         if (folder / single).is_file():
             return [folder / single]
         listed = folder / (single.rpartition(".")[0] + index)
         if listed.is_file():
-            names = sorted(set(_INDEX_FORM.read(listed).value.weight_map.values()))
-            # an index is data like any other: it may not lead out of its folder
+            names = sorted(set(_INDEX_SCHEMA.read(listed).value.weight_map.values()))
+            # an index is untrusted data: it may not lead out of its folder
             missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
             if missing:
                 raise InputError(f"{listed} names {len(missing)} file(s) that are not in its folder, such as {missing[0]}; copy them there")
@@ -118,12 +118,12 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise InputError(f"{file} is damaged or cut off ({error}); copy it again") from error
     found = read_tensors(file, mmap=True)
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise InputError(f"{file} holds something else than tensors by name; copy it again")
+        raise InputError(f"{file} holds something other than tensors by name; copy it again")
     return found
 
 
 def _end_of_answer(model: Any, folder: Path) -> None:
-    """Generation settings: the language model's own, and the ends of turns of its prompt form."""
+    """Generation settings: the language model's own, and the end-of-turn tokens of its prompt format."""
     settings = GenerationConfig.from_model_config(model.config)
     if (folder / "generation_config.json").is_file():
         settings = pretrained(GenerationConfig, folder)

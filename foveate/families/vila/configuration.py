@@ -1,4 +1,4 @@
-"""The configuration of a VILA1.5 model, read from a release's `config.json` as well as from one that transformers saved."""
+"""The configuration of a VILA1.5 model, read from a release's `config.json` or from one that transformers saved."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from transformers import LlavaConfig
 
 from foveate.errors import UnsupportedModelError
 from foveate.families.vila import internvit
-from foveate.files.records import ANYTHING, Count, Form
+from foveate.files.records import ANYTHING, Count, RecordSchema
 
 __all__ = ["FEATURES", "PARTS", "SIGLIP", "VilaConfig", "added_tokens", "image_side", "is_release", "patch_side"]
 
 PARTS = {"llm_cfg": "llm", "vision_tower_cfg": "vision_tower", "mm_projector_cfg": "mm_projector"}
-"""Entries of a release's configuration, and the folders that hold the same and the weights."""
+"""Entries of a release's configuration, and the folders with the same content and the weights."""
 
 SIGLIP = "siglip_vision_model"
 FEATURES = {SIGLIP: ("cls_patch", "full"), internvit.RELEASED: ("patch", "default")}
-"""Vision towers of the releases: what leaves the square of patches, as `mm_vision_select_feature` and as transformers says it.
+"""The feature selection that keeps the square of patches, per vision tower: as `mm_vision_select_feature`, and in transformers.
 
-"cls_patch" takes all states and "patch" all but the first, which in SigLIP is a patch, and in InternViT the class token.
+"cls_patch" takes all states, and "patch" all but the first, which is a patch in SigLIP and the class token in InternViT.
 """
 
 
 class VilaConfig(LlavaConfig):
     """Configuration of `VilaForConditionalGeneration`: that of a LLaVA with another projector.
 
-    `from_dict` also reads a release's own `config.json`. The releases have no token for images; here it is the first id behind
-    their vocabulary, so that `text_config.vocab_size` is at least one larger than in the release.
+    `from_dict` also reads a release's own `config.json`. The releases have no image token; here it is the first id after their
+    vocabulary, so `text_config.vocab_size` is larger than in the release by at least one.
     """
 
     model_type = "llava_llama"
@@ -44,7 +44,7 @@ class VilaConfig(LlavaConfig):
         """Build the configuration from either form.
 
         Raises:
-            UnsupportedModelError: a variant that this implementation would compute wrongly, and which setting tells so.
+            UnsupportedModelError: a variant that this implementation would compute wrongly; the message names the setting.
         """
         if "text_config" not in config_dict:
             config_dict = _from_release(config_dict, Path(kwargs.get("name_or_path") or ""))
@@ -52,7 +52,7 @@ class VilaConfig(LlavaConfig):
 
 
 def is_release(folder: Any) -> bool:
-    """Whether a folder holds a model in the release's layout, its parts in folders of their own."""
+    """Whether a folder holds a model in the release's layout, with each part in its own folder."""
     return all((Path(folder) / part).is_dir() for part in PARTS.values())
 
 
@@ -93,13 +93,13 @@ class _Slow:
     added_tokens_decoder: dict[Count, _Added] = field(default_factory=dict)
 
 
-_FAST: Form[_Fast] = Form("a tokenizer", _Fast, limit=2**28)
-_SLOW: Form[_Slow] = Form("the configuration of a tokenizer", _Slow)
-_EXTRA: Form[dict[str, int]] = Form("a list of added tokens", dict[str, Count])
+_FAST: RecordSchema[_Fast] = RecordSchema("a tokenizer", _Fast, limit=2**28)
+_SLOW: RecordSchema[_Slow] = RecordSchema("the configuration of a tokenizer", _Slow)
+_EXTRA: RecordSchema[dict[str, int]] = RecordSchema("a list of added tokens", dict[str, Count])
 
 
 def added_tokens(folder: Path) -> dict[str, int]:
-    """Tokens that were added to the tokenizer of the folder, by text; empty where its files do not say so.
+    """Tokens that were added to the folder's tokenizer, by text; empty if its files list none.
 
     Raises:
         RecordError: one of them is damaged; the message names the key.
@@ -140,7 +140,7 @@ def _from_release(release: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _part(release: dict[str, Any], entry: str, folder: Path) -> dict[str, Any]:
-    """The folder's own file counts, as it did for the release's code; its copy in the top-level file is for when there is no folder."""
+    """The folder's own file takes precedence, as in the release's code; its copy in the top-level file is used if there is no folder."""
     file = folder / "config.json"
     if folder.parent != Path() and file.is_file():
         found: dict[str, Any] = ANYTHING.read(file).raw
@@ -155,7 +155,7 @@ def _part(release: dict[str, Any], entry: str, folder: Path) -> dict[str, Any]:
 
 
 def _own(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what every configuration carried along in those days, which transformers refuses or ignores now."""
+    """The configuration without obsolete entries that transformers now refuses or ignores."""
     generic = ("_name_or_path", "architectures", "torch_dtype", "transformers_version", "max_length", "min_length", "_attn_implementation")
     return {name: value for name, value in config.items() if name not in generic and value is not None}
 
@@ -176,4 +176,4 @@ def _check(release: dict[str, Any], llm: dict[str, Any], vision: dict[str, Any],
     }
     for setting, (found, known) in wanted.items():
         if found not in known:
-            raise UnsupportedModelError(f"{setting}={found!r} is not supported in this VILA; supported is {', '.join(known)}")
+            raise UnsupportedModelError(f"{setting}={found!r} is not supported in this VILA; supported: {', '.join(known)}")

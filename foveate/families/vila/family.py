@@ -14,7 +14,7 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import centred, known_processor
-from foveate.families.kit.regions import Regions, Request
+from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import feature_attention, feature_block
 from foveate.families.vila import internvit
 from foveate.families.vila.configuration import SIGLIP, image_side, patch_side
@@ -35,7 +35,7 @@ class Vila(Family):
     signals = DECODER_SIGNALS | TOWER_SIGNALS
 
     def check(self, model: nn.Module) -> None:
-        """Refuse whatever else goes by this name: the configuration refuses its variants when it is read."""
+        """Refuse other models with this model type; the configuration refuses variants when it is read."""
         tower = getattr(getattr(model.config, "vision_config", None), "model_type", None)
         if tower not in (SIGLIP, internvit.MODEL_TYPE) or not hasattr(self.backbone(model), "multi_modal_projector"):
             raise UnsupportedModelError(
@@ -44,14 +44,14 @@ class Vila(Family):
             )
 
     def images(self, model: nn.Module, input_ids: Tensor, seen: Sequence[Encoding]) -> list[list[ImageTokens]]:
-        """See `Family.images`; every image has the same grid, whose tokens stand column by column in the prompt."""
+        """See `Family.images`; every image has the same grid, and its tokens are in column-major order in the prompt."""
         side = image_side(model.config)
         order = torch.arange(side * side).view(side, side).T.flatten()
         same = itertools.repeat(Layout(((1, side, side),), content=order, placeholders=side * side))
         return place(input_ids, self.placeholders(model), {"image": same if seen else ()})
 
-    def regions(self, request: Request) -> Regions:
-        """The squeezed picture; the last token of an odd number of patches covers one of them a side, and not two."""
+    def regions(self, request: RegionRequest) -> Regions:
+        """The squeezed picture; with an odd number of patches per side, the last token covers one patch, not two."""
         known_processor(request.settings, "SiglipImageProcessor")
         patches = patch_side(request.config)
         patch = request.config.vision_config.patch_size
@@ -66,12 +66,12 @@ class Vila(Family):
         return feature_attention(tower, model.config)
 
     def class_token(self, model: nn.Module) -> bool:
-        """InternViT has one, SigLIP has not."""
+        """InternViT has one; SigLIP does not."""
         config: Any = model.config
         return bool(config.vision_config.model_type == internvit.MODEL_TYPE)
 
     def fold(self, model: nn.Module, signal: str, values: Tensor, seen: Encoding) -> list[Tensor]:
-        """The mean of the two to four patches that become one token; at an odd edge there are fewer."""
+        """The mean over the patches that become one token: four, or fewer at an odd edge."""
         side = patch_side(model.config)
         square = values.unflatten(0, (-1, side, side)).movedim(-1, 1)
         joined = F.avg_pool2d(square, 2, ceil_mode=True, count_include_pad=False)

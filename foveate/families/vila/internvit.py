@@ -1,4 +1,4 @@
-"""InternViT-6B, the vision tower of VILA1.5-40b, as the tower of transformers' InternVL: its settings and weights by the names there."""
+"""InternViT-6B, the vision tower of VILA1.5-40b, as the tower of transformers' InternVL, with settings and weights renamed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SETTINGS = {name: name for name in _SAME} | {
 }
 
 _QUERY_KEY_EPSILON = 1e-6
-"""What transformers normalises queries and keys with, whatever the configuration says."""
+"""The epsilon with which transformers normalises queries and keys, whatever the configuration says."""
 
 _NAMES = {
     "embeddings.class_embedding": "embeddings.cls_token",
@@ -50,7 +50,7 @@ def settings(release: dict[str, Any]) -> dict[str, Any]:
         release: its configuration in a release.
 
     Raises:
-        UnsupportedModelError: the tower would be computed with another epsilon than its configuration has.
+        UnsupportedModelError: the tower would be computed with another epsilon than its configuration's.
     """
     epsilon = release.get("layer_norm_eps", _QUERY_KEY_EPSILON)
     if release.get("qk_normalization") and epsilon != _QUERY_KEY_EPSILON:
@@ -58,22 +58,22 @@ def settings(release: dict[str, Any]) -> dict[str, Any]:
             f"vision_tower_cfg.layer_norm_eps={epsilon} is not supported in this VILA: "
             f"transformers normalises an InternViT's queries and keys with {_QUERY_KEY_EPSILON}"
         )
-    # A release does not name its norm: the code that trained it has no other.
+    # A release does not name its norm: its training code has only this one.
     found = {own: release[name] for name, own in _SETTINGS.items() if name in release}
     return {"model_type": MODEL_TYPE, "norm_type": "rms_norm", **found}
 
 
 def weights(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """A weight of the release by the name that transformers has for it; queries, keys and values, which are one there, as three.
+    """A weight of the release under its name in transformers; the joint weight of queries, keys and values becomes three.
 
     Args:
-        name: in the release's files.
-        tensor: as there; `attn.qkv` is (3 d, ...) long: d rows for queries, d for keys, d for values.
+        name: its name in the release's files.
+        tensor: as in the release; `attn.qkv` is (3 d, ...): d rows for queries, d for keys, d for values.
     """
     for found, own in _NAMES.items():
         name = name.replace(found, own)
     if ".qkv." not in name:
         yield name, tensor
         return
-    for letter, part in zip("qkv", tensor.chunk(3), strict=False):  # too few rows are missed when the model is loaded
+    for letter, part in zip("qkv", tensor.chunk(3), strict=False):  # missing rows are reported when the model is loaded
         yield name.replace(".qkv.", f".{letter}_proj."), part

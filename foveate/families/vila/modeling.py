@@ -14,16 +14,16 @@ from transformers.models.llava.modeling_llava import LlavaModel
 from foveate.families.vila.checkpoint import load
 from foveate.families.vila.configuration import PARTS, VilaConfig, is_release
 
-__all__ = ["Join", "VilaForConditionalGeneration", "VilaModel", "VilaProjector"]
+__all__ = ["PatchMerger", "VilaForConditionalGeneration", "VilaModel", "VilaProjector"]
 
 
-class Join(nn.Module):
-    """Joins each 2 x 2 square of patches; a grid with an odd side gets a last row and column of zeros first."""
+class PatchMerger(nn.Module):
+    """Joins each 2 x 2 square of patches; a grid with an odd side is first padded with a row and a column of zeros."""
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Features (images, side * side, c) in row-major order to (images, tokens, 4 * c).
+        """Map features (images, side * side, c) in row-major order to (images, tokens, 4 * c).
 
-        Tokens go down the columns of their grid, as in the release. Within one, the upper two patches come first.
+        Tokens are in column-major order, as in the release. Within a token, the upper two patches come first.
         """
         side = int(patches.shape[1] ** 0.5)
         half = (side + 1) // 2
@@ -38,10 +38,10 @@ class VilaProjector(nn.Module):
     def __init__(self, config: VilaConfig) -> None:
         super().__init__()
         joined, hidden = 4 * config.vision_config.hidden_size, config.text_config.hidden_size
-        self.layers = nn.Sequential(Join(), nn.LayerNorm(joined), nn.Linear(joined, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.layers = nn.Sequential(PatchMerger(), nn.LayerNorm(joined), nn.Linear(joined, hidden), nn.GELU(), nn.Linear(hidden, hidden))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Features (images, patches, vision width) to visual tokens (images, tokens, text width)."""
+        """Map features (images, patches, vision width) to visual tokens (images, tokens, text width)."""
         return self.layers(patches)  # type: ignore[no-any-return]
 
 
@@ -55,10 +55,10 @@ class VilaModel(LlavaModel):
         self.multi_modal_projector = VilaProjector(config)
 
 
-class Head(nn.Linear):
-    """The language model's head, with the ids that the release's vocabulary has not (the image token) made impossible.
+class MaskedHead(nn.Linear):
+    """The language model's head, which never predicts ids outside the release's vocabulary (the image token).
 
-    Their logits are the lowest finite number, so that probabilities are those of the release, and nothing generates them.
+    Their logits are the lowest finite number, so probabilities are those of the release, and the ids are never generated.
     """
 
     def __init__(self, config: VilaConfig) -> None:
@@ -66,7 +66,7 @@ class Head(nn.Linear):
         self.image_token = config.image_token_id
 
     def forward(self, states: Tensor) -> Tensor:
-        """States (..., d) to logits (..., v)."""
+        """Map states (..., d) to logits (..., v)."""
         logits = super().forward(states)
         logits[..., self.image_token] = torch.finfo(logits.dtype).min
         return logits
@@ -79,13 +79,13 @@ class VilaForConditionalGeneration(LlavaForConditionalGeneration):
 
     @staticmethod
     def weight_folders(folder: Any) -> tuple[str, ...]:
-        """The folders whose weight files together are the model's: those of a release's parts, else the one folder itself."""
+        """The folders whose weight files together are the model's: those of a release's parts, otherwise the folder itself."""
         return tuple(str(Path(folder) / part) for part in PARTS.values()) if is_release(folder) else (str(folder),)
 
     def __init__(self, config: VilaConfig) -> None:
-        super(LlavaForConditionalGeneration, self).__init__(config)  # its own would build a LLaVA first
+        super(LlavaForConditionalGeneration, self).__init__(config)  # the inherited one would build a LLaVA first
         self.model = VilaModel(config)
-        self.lm_head = Head(config)
+        self.lm_head = MaskedHead(config)
         self.post_init()
 
     @classmethod
@@ -94,13 +94,13 @@ class VilaForConditionalGeneration(LlavaForConditionalGeneration):
 
         Args:
             pretrained_model_name_or_path: the folder.
-            args: as `PreTrainedModel.from_pretrained` takes them.
+            args: see `PreTrainedModel.from_pretrained`.
             config: a configuration to use instead of the folder's.
-            kwargs: as `PreTrainedModel.from_pretrained` takes them: `dtype`, `device_map`, `attn_implementation` ...
+            kwargs: see `PreTrainedModel.from_pretrained`: `dtype`, `device_map`, `attn_implementation` ...
 
         Raises:
             InputError: weight files are missing, damaged, or do not fit the configuration.
-            UnsupportedModelError: a variant that is not supported, and which setting tells so.
+            UnsupportedModelError: a variant that is not supported; the message names the setting.
         """
         if not is_release(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, config=config, **kwargs)

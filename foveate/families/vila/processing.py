@@ -18,13 +18,13 @@ from foveate.files.checkpoints import pretrained
 from foveate.files.checkpoints.pillow import on_pillow
 from foveate.images import flat
 
-__all__ = ["MARKER", "PROMPTS", "VilaProcessor", "prompt_form"]
+__all__ = ["MARKER", "CHAT_TEMPLATES", "VilaProcessor", "prompt_form"]
 
 MARKER = "<image>"
 """Stands for one picture, or one frame of a video, in a prompt."""
 
 _SENTENCEPIECE = {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
-"""Modules that read a SentencePiece tokenizer, and their packages."""
+"""The modules that reading a SentencePiece tokenizer needs, and their packages."""
 
 _BODY = (
     "{%- macro body(content) -%}{%- if content is string -%}{{ content }}{%- else -%}{%- for part in content -%}"
@@ -37,7 +37,7 @@ _BODY = (
 
 
 def _form(system: str, opening: str, user: tuple[str, str], assistant: tuple[str, str], answer: str) -> str:
-    """A chat template of what stands before the turns, around each of them, and where an answer begins."""
+    """A chat template from the text before the turns, around each turn, and at the start of an answer."""
     return (
         _BODY.replace("SYSTEM", repr(system))
         + "{{ OPENING }}{%- for turn in turns -%}{%- if turn['role'] == 'user' -%}{{ USER }}{%- else -%}{{ ASSISTANT }}{%- endif -%}"
@@ -51,7 +51,7 @@ def _form(system: str, opening: str, user: tuple[str, str], assistant: tuple[str
 _LLAMA_3 = ("<|start_header_id|>user<|end_header_id|>\n\n", "<|start_header_id|>assistant<|end_header_id|>\n\n")
 _HERMES = ("<|im_start|>user\n", "<|im_start|>assistant\n")
 
-PROMPTS: dict[str, str] = {
+CHAT_TEMPLATES: dict[str, str] = {
     "vicuna_v1": _form(
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions.",
@@ -76,24 +76,24 @@ PROMPTS: dict[str, str] = {
         _HERMES[1],
     ),
 }
-"""Chat templates by the names that the release has for its prompt forms."""
+"""Chat templates by the release's names for its prompt formats."""
 
 
 def prompt_form(tokenizer: Any) -> str:
-    """Which of `PROMPTS` a model was trained with, told by the tokens that its vocabulary has."""
+    """Which of `CHAT_TEMPLATES` a model was trained with, judging by the tokens of its vocabulary."""
     vocabulary = tokenizer.get_vocab()
     return "llama_3" if "<|eot_id|>" in vocabulary else "hermes-2" if "<|im_end|>" in vocabulary else "vicuna_v1"
 
 
 class VilaProcessor(ProcessorMixin):
-    """Makes a VILA1.5's inputs of pictures and prompts.
+    """Turns pictures and prompts into the inputs of a VILA1.5.
 
     Args:
-        image_processor: SigLIP's, which squeezes every picture into a square; with InternViT's mean and deviation for that tower.
+        image_processor: SigLIP's, which squeezes every picture into a square; for InternViT, with that tower's mean and deviation.
         tokenizer: the language model's.
-        chat_template: one of `PROMPTS`, or another.
+        chat_template: one of `CHAT_TEMPLATES`, or any other.
         image_seq_length: visual tokens of each picture.
-        image_token_id: the id of their placeholders; the tokenizer need not know it.
+        image_token_id: the id of their placeholders; it need not be in the tokenizer.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class VilaProcessor(ProcessorMixin):
             tokenizer.add_special_tokens({"additional_special_tokens": [MARKER]}, replace_extra_special_tokens=False)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-        tokenizer.padding_side = "left"  # the releases pad for training; what generates needs its last token at the end
-        form = PROMPTS[prompt_form(tokenizer)]
+        tokenizer.padding_side = "left"  # the releases pad for training; generation needs each row's last token at the end
+        form = CHAT_TEMPLATES[prompt_form(tokenizer)]
         return cls(images, tokenizer, form, image_seq_length=config.image_seq_length, image_token_id=config.image_token_id)
 
     def __call__(
@@ -141,9 +141,9 @@ class VilaProcessor(ProcessorMixin):
         Args:
             images: pictures in the order of the `<image>` in all prompts: one, a list, or a list per prompt. A video is its frames.
             text: a prompt, or a list of them.
-            videos: not taken.
-            audio: not taken.
-            padding: as tokenizers take it; needed when prompts differ in length and tensors are wanted.
+            videos: not supported.
+            audio: not supported.
+            padding: as for tokenizers; needed if prompts differ in length and tensors are requested.
             padding_side: "left" or "right", instead of the tokenizer's.
             return_tensors: "pt" for tensors.
             add_special_tokens: let the tokenizer begin a prompt with its own token.
@@ -152,12 +152,12 @@ class VilaProcessor(ProcessorMixin):
             `input_ids` (b, s), `attention_mask` (b, s), and with pictures `pixel_values` (images, 3, h, w).
 
         Raises:
-            InputError: no text, a video or sound, or not as many pictures as `<image>` in the prompts.
+            InputError: no text, a video or sound, or a number of pictures other than that of `<image>` in the prompts.
         """
         if videos is not None or audio is not None:
             raise InputError("VILA takes text and images; pass a video as its frames: as images, with one <image> each in the prompt")
         if text is None:
-            raise InputError(f"a prompt is needed beside the images, with {MARKER} where each belongs; pass text=...")
+            raise InputError(f"a prompt is needed with the images, with {MARKER} where each belongs; pass text=...")
         prompts = [text] if isinstance(text, str) else list(text)
         pictures = list(flat(images))
         wanted = sum(prompt.count(MARKER) for prompt in prompts)
@@ -174,7 +174,7 @@ class VilaProcessor(ProcessorMixin):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def _encode(self, prompt: str, add_special_tokens: bool) -> list[int]:
-        """Ids of one prompt. The text between pictures is tokenised piece by piece, as it was when the models were trained."""
+        """Ids of one prompt. The text between pictures is tokenised piece by piece, as in the models' training."""
         first, *others = prompt.split(MARKER)
         ids = list(self.tokenizer(first, add_special_tokens=add_special_tokens)["input_ids"])
         for piece in others:
@@ -184,7 +184,7 @@ class VilaProcessor(ProcessorMixin):
 
 
 def _image_processor(folder: Path, tower: Any) -> Any:
-    """What makes pixels of pictures. Pillow resizes them, as in the release; torchvision's results differ in the last bits."""
+    """Turns pictures into pixels. Pillow resizes them, as in the release; torchvision's results differ in the last bits."""
     if tower.model_type != internvit.MODEL_TYPE:
         return pretrained(SiglipImageProcessorPil, folder)
     # The release's file for InternViT names a class of its own and nothing else.
@@ -196,7 +196,7 @@ def _tokenizer(folder: Path) -> Any:
     """The language model's tokenizer.
 
     Raises:
-        UnsupportedError: it is a SentencePiece file, and what reads that is not installed.
+        UnsupportedError: it is a SentencePiece file, and the packages to read it are not installed.
     """
     if not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file():
         missing = [name for module, name in _SENTENCEPIECE.items() if not _installed(module)]

@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's folder or hub repository, looked at before anything is loaded."""
+"""The content of a checkpoint's folder or hub repository, inspected before anything is loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG, ADAPTER, GENERATION = "config.json", "adapter_config.json", "generation_
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _LARGEST = 64 * 2**20
-"""Bytes of a JSON file. The largest index of published weights has about 10 MB."""
+"""Most bytes of a JSON file. The largest index of published weights has about 10 MB."""
 
 _OLD_FORMAT = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 _WAY_OUT = "copy or download the model again"
@@ -29,8 +29,8 @@ class Weights:
     """The weight files of a checkpoint, or of a part of it.
 
     Attributes:
-        tensors: how many there are; `None` where only reading everything would tell.
-        bytes: of all files together; `None` where an index does not say.
+        tensors: how many there are; `None` if only reading everything would tell.
+        bytes: of all files together; `None` if an index does not say.
     """
 
     tensors: int | None
@@ -46,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         name: as the user gave it, for messages.
-        source: what `from_pretrained` takes: the path of an existing folder, or the id on the hub.
+        source: the argument for `from_pretrained`: the path of an existing folder, or the id on the hub.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Checkpoint:
         return Path(self.source) if os.path.isdir(self.source) else None
 
     def file(self, name: str) -> Path | None:
-        """One of the files, fetched if it is on the hub; `None` if the checkpoint has none of that name.
+        """One of the files, downloaded if it is on the hub; `None` if the checkpoint has no file of that name.
 
         Raises:
-            CheckpointError: the hub has no such model for this user, or cannot be reached for the first of the files.
+            CheckpointError: the hub has no such model for this user, or cannot be reached for the first file.
         """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -71,10 +71,10 @@ class Checkpoint:
         try:
             return Path(hf_hub_download(self.source, name))
         except LocalEntryNotFoundError as error:
-            if name != CONFIG:  # what else a cached model has not is not missed
+            if name != CONFIG:  # a cached model needs no more than it has
                 return None
             raise CheckpointError(
-                f"{self.name} is no folder here, and the Hugging Face hub cannot be reached to fetch it; pass demo, or a folder"
+                f"{self.name} is not a local folder, and the Hugging Face hub cannot be reached to download it; pass demo, or a folder"
             ) from error
         except EntryNotFoundError:
             return None
@@ -84,11 +84,11 @@ class Checkpoint:
             ) from error
         except RepositoryNotFoundError as error:
             raise CheckpointError(
-                f"{self.name} is no folder here, and the Hugging Face hub has no such model, or it is private (hf auth login)"
+                f"{self.name} is not a local folder, and the Hugging Face hub has no such model, or it is private (hf auth login)"
             ) from error
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """One of the files as an object of JSON; `None` if there is none.
+        """One of the files as a JSON object; `None` if there is none.
 
         Raises:
             CheckpointError: it is damaged; see `file`.
@@ -100,19 +100,19 @@ class Checkpoint:
         """The configuration as it was written.
 
         Raises:
-            CheckpointError: it is missing or damaged, the checkpoint is an adapter, or it needs code of its own.
+            CheckpointError: it is missing or damaged, the checkpoint is an adapter, or needs code of its own.
         """
         config = self.json(CONFIG)
         self._refuse_adapter()
         if config is None:
-            raise CheckpointError(f"{self.name} has no {CONFIG}, so it holds no model of transformers{self._instead()}; {_WAY_OUT}")
+            raise CheckpointError(f"{self.name} has no {CONFIG}, so it holds no transformers model{self._instead()}; {_WAY_OUT}")
         if not isinstance(config.get("model_type"), str):
             self.refuse_code(config)
-            raise CheckpointError(f"{self.name}: {CONFIG} has model_type={config.get('model_type')!r}, not the name of a kind of model")
+            raise CheckpointError(f"{self.name}: {CONFIG} has model_type={config.get('model_type')!r}, not the name of a model type")
         return config
 
     def refuse_code(self, settings: Mapping[str, Any]) -> None:
-        """Refuse settings that name classes of the checkpoint's own.
+        """Refuse settings that name classes defined by the checkpoint itself.
 
         Raises:
             CheckpointError: they do.
@@ -122,12 +122,12 @@ class Checkpoint:
             return
         named = some([str(value) for value in own.values()]) if isinstance(own, dict) else repr(own)
         raise CheckpointError(
-            f"{self.name} needs code that it brings itself (auto_map: {named}), which foveate never runs, and this version of "
+            f"{self.name} needs code that it ships itself (auto_map: {named}), which foveate never runs, and this version of "
             f"transformers has no such class; take a checkpoint in transformers' own format, often called -hf"
         )
 
     def weights(self) -> Weights:
-        """What the weight files hold, from their headers.
+        """The content of the weight files, from their headers.
 
         Raises:
             CheckpointError: files are missing or damaged.
@@ -147,18 +147,18 @@ class Checkpoint:
         if not isinstance(entries, dict) or not entries or not all(isinstance(name, str) for name in entries.values()):
             raise CheckpointError(f"{index} is damaged: its weight_map names no files of tensors; {_WAY_OUT}")
         names = sorted(set(entries.values()))
-        # an index is data like any other: it may not lead out of its folder
+        # an index is untrusted data: it may not lead out of its folder
         astray = [name for name in names if Path(name).name != name]
         if astray:
-            raise CheckpointError(f"{index} names {some(astray)}, which is not beside it; a shard lies in the folder of its index")
-        if self.folder is None:  # what is not fetched yet is looked into by transformers
+            raise CheckpointError(f"{index} names {some(astray)}, which is not next to it; a shard must be in the folder of its index")
+        if self.folder is None:  # transformers inspects what is not downloaded yet
             facts = read_json(index).get("metadata")
             size = facts.get("total_size") if isinstance(facts, dict) else None
             return Weights(len(entries), size if isinstance(size, int) else None)
         missing = [name for name in names if not (index.parent / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{index} names {len(missing)} of {len(names)} files that are not beside it ({some(missing)}); copy or download them too"
+                f"{index} names {len(missing)} of {len(names)} files that are not next to it ({some(missing)}); copy or download them, too"
             )
         found = Weights(0, 0)
         for name in names:
@@ -176,7 +176,7 @@ class Checkpoint:
         )
 
     def _instead(self) -> str:
-        """What else there is that could be meant."""
+        """Other files that may be what the user meant."""
         if self.folder is None:
             return ""
         kinds = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json")
@@ -186,14 +186,14 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, folder: Path | None = None) -> Checkpoint:
-    """Where the files of a model are.
+    """Find the files of a model.
 
     Args:
         name: a folder, or an id on the Hugging Face hub.
-        folder: where they are, if the name is a name of our own.
+        folder: where they are, if the name is one of foveate's own.
 
     Raises:
-        CheckpointError: the name is that of no folder, and can be no id.
+        CheckpointError: there is no such folder, and the name cannot be an id.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -201,10 +201,10 @@ def find_checkpoint(name: str, folder: Path | None = None) -> Checkpoint:
     if folder is not None:
         return Checkpoint(name, str(folder))
     path = os.path.expanduser(name)
-    if os.path.isdir(path):  # unlike Path.is_dir, without raising for names that no file can have
+    if os.path.isdir(path):  # unlike Path.is_dir, does not raise for names that no file can have
         return Checkpoint(name, os.path.normpath(path))
     if os.path.isfile(path):
-        raise CheckpointError(f"{name} is a file, and a model is a folder of several; pass the folder that it lies in")
+        raise CheckpointError(f"{name} is a file, and a model is a folder of files; pass the folder that contains it")
     if not name.strip() or name.startswith((".", "/", "~")):
         raise CheckpointError(f"no such model folder: {name!r}; pass demo, a folder or a Hugging Face id")
     try:
@@ -220,12 +220,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object from a JSON file.
 
     Raises:
-        CheckpointError: it is none, or cannot be read.
+        CheckpointError: it is not one, or cannot be read.
     """
     try:
         if path.stat().st_size > _LARGEST:
             raise CheckpointError(
-                f"{path} has {path.stat().st_size / 2**20:.0f} MiB, more than the {_LARGEST // 2**20} that settings may have"
+                f"{path} has {path.stat().st_size / 2**20:.0f} MiB, more than the {_LARGEST // 2**20} MiB that settings may have"
             )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -237,7 +237,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is no JSON ({error})"
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON ({error})"
         raise CheckpointError(f"{path} is damaged: {reason}; {_WAY_OUT}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it holds a {type(found).__name__} where settings by name belong; {_WAY_OUT}")
@@ -245,7 +245,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def look_into(file: Path) -> Weights:
-    """What a weight file holds, from its header alone.
+    """The content of a weight file, from its header alone.
 
     Raises:
         CheckpointError: it is damaged or cut off.
@@ -272,10 +272,10 @@ def _sum(one: int | None, other: int | None) -> int | None:
 
 
 def _check_old_format(file: Path) -> None:
-    """Refuse what is no file of PyTorch: its older ones begin with a number of their own."""
+    """Refuse anything but PyTorch files; the older ones begin with a magic number of their own."""
     with file.open("rb") as opened:
         if _OLD_FORMAT not in opened.read(64):
-            raise CheckpointError(f"{file} is damaged or cut off (it is no file of PyTorch); {_WAY_OUT}")
+            raise CheckpointError(f"{file} is damaged or cut off (it is not a PyTorch file); {_WAY_OUT}")
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Finding weights that are not finite, which neither training may keep nor anybody load."""
+"""Find weights that are not finite: training may not save them, and nothing may load them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["not_finite"]
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or an infinite number; their device is waited for once.
+    """The names of the tensors that hold NaN or an infinite number, with a single synchronisation of their device.
 
     Args:
-        weights: tensors of any shapes by name, on one device.
+        weights: tensors of any shape by name, on one device.
     """
     names = [name for name, value in weights.items() if value.is_floating_point()]
     if not names:

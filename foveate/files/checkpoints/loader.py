@@ -1,4 +1,4 @@
-"""The one loader: `from_pretrained` without code from the checkpoint, with errors in one line and nothing left random in silence."""
+"""The one loader: `from_pretrained` without code from the checkpoint, with one-line errors, and with no weight silently left random."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def pretrained(kind: Any, source: Any, *arguments: Any, **options: Any) -> Any:
-    """`kind.from_pretrained`, which never runs code that lies beside the weights, and never asks whether it may.
+    """`kind.from_pretrained`, which never runs code that comes with the weights, and never asks whether it may.
 
     Args:
         kind: a class of transformers, or one like them.
         source: a folder or an id.
-        arguments: more for it.
-        options: more for it, by name.
+        arguments: further positional arguments.
+        options: further keyword arguments.
     """
     return kind.from_pretrained(source, *arguments, trust_remote_code=False, **options)
 
@@ -34,7 +34,7 @@ def load_config(checkpoint: Checkpoint) -> Any:
     """The configuration of a model.
 
     Raises:
-        CheckpointError: it is missing, damaged, of a kind that transformers does not know, or needs code of its own.
+        CheckpointError: it is missing, damaged, of a model type that transformers does not know, or needs code of its own.
     """
     from transformers import AutoConfig
 
@@ -46,17 +46,17 @@ def load_config(checkpoint: Checkpoint) -> Any:
 
 
 def load_weights(checkpoint: Checkpoint, config: Any, dtype: Any = "auto", device: Any = "cpu") -> Any:
-    """A vision-language model, ready to use: every weight that it has comes from the checkpoint.
+    """A vision-language model, ready to use: every weight comes from the checkpoint.
 
     Args:
         checkpoint: where its files are.
         config: its configuration, from `load_config`.
-        dtype: of the weights in memory; "auto" for the one that they were saved in.
-        device: where it is put.
+        dtype: of the weights in memory; "auto" for the dtype that they were saved in.
+        device: where the model is placed.
 
     Raises:
-        CheckpointError: weights are missing, left over, not finite, damaged, or not what the configuration says.
-        OutOfMemoryError: of torch, if they do not fit on the device.
+        CheckpointError: weights are missing, unexpected, not finite, damaged, or do not match the configuration.
+        OutOfMemoryError: torch's, if they do not fit on the device.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -64,7 +64,7 @@ def load_weights(checkpoint: Checkpoint, config: Any, dtype: Any = "auto", devic
         check_image_tokens(checkpoint, config)
         _check_generation(checkpoint)
         _check_size(checkpoint, config)
-        # so that what does not fit is named below, by us
+        # so that the check below names what does not fit
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = pretrained(AutoModelForImageTextToText, checkpoint.source, dtype=dtype, **options)
         check_loading_info(checkpoint.name, model, info)
@@ -91,7 +91,7 @@ def load_processor(checkpoint: Checkpoint, kind: Any = None) -> Any:
         kind: its class, if transformers does not know it.
 
     Raises:
-        CheckpointError: files are missing or damaged, or it is none for pictures and text together.
+        CheckpointError: files are missing or damaged, or it does not process pictures and text together.
     """
     from transformers import AutoProcessor
 
@@ -109,18 +109,17 @@ def load_processor(checkpoint: Checkpoint, kind: Any = None) -> Any:
 
 
 def check_loading_info(name: str, model: Any, info: Mapping[str, Any]) -> None:
-    """Refuse a model with weights that are not from its checkpoint, or a checkpoint with weights that it has no place for.
+    """Refuse a model with weights that are not from its checkpoint, or a checkpoint with weights that the model has no place for.
 
-    What transformers leaves out on purpose (tied weights, buffers that are computed, parts that a class says it ignores) is not in
-    `info`.
+    What transformers omits on purpose (tied weights, computed buffers, parts that a class says it ignores) is not in `info`.
 
     Args:
         name: of the checkpoint.
         model: as it was loaded.
-        info: what `from_pretrained` gives with `output_loading_info=True`.
+        info: what `from_pretrained` returns with `output_loading_info=True`.
 
     Raises:
-        CheckpointError: naming the first few tensors and how many there are.
+        CheckpointError: some weights do not fit; it names the first few tensors and how many there are.
     """
     missing, left = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     if getattr(model, "hf_quantizer", None) is not None:
@@ -142,7 +141,7 @@ def check_loading_info(name: str, model: Any, info: Mapping[str, Any]) -> None:
 
 
 def _refuse_unknown(checkpoint: Checkpoint, written: Mapping[str, Any]) -> None:
-    """Refuse a kind of model that transformers does not know, with the reason that helps."""
+    """Refuse a model type that transformers does not know, with a helpful reason."""
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -156,17 +155,17 @@ def _refuse_unknown(checkpoint: Checkpoint, written: Mapping[str, Any]) -> None:
 
 
 def _check_generation(checkpoint: Checkpoint) -> None:
-    """Refuse generation settings that transformers would pass over or stumble upon while answering."""
+    """Refuse generation settings that transformers would ignore, or fail on during generation."""
     settings = checkpoint.json(GENERATION) or {}
     for name in _TOKENS:
         value = settings.get(name)
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in ids):
-            raise CheckpointError(f"{checkpoint.name}: {GENERATION} has {name}={value!r}, which is no token's number; correct or remove it")
+            raise CheckpointError(f"{checkpoint.name}: {GENERATION} has {name}={value!r}, which is not a token id; correct or remove it")
 
 
 def _check_size(checkpoint: Checkpoint, config: Any) -> None:
-    """Compare the configuration with the weight files before a model is built, and with its skeleton before it takes memory."""
+    """Compare the configuration with the weight files before a model is built, and with its skeleton before memory is allocated."""
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -176,7 +175,7 @@ def _check_size(checkpoint: Checkpoint, config: Any) -> None:
     try:
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):
             skeleton = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever a model class makes of settings that fit no model
+    except Exception as error:  # model classes raise anything when settings describe no valid model
         raise CheckpointError(
             f"{checkpoint.name}: {CONFIG} describes no {kind.__name__} that can be built ({first_sentence(error)}); it is damaged"
         ) from error
@@ -184,7 +183,7 @@ def _check_size(checkpoint: Checkpoint, config: Any) -> None:
 
 
 def _check_finite(name: str, model: Any) -> None:
-    """Refuse weights that are not numbers, or infinite. Reads each once: milliseconds on a GPU, as long as copying them on a CPU."""
+    """Refuse weights that are NaN or infinite. Reads each once: milliseconds on a GPU; on a CPU, as long as copying them."""
     bad = [weight for weight, values in model.named_parameters() if not _finite(values.detach())]
     if bad:
         raise CheckpointError(
@@ -197,28 +196,28 @@ def _finite(values: Any) -> bool:
 
     if values.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64) or values.is_meta or not values.numel():
         return True
-    # one pass at the speed of the memory; isfinite takes thirty times as long
+    # one pass at memory bandwidth; isfinite takes thirty times as long
     low, high = torch.aminmax(values)
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _class_of(config: Any) -> Any:
-    """The class that a configuration's model is of.
+    """The model class of a configuration.
 
     Raises:
-        CheckpointError: it is no vision-language model.
+        CheckpointError: it is not a vision-language model.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
     try:
         found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     except KeyError as error:
-        raise CheckpointError(f"a {config.model_type!r} model is no vision-language model, which foveate needs") from error
+        raise CheckpointError(f"a {config.model_type!r} model is not a vision-language model, which foveate needs") from error
     return found[0] if isinstance(found, tuple | list) else found
 
 
 def _parts(checkpoint: Checkpoint, kind: Any) -> Iterable[Checkpoint]:
-    """The folders of the weights: one, unless the class reads a layout of its own."""
+    """The folders that hold the weights: one, unless the class reads a layout of its own."""
     parts = getattr(kind, "weight_folders", lambda folder: (folder,))(checkpoint.source)
     return [Checkpoint(checkpoint.name if part == checkpoint.source else str(part), str(part)) for part in parts]
 

@@ -1,4 +1,4 @@
-"""Image processors that work with Pillow, whatever else is installed."""
+"""Image processors that use Pillow, whatever else is installed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["on_pillow"]
 
 
 def on_pillow(processor: Any, kind: Any) -> Any:
-    """A processor whose pictures are resized by Pillow, with the settings that it has.
+    """Make a processor resize pictures with Pillow, with unchanged settings.
 
-    transformers saves the name of an image processor without the library that it works with, and takes torchvision where that is
-    installed when it loads it again. Both resize a little differently, so that a model would see other pixels than it was given before.
+    transformers saves the name of an image processor without its library, and on loading takes torchvision if that is installed. The two
+    resize slightly differently, so the model would see other pixels than it was trained on.
 
     Args:
         processor: a loaded processor; it is changed in place.
-        kind: the class of its image processor that works with Pillow, such as `SiglipImageProcessorPil`.
+        kind: the Pillow class of its image processor, such as `SiglipImageProcessorPil`.
 
     Returns:
-        `processor`. An image processor of quite another kind is left as it is.
+        `processor`. An image processor of an unrelated kind is left unchanged.
     """
     current = processor.image_processor
     if f"{type(current).__name__}Pil" == kind.__name__:

@@ -1,4 +1,4 @@
-"""One line for whatever transformers and the libraries below it raise about a checkpoint."""
+"""Turn whatever transformers and the libraries below it raise about a checkpoint into one line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 @contextmanager
 def refusing(checkpoint: Checkpoint, what: str = "model") -> Iterator[None]:
-    """Turn whatever is raised about files that are missing, of another kind or damaged into one line.
+    """Turn whatever is raised about missing, damaged or unsuitable files into one line.
 
     Args:
-        checkpoint: that is loaded.
+        checkpoint: the one being loaded.
         what: "model" or "processor".
 
     Raises:
-        CheckpointError: saying what is wrong. Other errors of foveate pass, and so does a lack of a device's memory.
+        CheckpointError: says what is wrong. Foveate's other errors pass through, and so does a device that runs out of memory.
     """
     import torch
 
@@ -39,7 +39,7 @@ def refusing(checkpoint: Checkpoint, what: str = "model") -> Iterator[None]:
 
 
 def first_sentence(error: BaseException) -> str:
-    """What an error says first, with its type where the text alone would not be understood."""
+    """The first sentence of an error, with its type if the text alone would be unclear."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     if text.endswith(":") and len(lines) > 1:
@@ -53,26 +53,26 @@ def _reason(checkpoint: Checkpoint, what: str, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{name} does not fit in this machine's memory"
     if isinstance(error, ImportError) and "torchvision" in text.lower():
-        return f"the processor of {name!r} needs torchvision, which is not there: pip install torchvision, in the build for your torch"
+        return f"the processor of {name!r} needs torchvision, which is not installed: pip install torchvision, in the build for your torch"
     if "trust_remote_code" in text:
         return (
-            f"the {what} of {name!r} needs code that it brings itself, which foveate never runs; take a checkpoint in transformers' own "
+            f"the {what} of {name!r} needs code that it ships itself, which foveate never runs; take a checkpoint in transformers' own "
             f"format, often called -hf"
         )
     if "weights_only" in text or "WeightsUnpickler" in text:
-        return f"the weights of {name!r} hold more than tensors and were not opened, because that could run their code"
+        return f"the weights of {name!r} hold more than tensors and were not loaded, because that could run their code"
     damaged = _damaged(checkpoint) if isinstance(error, json.JSONDecodeError) else None
     if damaged is not None:
         return str(damaged)
     missing = _missing(checkpoint) if what == "processor" else None
     if missing is not None:
         return f"{name} has no {missing}, so no prompt can be made for it; copy or download it again, with all its files"
-    ways = "pass demo, a folder or a Hugging Face id" if checkpoint.folder is None else "its files are damaged, or of another kind"
+    ways = "pass demo, a folder or a Hugging Face id" if checkpoint.folder is None else "its files are damaged, or of another type"
     return f"cannot load the {what} {name!r}: {first_sentence(error)}; {ways}"
 
 
 def _damaged(checkpoint: Checkpoint) -> CheckpointError | None:
-    """What is wrong with the first of a folder's files that is no JSON."""
+    """What is wrong with the first of a folder's files that is not JSON."""
     for path in _files(checkpoint.folder, "*.json") if checkpoint.folder else ():
         try:
             read_json(path)
@@ -82,12 +82,12 @@ def _damaged(checkpoint: Checkpoint) -> CheckpointError | None:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """Files of a folder, and of those in it, where some models have their parts."""
+    """The files of a folder and of its subfolders, where some models keep their parts."""
     return sorted(path for path in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")) if path.is_file())
 
 
 def _missing(checkpoint: Checkpoint) -> str | None:
-    """Which part of a processor a folder has no file of."""
+    """Which part of a processor has no file in a folder."""
     folder = checkpoint.folder
     if folder is None:
         return None

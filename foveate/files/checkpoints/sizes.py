@@ -1,4 +1,4 @@
-"""Sizes in a configuration that no model can have, told from the configuration and the weight files before anything is built."""
+"""Refuse sizes that no model can have, by the configuration and the weight files alone, before anything is built."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from foveate.files.checkpoints.files import CONFIG, Checkpoint, Weights
 
 __all__ = ["check_counts", "check_image_tokens", "check_picture_size", "check_tensors", "check_weights"]
 
-MOST = 10_000
-"""Layers, or whatever else a model is built of one by one; published models have up to some hundred layers and experts each."""
+MAX_COUNT = 10_000
+"""Most layers, or other repeated parts, of a model; published models have up to some hundred layers and experts each."""
 
 LONGEST_SIDE = 16_384
-"""Pixels of a picture that a processor makes of another; published ones make up to some thousand."""
+"""Longest side in pixels of the pictures that a processor produces; published ones produce up to some thousand."""
 
 _COUNTED = ("layers", "layer_num", "n_layer", "depth", "depths", "blocks", "experts", "num_labels")
-"""Endings of settings that say how often something is built, or listed, in a loop."""
+"""Suffixes of settings that say how often something is built, or listed, in a loop."""
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "depth")
 _SLACK = 2**24
@@ -28,20 +28,20 @@ _IMAGE_TOKENS = ("image_token_id", "image_token_index")
 
 
 def check_counts(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
-    """Refuse counts for which even reading the configuration would take for ever.
+    """Refuse counts with which even reading the configuration would never finish.
 
     Args:
         checkpoint: for the message.
         config: as it was written.
 
     Raises:
-        CheckpointError: a count is above `MOST`, or negative.
+        CheckpointError: a count is above `MAX_COUNT`, or negative.
     """
     for setting, value in _numbers(config):
         last = setting.rpartition(".")[2]
-        if (last.endswith(_COUNTED) and value > MOST) or (last in _LAYERS and value < 0):
+        if (last.endswith(_COUNTED) and value > MAX_COUNT) or (last in _LAYERS and value < 0):
             raise CheckpointError(
-                f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MOST}); it is damaged"
+                f"{checkpoint.name}: {CONFIG} has {setting}={value}, and no model has that many (0 to {MAX_COUNT}); it is damaged"
             )
 
 
@@ -61,13 +61,13 @@ def check_tensors(checkpoint: Checkpoint, config: Mapping[str, Any], weights: We
 
 
 def check_weights(checkpoint: Checkpoint, skeleton: Any, weights: Weights, *, quantised: bool) -> None:
-    """Refuse a model that is far larger than its weight files, before memory is taken for it.
+    """Refuse a model that is far larger than its weight files, before memory is allocated for it.
 
     Args:
         checkpoint: for the message.
         skeleton: the model that the configuration describes, on the "meta" device.
-        weights: what the files hold.
-        quantised: whether elements may take less than a byte.
+        weights: the content of the files.
+        quantised: whether an element may take less than a byte.
 
     Raises:
         CheckpointError: it is.
@@ -84,7 +84,7 @@ def check_weights(checkpoint: Checkpoint, skeleton: Any, weights: Weights, *, qu
 
 
 def check_image_tokens(checkpoint: Checkpoint, config: Any) -> None:
-    """Refuse a placeholder for images that the vocabulary does not have.
+    """Refuse an image placeholder that is not in the vocabulary.
 
     Raises:
         CheckpointError: its id is negative, or beyond the vocabulary.
@@ -100,12 +100,12 @@ def check_image_tokens(checkpoint: Checkpoint, config: Any) -> None:
 
 
 def check_picture_size(checkpoint: Checkpoint, file: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a processor that makes pictures which no machine can hold.
+    """Refuse a processor that produces pictures too large for any machine.
 
     Args:
         checkpoint: for the message.
-        file: that the settings are from, for the message.
-        settings: of the processor.
+        file: the file of the settings, for the message.
+        settings: those of the processor.
 
     Raises:
         CheckpointError: a height or width is above `LONGEST_SIDE`, or below 1.
@@ -118,7 +118,7 @@ def check_picture_size(checkpoint: Checkpoint, file: str, settings: Mapping[str,
 
 
 def _numbers(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number in a configuration, lists of them too, with the path to it."""
+    """Every whole number in a configuration, including those in lists, with its path."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{before}{name}.")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from foveate.files.records import Count, Document, Form, Seconds, Size
+from foveate.files.records import Count, Document, RecordSchema, Seconds, Size
 from foveate.files.writing import write_whole
 from foveate.measure.result_forms import Facts
 
@@ -202,8 +202,8 @@ class _Surroundings:
 
 
 _WHAT = "a file of results of foveate bench"
-_FORM: Form[Run] = Form(_WHAT, Run, {"kind": KIND, "format": FORMAT}, limit=2**28)
-_FACTS: Form[_Surroundings] = Form(_WHAT, _Surroundings)
+_FORM: RecordSchema[Run] = RecordSchema(_WHAT, Run, {"kind": KIND, "format": FORMAT}, limit=2**28)
+_FACTS: RecordSchema[_Surroundings] = RecordSchema(_WHAT, _Surroundings)
 
 
 def figures(group: Group, row: Row) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from foveate.draw import information_loss
-from foveate.draw.charts import Lines, Point, against_time, against_tokens, radar, svg
+from foveate.draw.charts import Point, PointsByMethod, against_time, against_tokens, radar, svg
 from foveate.measure.bench.plots import figure_of
 from foveate.measure.bench.records import Group, Row, figures
 from foveate.measure.evaluation.runs import BLIND, FULL
@@ -109,7 +109,7 @@ def _point(found: Mapping[str, Any], scale: float) -> Point:
     return Point(found["tokens_at_the_cut"], found["score"] * scale, low and low * scale, high and high * scale)
 
 
-def _lines(results: Mapping[str, Any], task: str, scale: float) -> Lines:
+def _lines(results: Mapping[str, Any], task: str, scale: float) -> PointsByMethod:
     """The points of each method at all its budgets."""
     lines: dict[str, list[Point]] = {}
     for setting, found in results.items():

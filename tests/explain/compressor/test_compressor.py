@@ -17,7 +17,7 @@ from torch import Tensor
 from foveate import ConvCompressor
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor.compressor import SETTINGS, WEIGHTS
-from foveate.explain.compressor.network import CompressorConfig, ScoreNetwork, Sight
+from foveate.explain.compressor.network import CompressorConfig, CompressorInput, ScoreNetwork
 from foveate.explain.compressor.train import channels_of
 from foveate.view import Grid
 
@@ -32,22 +32,22 @@ PARTS: list[tuple[Grid, ...]] = [((1, 5, 7),), ((3, 4, 4),), ((1, 4, 4), (1, 3, 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 
 
-def sight(parts: tuple[Grid, ...], seed: int = 0) -> Sight:
+def random_input(parts: tuple[Grid, ...], seed: int = 0) -> CompressorInput:
     n = sum(t * h * w for t, h, w in parts)
     draw = torch.Generator().manual_seed(seed)
     attention = (0.1 + torch.rand(NOBODY.heads, n, generator=draw)) / n
-    return Sight(attention, parts, torch.randn(n, NOBODY.hidden, generator=draw))
+    return CompressorInput(attention, parts, torch.randn(n, NOBODY.hidden, generator=draw))
 
 
-def predict(compressor: ConvCompressor, *sights: Sight) -> list[Tensor]:
+def predict(compressor: ConvCompressor, *inputs: CompressorInput) -> list[Tensor]:
     with torch.no_grad():
-        return compressor(sights)
+        return compressor(inputs)
 
 
 @every_kind
 def test_predictions_are_probabilities_over_all_tokens_of_an_image(kind: dict[str, Any]) -> None:
     for parts in PARTS:
-        (found,) = predict(untrained(**kind), sight(parts))
+        (found,) = predict(untrained(**kind), random_input(parts))
         assert found.shape == (sum(t * h * w for t, h, w in parts),)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found.exp().sum(), torch.tensor(1.0))
@@ -55,16 +55,16 @@ def test_predictions_are_probabilities_over_all_tokens_of_an_image(kind: dict[st
 
 @every_kind
 def test_a_batch_of_any_shapes_is_its_images_one_by_one(kind: dict[str, Any]) -> None:
-    compressor, sights = untrained(**kind), [sight(parts, seed) for seed, parts in enumerate([*PARTS, PARTS[0], PARTS[2]])]
-    for together, own in zip(predict(compressor, *sights), sights, strict=True):
+    compressor, inputs = untrained(**kind), [random_input(parts, seed) for seed, parts in enumerate([*PARTS, PARTS[0], PARTS[2]])]
+    for together, own in zip(predict(compressor, *inputs), inputs, strict=True):
         torch.testing.assert_close(together, *predict(compressor, own), atol=1e-5, rtol=1e-5)
 
 
 def test_the_crops_of_an_image_do_not_touch() -> None:
-    compressor, own = untrained(), sight(PARTS[2])
+    compressor, own = untrained(), random_input(PARTS[2])
     moved = own.attention.clone()
     moved[:, 16:31] = moved[:, 16:31].flip(1)
-    before, after = compressor.network([own])[0], compressor.network([Sight(moved, own.parts)])[0]
+    before, after = compressor.network([own])[0], compressor.network([CompressorInput(moved, own.parts)])[0]
     torch.testing.assert_close(before[:16], after[:16], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(before[31:], after[31:], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(before[16:31], after[16:31], atol=1e-3)
@@ -75,7 +75,7 @@ def reach(compressor: ConvCompressor, parts: tuple[Grid, ...], cell: int) -> set
     n = sum(t * h * w for t, h, w in parts)
     features = torch.randn(n, compressor.config.inputs, requires_grad=True)
     compressor.network._features = lambda _: features  # type: ignore[method-assign,assignment]
-    compressor.network([sight(parts)])[0][cell].backward()
+    compressor.network([random_input(parts)])[0][cell].backward()
     assert features.grad is not None
     return set(features.grad.abs().sum(1).nonzero().flatten().tolist())
 
@@ -90,7 +90,7 @@ def test_the_sequence_network_looks_along_the_tokens_alone() -> None:
     assert reach(untrained(network="sequence", channels=(4,)), ((3, 4, 4),), 17) == {16, 17, 18}
 
 
-def test_frames_beside_one_another_are_a_convolution_in_three_dimensions() -> None:
+def test_consecutive_frames_are_a_convolution_in_three_dimensions() -> None:
     network = ScoreNetwork(CompressorConfig(heads=3, channels=(4,), kernel=3, frames=5))
     block, states = network.blocks[0], torch.randn(2, 3, 4, 5, 6)
     torch.nn.init.normal_(block.depthwise)
@@ -103,36 +103,36 @@ def test_frames_beside_one_another_are_a_convolution_in_three_dimensions() -> No
 def test_what_only_images_have_taught_treats_frames_one_by_one() -> None:
     torch.manual_seed(0)
     network = ScoreNetwork(CompressorConfig(heads=NOBODY.heads, channels=(4, 8)))
-    image, video = sight(((1, 4, 4),)), sight(((3, 4, 4),))
+    image, video = random_input(((1, 4, 4),)), random_input(((3, 4, 4),))
     network([image])[0].square().sum().backward()
     torch.optim.Adam(network.parameters(), lr=0.1).step()
     network._features = lambda own: own.attention.T  # type: ignore[method-assign,assignment]
-    frames = [Sight(video.attention[:, 16 * t : 16 * t + 16], ((1, 4, 4),)) for t in range(3)]
+    frames = [CompressorInput(video.attention[:, 16 * t : 16 * t + 16], ((1, 4, 4),)) for t in range(3)]
     torch.testing.assert_close(network([video])[0], torch.cat(network(frames)), atol=1e-5, rtol=1e-5)
 
 
 @every_kind
 def test_cells_that_are_missing_count_as_beyond_the_border(kind: dict[str, Any]) -> None:
-    compressor, whole = untrained(**kind), sight(((1, 6, 5),))
+    compressor, whole = untrained(**kind), random_input(((1, 6, 5),))
     assert whole.states is not None
     upper = torch.arange(20)
-    rest = Sight(whole.attention[:, :20], ((1, 6, 5),), whole.states[:20], upper)
-    smaller = Sight(whole.attention[:, :20], ((1, 4, 5),), whole.states[:20])
+    rest = CompressorInput(whole.attention[:, :20], ((1, 6, 5),), whole.states[:20], upper)
+    smaller = CompressorInput(whole.attention[:, :20], ((1, 4, 5),), whole.states[:20])
     torch.testing.assert_close(predict(compressor, rest)[0], predict(compressor, smaller)[0], atol=1e-5, rtol=1e-5)
-    mixed = predict(compressor, whole, rest, sight(((1, 6, 5),), 3))
+    mixed = predict(compressor, whole, rest, random_input(((1, 6, 5),), 3))
     torch.testing.assert_close(mixed[1], predict(compressor, rest)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_where_all_cells_are_named_nothing_is_missing() -> None:
-    compressor, whole = untrained(), sight(PARTS[2])
-    named = Sight(whole.attention, whole.parts, whole.states, torch.arange(47))
+    compressor, whole = untrained(), random_input(PARTS[2])
+    named = CompressorInput(whole.attention, whole.parts, whole.states, torch.arange(47))
     torch.testing.assert_close(predict(compressor, named)[0], predict(compressor, whole)[0], atol=1e-6, rtol=1e-6)
 
 
 def test_the_scale_of_attention_does_not_matter() -> None:
     for kind in KINDS[:3]:
-        own = sight(PARTS[0])
-        smaller = Sight(own.attention / 8, own.parts, own.states)
+        own = random_input(PARTS[0])
+        smaller = CompressorInput(own.attention / 8, own.parts, own.states)
         torch.testing.assert_close(*predict(untrained(**kind), own), *predict(untrained(**kind), smaller), atol=1e-3, rtol=1e-3)
 
 
@@ -172,7 +172,7 @@ def test_what_is_saved_is_read_again(kind: dict[str, Any], tmp_path: Path) -> No
     compressor.training_facts = {"epoch": 3}
     read = ConvCompressor.from_pretrained(compressor.save_pretrained(tmp_path / "new" / "folder"))
     assert (read.config, read.model, read.labels, read.training_facts) == (compressor.config, NOBODY, {"target": "logit"}, {"epoch": 3})
-    assert torch.equal(*predict(read, sight(PARTS[2])), *predict(compressor, sight(PARTS[2])))
+    assert torch.equal(*predict(read, random_input(PARTS[2])), *predict(compressor, random_input(PARTS[2])))
     assert not read.training
     assert [file.name for file in (tmp_path / "new" / "folder").iterdir()] == [WEIGHTS]
 
@@ -201,23 +201,23 @@ def test_the_two_files_of_earlier_versions_are_read_and_replaced_by_one(tmp_path
     compressor = untrained()
     folder = in_two_files(compressor.save_pretrained(tmp_path))
     read = ConvCompressor.from_pretrained(folder)
-    assert torch.equal(*predict(read, sight(PARTS[2])), *predict(compressor, sight(PARTS[2])))
+    assert torch.equal(*predict(read, random_input(PARTS[2])), *predict(compressor, random_input(PARTS[2])))
     other = untrained(seed=1)
     other.save_pretrained(folder)
     assert [file.name for file in folder.iterdir()] == [WEIGHTS]
-    assert torch.equal(*predict(ConvCompressor.from_pretrained(folder), sight(PARTS[2])), *predict(other, sight(PARTS[2])))
+    assert torch.equal(*predict(ConvCompressor.from_pretrained(folder), random_input(PARTS[2])), *predict(other, random_input(PARTS[2])))
 
 
 def test_a_kill_at_any_moment_of_saving_leaves_the_old_compressor_or_the_new_one(tmp_path: Path) -> None:
     old, new = untrained(), untrained(seed=1)
-    (expected_old,), (expected_new,) = predict(old, sight(PARTS[2])), predict(new, sight(PARTS[2]))
+    (expected_old,), (expected_new,) = predict(old, random_input(PARTS[2])), predict(new, random_input(PARTS[2]))
     seen = []
     for form in (lambda folder: folder, in_two_files):
         for step in range(9):
             folder = form(old.save_pretrained(tmp_path / f"{form.__name__}-{step}"))
             if not killed_at(step, lambda folder=folder: new.save_pretrained(folder)):
                 break
-            (found,) = predict(ConvCompressor.from_pretrained(folder), sight(PARTS[2]))
+            (found,) = predict(ConvCompressor.from_pretrained(folder), random_input(PARTS[2]))
             seen.append(torch.equal(found, expected_new))
             assert seen[-1] or torch.equal(found, expected_old)
             new.save_pretrained(folder)
@@ -232,9 +232,9 @@ BOTH = [
     (lambda folder: flip(folder / WEIGHTS), "is damaged"),
     (lambda folder: spoil(folder, format=9), "has format 9; this version of foveate reads format 1"),
     (lambda folder: spoil(folder, model=None), "model is missing"),
-    (lambda folder: spoil(folder, config={"heads": 3, "depth": 1}), "depth: not what this version"),
-    (lambda folder: spoil(folder, config={"heads": 3, "kernel": "x"}), "makes? no compressor"),
-    (lambda folder: spoil(folder, config={"heads": 3}), "makes? no compressor"),
+    (lambda folder: spoil(folder, config={"heads": 3, "depth": 1}), "depth: this version of foveate knows no such setting"),
+    (lambda folder: spoil(folder, config={"heads": 3, "kernel": "x"}), "is not a valid compressor"),
+    (lambda folder: spoil(folder, config={"heads": 3}), "is not a valid compressor"),
     (lambda folder: spoil(folder, model={"heads": 3}), r"model\.model_type is missing"),
 ]
 TWO = [
@@ -274,11 +274,11 @@ def test_weights_that_are_not_finite_are_refused(form: Any, value: float, tmp_pa
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CompressorError, match=r"nowhere is no folder; name a folder that `foveate train` wrote"):
+    with pytest.raises(CompressorError, match=r"nowhere is not a folder; name a folder that `foveate train` wrote"):
         ConvCompressor.from_pretrained(tmp_path / "nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CompressorError, match="no compressor came from the Hugging Face hub"):
+    with pytest.raises(CompressorError, match="no compressor could be downloaded from the Hugging Face hub"):
         ConvCompressor.from_pretrained("nobody/nothing")
 
 

@@ -1,4 +1,4 @@
-"""Training a compressor: it learns, holds out whole samples, goes on after a kill, and shares work among processes."""
+"""Training a compressor: it learns, holds out whole samples, resumes after a kill, and shares work among processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from foveate import ConvCompressor
 from foveate.cli import main
 from foveate.errors import InputError, OptionError, TrainingError
 from foveate.explain.compressor.compressor import WEIGHTS
-from foveate.explain.compressor.train import CHECKPOINT, Moment, Recipe, _Run, train
-from foveate.explain.compressor.training_data import Labels, held_out
+from foveate.explain.compressor.train import CHECKPOINT, CompressorRecipe, TrainingProgress, _Run, train
+from foveate.explain.compressor.training_data import LabelDataset, held_out
 from foveate.explain.labels.label_files import ShardWriter, read_info, write_info
 
-SHORT = Recipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
+SHORT = CompressorRecipe(layers=3, batch=8, epochs=4, rate=3e-3, validation=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def test_it_learns_what_can_be_learned(tmp_path: Path) -> None:
-    moments: list[Moment] = []
+    moments: list[TrainingProgress] = []
     folder, tmp_path = labels(tmp_path / "labels", 150), tmp_path / "out"
     trained = train(folder, tmp_path, replace(SHORT, layers=2, kernel=1, epochs=15), cpu=True, watch=moments.append)
     assert moments[0].quality is None
@@ -84,23 +84,23 @@ def test_a_seed_gives_the_same_bits_and_another_others(folder: Path, whole: Path
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from foveate.explain.compressor.train import Recipe, train
+from foveate.explain.compressor.train import CompressorRecipe, train
 
-def watch(moment):
-    if (moment.epoch, moment.step) == (3, 4):
+def watch(progress):
+    if (progress.epoch, progress.step) == (3, 4):
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(Path(sys.argv[1]), Path(sys.argv[2]), Recipe(**eval(sys.argv[3])), cpu=True, watch=watch)
+train(Path(sys.argv[1]), Path(sys.argv[2]), CompressorRecipe(**eval(sys.argv[3])), cpu=True, watch=watch)
 """
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_resumes_to_the_same_bits(folder: Path, whole: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     recipe = repr(vars(SHORT))
     killed = subprocess.run([sys.executable, "-c", KILLED, folder, tmp_path, recipe], env=environment, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert saved(tmp_path)[2]["state"]["epoch"] == 2
-    moments: list[Moment] = []
+    moments: list[TrainingProgress] = []
     train(folder, tmp_path, SHORT, cpu=True, watch=moments.append)
     assert moments[0].epoch == 3
     assert all(map(same, saved(tmp_path), saved(whole)))
@@ -120,7 +120,7 @@ def test_two_processes_train_what_one_does(folder: Path, whole: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["epochs"] == 4
-    recipe = replace(SHORT, validation=Recipe.validation)
+    recipe = replace(SHORT, validation=CompressorRecipe.validation)
     single = train(folder, tmp_path / "single", recipe, cpu=True)
     assert told["epoch"] == single.epoch
     assert told["loss"] == pytest.approx(single.best.loss, rel=1e-3)
@@ -155,16 +155,16 @@ def test_every_kind_of_network_can_be_trained(options: dict[str, Any], tmp_path:
 
 
 def test_labels_are_read_as_they_were_written(tmp_path: Path) -> None:
-    found = Labels(labels(tmp_path / "labels", 8, states=True), states=True)
+    found = LabelDataset(labels(tmp_path / "labels", 8, states=True), states=True)
     assert len(found) == 8
     for number, parts in enumerate(GRIDS * 2):
         n = sum(t * h * w for t, h, w in parts)
         row = found[number]
-        assert row.sight.parts == parts
-        assert row.sight.attention.shape == (MODEL.heads, n)
-        assert row.sight.states is not None
-        assert row.sight.states.shape == (n, MODEL.hidden)
-        torch.testing.assert_close(row.relevance, row.sight.attention[1].float().square())
+        assert row.inputs.parts == parts
+        assert row.inputs.attention.shape == (MODEL.heads, n)
+        assert row.inputs.states is not None
+        assert row.inputs.states.shape == (n, MODEL.hidden)
+        torch.testing.assert_close(row.relevance, row.inputs.attention[1].float().square())
 
 
 def test_images_of_a_sample_and_questions_about_a_scene_are_held_out_together() -> None:
@@ -179,8 +179,8 @@ def test_images_of_a_sample_and_questions_about_a_scene_are_held_out_together() 
     assert all(held_out(f"{number:09d}/0", 0.2) for number in range(2000) if rows[number])
 
 
-def test_images_without_relevance_are_left_out(folder: Path) -> None:
-    found = Labels(folder, states=False)
+def test_images_without_relevance_are_omitted(folder: Path) -> None:
+    found = LabelDataset(folder, states=False)
     whole = found.split(0.2)
     found._blank = {whole[0][0], whole[1][0]}
     assert found.split(0.2) == (whole[0][1:], whole[1][1:])
@@ -192,7 +192,7 @@ def test_images_without_relevance_are_left_out(folder: Path) -> None:
 @pytest.mark.parametrize("options", [{"layers": 0}, {"batch": 0}, {"epochs": 0}, {"patience": 0}, {"rate": 0.0}, {"validation": 1.0}])
 def test_recipes_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
-        Recipe(**options)
+        CompressorRecipe(**options)
 
 
 def test_another_recipe_or_other_labels_in_a_folder_are_refused(folder: Path, whole: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_labels_of_another_format_are_refused(tmp_path: Path) -> None:
 
 def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Take a lower rate"):
+    with pytest.raises(TrainingError, match=r"stopped in epoch 1, because .*; .*out holds no compressor yet\. Use a rate below"):
         train(folder, out, replace(SHORT, rate=1e30), cpu=True)
     assert not (out / WEIGHTS).exists()
     assert not (out / CHECKPOINT).exists()
@@ -264,7 +264,7 @@ def test_training_that_diverges_stops_and_says_when(folder: Path, tmp_path: Path
     assert "Traceback" not in told.err
 
 
-def test_what_the_epochs_before_gave_is_kept_and_gone_on_with(
+def test_the_result_of_earlier_epochs_is_kept_and_resumed(
     folder: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = _Run._loss
@@ -314,7 +314,7 @@ def test_labels_that_are_not_finite_are_refused_with_the_name_of_their_row(colum
     with ShardWriter(folder, 2, states=True) as writer:
         writer.keep([spoiled])
     with pytest.raises(InputError, match=rf"the {column} of '000000777/0' in .*labels is not finite"):
-        found = Labels(folder, states=True)
+        found = LabelDataset(folder, states=True)
         found[len(found) - 1]
     with pytest.raises(InputError, match="is not finite"):
         train(folder, tmp_path / "out", replace(SHORT, states=True, epochs=1), cpu=True)

@@ -19,8 +19,8 @@ from foveate.explain.labels.label_files import (
     LabelsInfo,
     ShardWriter,
     Skipped,
-    outcome,
     read_info,
+    read_summary,
     shards,
     write_info,
 )
@@ -80,12 +80,12 @@ def test_datasets_reads_back_what_was_written(tmp_path: Path, states: bool) -> N
             np.testing.assert_array_equal(np.array(found["states"], np.float16), own.states)
 
 
-def test_a_footer_tells_what_became_of_every_sample(tmp_path: Path) -> None:
+def test_a_footer_says_what_happened_to_every_sample(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, 0, states=False) as shard:
         shard.keep([row(0, 6), row(1, 6)])
         shard.answered_wrong("0002")
         shard.skip("0003", 'not "there"')
-    found = outcome(shards(tmp_path)[0])
+    found = read_summary(shards(tmp_path)[0])
     assert found.counts == Counts(asked=3, kept=1, wrong=1, skipped=1, rows=2)
     assert found.wrong == ("0002",)
     assert found.skipped == (Skipped("0003", 'not "there"'),)
@@ -158,4 +158,4 @@ def test_what_are_no_labels_is_refused(tmp_path: Path) -> None:
     stranger = tmp_path / "shard-00000.parquet"
     stranger.write_bytes(b"PAR1 but nothing else")
     with pytest.raises(InputError, match="not a shard of labels"):
-        outcome(stranger)
+        read_summary(stranger)

@@ -183,7 +183,7 @@ def test_a_question_before_the_image_is_skipped_with_the_reason(make_labels: Run
         processor.save_pretrained(folder)
         labelled[name] = make_labels(write_parquet(tmp_path / "data.parquet", 2), tmp_path / name, model=folder)
     assert labelled["before"][0] == 1
-    assert "the question stands before the image" in labelled["before"][1]
+    assert "the question precedes the image" in labelled["before"][1]
     assert labelled["behind"][0] == 0, labelled["behind"][1]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from label_data import rows, write_parquet
 
 from foveate.explain.labels.label_files import read_info, shards
-from foveate.explain.labels.make import ranges
+from foveate.explain.labels.labelling import ranges
 
 Run = Callable[..., tuple[int, str]]
 

@@ -121,7 +121,7 @@ def test_a_bad_sample_is_skipped_and_listed_and_the_others_are_not(
         for one, named in zip(
             skipped,
             [
-                "damaged.png", "no such picture", "not a picture", "no image", "no text but None", "empty", "too long", "'<image>'",
+                "damaged.png", "no such picture", "not a picture", "no image", "not a text but None", "empty", "too long", "'<image>'",
                 "neither a text nor a list", "chat template",
             ],
             strict=True,

@@ -1,4 +1,4 @@
-"""A run that is killed at any point goes on with nothing lost and nothing doubled."""
+"""A run that is killed at any point resumes with nothing lost and nothing duplicated."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_half_written_file_is_ignored_and_removed(make_labels: Run, tmp_path: 
     assert (out / "skipped.jsonl").read_text() == ""
 
 
-def test_an_interrupted_shard_leaves_nothing_behind(make_labels: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_shard_leaves_no_file(make_labels: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = write_parquet(tmp_path / "data.parquet", 40), tmp_path / "labels"
     kept, calls = ShardWriter.keep, []
 

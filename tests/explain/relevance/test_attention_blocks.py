@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.explain.relevance.blocks import Attended, attention_backward, attention_output, attention_relevance
+from foveate.explain.relevance.blocks import AttentionInputs, attention_backward, attention_output, attention_relevance
 
 BATCH, HEADS, KEY_HEADS, LENGTH, WIDTH, VALUE = 2, 4, 2, 9, 6, 5
 CAUSAL = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
@@ -54,7 +54,7 @@ def test_relevance_and_gradients_are_those_of_whole_maps(mask: Tensor | None, vi
     real = PADDING.bool() if mask is not None else torch.ones(BATCH, LENGTH, dtype=torch.bool)
     relevance = torch.rand(2, BATCH, LENGTH, dtype=torch.float64) * real
     outputs = [torch.randn(output.shape, dtype=torch.float64) * real[:, :, None, None] for _ in range(2)]
-    attended = Attended(*tensors, mask, {"causal": True, **options})
+    attended = AttentionInputs(*tensors, mask, {"causal": True, **options})
 
     found, gradients = attention_backward(attended, relevance, outputs, block=block)
     for target, gradient in enumerate(outputs):
@@ -75,7 +75,7 @@ def test_relevance_and_gradients_are_those_of_whole_maps(mask: Tensor | None, vi
 def test_relevance_alone_asks_for_no_gradients() -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(1, 2, 5, 4) for _ in range(3)]
-    attended = Attended(*tensors, None, {"causal": True})
+    attended = AttentionInputs(*tensors, None, {"causal": True})
     output, relevance = torch.randn(1, 5, 2, 4), torch.rand(1, 1, 5)
     both = [attention_backward(attended, relevance, [output], inputs=wanted) for wanted in (True, False)]
     assert both[1][1] == []

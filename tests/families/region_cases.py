@@ -12,14 +12,14 @@ import zoo
 import zoo_generic
 import zoo_qwen
 import zoo_vila
-from painted import Sight, alone, image_processor, runs, tokenizer
+from painted import RegionCase, alone, image_processor, runs, tokenizer
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from zoo import END, IMAGE, MARK, NEWLINE, START, VIDEO, WHOLE
 
 from foveate import demo
 
-__all__ = ["SIGHTS"]
+__all__ = ["REGION_CASES"]
 
 SMALL = {"height": 28, "width": 28}
 CLIP = {"size": {"shortest_edge": 28}, "crop_size": SMALL}
@@ -52,7 +52,7 @@ def shown(text: str) -> Callable[[Any, Any, Sequence[Image.Image]], Mapping[str,
     return inputs
 
 
-# LLaVA and its kin.
+# LLaVA and similar models.
 
 
 def llava(vision: Any = None) -> Any:
@@ -85,7 +85,7 @@ def onevision_processor(backend: str, pixels: int = 35) -> Any:
 
 
 def onevision(most: int, pixels: int = 35) -> Any:
-    """Tiles have `pixels` a side and patches seven, so that the last ones of larger tiles are not seen."""
+    """Tiles have `pixels` per side and patches seven, so that the last pixels of larger tiles are not seen."""
     points = [[rows * pixels // 35, columns * pixels // 35] for rows, columns in zoo.OV_PINPOINTS]
     vision = zoo.tower("siglip_vision_model", image_size=pixels, patch_size=7, vision_use_head=False)
     tokens = {"image_token_index": IMAGE, "video_token_index": VIDEO}
@@ -138,7 +138,7 @@ def ovis2_prompt(model: Any, processor: Any, pictures: Sequence[Image.Image]) ->
 
 
 def frames_as_crops(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
-    """InternVL's frames: each is one crop behind a start and before an end."""
+    """InternVL's frames: each is one crop between a start and an end."""
     pixels = processor.video_processor(videos=[list(pictures)], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
     given = torch.tensor([[3, *[START, *[IMAGE] * 16, END] * len(pictures), 5]])
     return {"input_ids": given, "attention_mask": torch.ones_like(given), "pixel_values": pixels.flatten(0, 1)}
@@ -167,14 +167,16 @@ def pixtral_processor(backend: str, patch: int = 4, merge: int = 2) -> Any:
 # The embedded models, whose weights see real scenes.
 
 
-def embedded(shape: str) -> Sight:
+def embedded(shape: str) -> RegionCase:
     """A trained model; its patches see each other in the tower's first layer already, but through nothing else than attention."""
 
     def inputs(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
         return processor(images=list(pictures), text=demo.prompt("what is this?"), return_tensors="pt")
 
     sizes = ((336, 336), (500, 180), (180, 500), (90, 60))
-    return Sight(f"embedded {shape}", lambda: demo.load(shape=shape)[0], lambda backend: demo.load(shape=shape)[1], inputs, sizes=sizes)
+    return RegionCase(
+        f"embedded {shape}", lambda: demo.load(shape=shape)[0], lambda backend: demo.load(shape=shape)[1], inputs, sizes=sizes
+    )
 
 
 def merged(module: str, name: str, **settings: Any) -> Callable[[str], Any]:
@@ -182,9 +184,9 @@ def merged(module: str, name: str, **settings: Any) -> Callable[[str], Any]:
     return only_pictures(module, name, **{**sizes, **settings})
 
 
-def generic(model_type: str, processor: Callable[[str], Any], inputs: Any = runs, **more: Any) -> Sight:
+def generic(model_type: str, processor: Callable[[str], Any], inputs: Any = runs, **more: Any) -> RegionCase:
     case = next(case for case in zoo_generic.CASES if case.model_type == model_type)
-    return Sight(model_type, case.build, processor, inputs, model_type=model_type, **more)
+    return RegionCase(model_type, case.build, processor, inputs, model_type=model_type, **more)
 
 
 def typed(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Mapping[str, Any]:
@@ -198,46 +200,46 @@ VILA = SiglipImageProcessorPil(size={"height": 35, "width": 35})
 VILA_EVEN = SiglipImageProcessorPil(size={"height": 42, "width": 42})
 NOT_TOO_LONG = ((96, 96), (170, 60), (60, 170), (150, 40), (24, 18), (131, 97))
 
-SIGHTS = (
-    Sight("llava", llava, only_pictures("clip", "CLIPImageProcessor", **CLIP), runs),
-    Sight("llava, several", llava, only_pictures("clip", "CLIPImageProcessor", **CLIP), runs, pictures=2),
-    Sight("llava with borders", llava, only_pictures("llava", "LlavaImageProcessor", **CLIP, do_pad=True), runs),
-    Sight("llava siglip", partial(llava, zoo.siglip()), only_pictures("siglip", "SiglipImageProcessor", size=SMALL), runs),
-    Sight(
+REGION_CASES = (
+    RegionCase("llava", llava, only_pictures("clip", "CLIPImageProcessor", **CLIP), runs),
+    RegionCase("llava, several", llava, only_pictures("clip", "CLIPImageProcessor", **CLIP), runs, pictures=2),
+    RegionCase("llava with borders", llava, only_pictures("llava", "LlavaImageProcessor", **CLIP, do_pad=True), runs),
+    RegionCase("llava siglip", partial(llava, zoo.siglip()), only_pictures("siglip", "SiglipImageProcessor", size=SMALL), runs),
+    RegionCase(
         "llava siglip, unseen edge",
         lambda: llava(zoo.tower("siglip_vision_model", image_size=33, patch_size=7, vision_use_head=False)),
         only_pictures("siglip", "SiglipImageProcessor", size={"height": 33, "width": 33}),
         runs,
     ),
-    Sight("pixtral", zoo.llava_pixtral, partial(pixtral_processor, patch=8, merge=1), asked("[IMG]"), only="torchvision"),
-    Sight(
+    RegionCase("pixtral", zoo.llava_pixtral, partial(pixtral_processor, patch=8, merge=1), asked("[IMG]"), only="torchvision"),
+    RegionCase(
         "mistral3", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 96), (170, 60), (60, 170), (24, 18))
     ),
-    Sight("mistral3, several", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 60),), pictures=2),
-    Sight(
+    RegionCase("mistral3, several", zoo.mistral3, pixtral_processor, asked("[IMG]"), only="torchvision", sizes=((96, 60),), pictures=2),
+    RegionCase(
         "lighton_ocr",
         zoo.lighton_ocr,
         only_pictures("pixtral", "PixtralImageProcessor", **{**PIXTRAL, "size": {"longest_edge": 32}}),
         runs,
         sizes=((96, 96), (170, 90)),
     ),
-    Sight("llava_next", zoo.llava_next, next_processor, asked("<image>")),
-    Sight("llava_next, several", zoo.llava_next, next_processor, asked("<image>"), pictures=2),
-    Sight("llava_next_video", zoo.llava_next_video, next_video_processor, asked("<image>"), only="torchvision"),
-    Sight(
+    RegionCase("llava_next", zoo.llava_next, next_processor, asked("<image>")),
+    RegionCase("llava_next, several", zoo.llava_next, next_processor, asked("<image>"), pictures=2),
+    RegionCase("llava_next_video", zoo.llava_next_video, next_video_processor, asked("<image>"), only="torchvision"),
+    RegionCase(
         "llava_next_video, video", zoo.llava_next_video, next_video_processor, shown("<video>"), only="torchvision", pictures=3, video=True
     ),
-    Sight("llava_onevision", partial(onevision, 9), onevision_processor, asked("<image>"), only="torchvision"),
-    Sight(
+    RegionCase("llava_onevision", partial(onevision, 9), onevision_processor, asked("<image>"), only="torchvision"),
+    RegionCase(
         "llava_onevision, unseen edges",
         partial(onevision, 9, 39),
         partial(onevision_processor, pixels=39),
         asked("<image>"),
         only="torchvision",
     ),
-    Sight("llava_onevision, scaled", partial(onevision, 2), scaled, asked("<image>"), only="torchvision", spread=1.0),
-    Sight("llava_onevision, several", partial(onevision, 9), onevision_processor, asked("<image>"), only="torchvision", pictures=2),
-    Sight(
+    RegionCase("llava_onevision, scaled", partial(onevision, 2), scaled, asked("<image>"), only="torchvision", spread=1.0),
+    RegionCase("llava_onevision, several", partial(onevision, 9), onevision_processor, asked("<image>"), only="torchvision", pictures=2),
+    RegionCase(
         "llava_onevision, video",
         partial(onevision, 9),
         onevision_processor,
@@ -247,16 +249,18 @@ SIGHTS = (
         video=True,
         spread=1.0,
     ),
-    Sight("internvl", lambda: zoo.internvl("internvl", "qwen2"), only_pictures("got_ocr2", "GotOcr2ImageProcessor", **CROPS), runs),
-    Sight("qianfan_ocr", lambda: zoo.internvl("qianfan_ocr", "qwen3"), only_pictures("got_ocr2", "GotOcr2ImageProcessor", **CROPS), runs),
-    Sight(
+    RegionCase("internvl", lambda: zoo.internvl("internvl", "qwen2"), only_pictures("got_ocr2", "GotOcr2ImageProcessor", **CROPS), runs),
+    RegionCase(
+        "qianfan_ocr", lambda: zoo.internvl("qianfan_ocr", "qwen3"), only_pictures("got_ocr2", "GotOcr2ImageProcessor", **CROPS), runs
+    ),
+    RegionCase(
         "internvl, several",
         lambda: zoo.internvl("internvl", "qwen2"),
         only_pictures("got_ocr2", "GotOcr2ImageProcessor", **CROPS),
         runs,
         pictures=2,
     ),
-    Sight(
+    RegionCase(
         "internvl, video",
         lambda: zoo.internvl("internvl", "qwen2"),
         lambda backend: alone(
@@ -268,17 +272,17 @@ SIGHTS = (
         pictures=2,
         video=True,
     ),
-    Sight("idefics3", lambda: zoo.idefics3("idefics3"), idefics3_processor, asked("<image>")),
-    Sight("idefics3, several", lambda: zoo.idefics3("idefics3"), idefics3_processor, asked("<image>"), pictures=2),
-    Sight("idefics3, not split", lambda: zoo.idefics3("idefics3"), idefics3_processor, whole_only),
-    Sight(
+    RegionCase("idefics3", lambda: zoo.idefics3("idefics3"), idefics3_processor, asked("<image>")),
+    RegionCase("idefics3, several", lambda: zoo.idefics3("idefics3"), idefics3_processor, asked("<image>"), pictures=2),
+    RegionCase("idefics3, not split", lambda: zoo.idefics3("idefics3"), idefics3_processor, whole_only),
+    RegionCase(
         "smolvlm",
         lambda: zoo.idefics3("smolvlm"),
         partial(idefics3_processor, module="smolvlm", name="SmolVLM", video=True),
         asked("<image>"),
         only="torchvision",
     ),
-    Sight(
+    RegionCase(
         "smolvlm, video",
         lambda: zoo.idefics3("smolvlm"),
         partial(idefics3_processor, module="smolvlm", name="SmolVLM", video=True),
@@ -287,12 +291,12 @@ SIGHTS = (
         pictures=3,
         video=True,
     ),
-    Sight("qwen2_vl", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision"),
-    Sight("qwen2_vl, several", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision", pictures=2),
-    Sight("qwen2_vl, video", zoo_qwen.qwen2, qwen_processor, shown(QWEN_VIDEO), only="torchvision", pictures=5, video=True),
-    Sight("qwen2_5_vl", zoo_qwen.qwen25, partial(qwen_processor, name="Qwen2_5_VL"), asked(QWEN_IMAGE), only="torchvision"),
-    Sight("qwen3_vl", zoo_qwen.qwen3, partial(qwen_processor, name="Qwen3VL"), asked(QWEN_IMAGE), only="torchvision"),
-    Sight(
+    RegionCase("qwen2_vl", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision"),
+    RegionCase("qwen2_vl, several", zoo_qwen.qwen2, qwen_processor, asked(QWEN_IMAGE), only="torchvision", pictures=2),
+    RegionCase("qwen2_vl, video", zoo_qwen.qwen2, qwen_processor, shown(QWEN_VIDEO), only="torchvision", pictures=5, video=True),
+    RegionCase("qwen2_5_vl", zoo_qwen.qwen25, partial(qwen_processor, name="Qwen2_5_VL"), asked(QWEN_IMAGE), only="torchvision"),
+    RegionCase("qwen3_vl", zoo_qwen.qwen3, partial(qwen_processor, name="Qwen3VL"), asked(QWEN_IMAGE), only="torchvision"),
+    RegionCase(
         "qwen3_vl_moe",
         partial(zoo_qwen.qwen3, "qwen3_vl_moe", **zoo_qwen.MOE),
         partial(qwen_processor, name="Qwen3VL"),
@@ -300,7 +304,7 @@ SIGHTS = (
         only="torchvision",
         sizes=((96, 96), (170, 60)),
     ),
-    Sight(
+    RegionCase(
         "qwen3_vl, video",
         zoo_qwen.qwen3,
         partial(qwen_processor, name="Qwen3VL"),
@@ -311,8 +315,8 @@ SIGHTS = (
     ),
     embedded("llava"),
     embedded("qwen2-vl"),
-    Sight("vila siglip", zoo_vila.with_siglip, lambda backend: alone(VILA), runs),
-    Sight("vila internvit", zoo_vila.with_internvit, lambda backend: alone(VILA_EVEN), runs),
+    RegionCase("vila siglip", zoo_vila.with_siglip, lambda backend: alone(VILA), runs),
+    RegionCase("vila internvit", zoo_vila.with_internvit, lambda backend: alone(VILA_EVEN), runs),
     generic("cosmos3_edge", merged("cosmos3_edge", "Cosmos3EdgeImageProcessor"), typed),
     generic("deepseek_vl", only_pictures("deepseek_vl", "DeepseekVLImageProcessor", size=SMALL, min_size=7)),
     generic(

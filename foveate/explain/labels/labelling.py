@@ -1,7 +1,7 @@
-"""Labels for a whole data set, by any number of processes, in runs that may be killed at any time.
+"""Label a whole data set with any number of processes, in runs that may be killed at any time.
 
-Samples are cut into ranges, each of which becomes one shard. A range is done when its shard is there, which happens in one step
-(`labels_format`); so what remains to be done is seen from the folder alone, and a range that was not finished is done again.
+The samples are split into ranges, each of which becomes one shard. A range is done when its shard exists, which happens in one step
+(`label_files`). So the folder alone shows what remains to be done, and an unfinished range is done again.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ from foveate.explain.labels.label_files import (
     SKIPPED,
     Counts,
     LabelsInfo,
-    Outcome,
+    ShardSummary,
     ShardWriter,
-    outcome,
     read_info,
+    read_summary,
     shard_path,
     shards,
     write_info,
 )
-from foveate.explain.labels.labeller import Labeller, Verdict
-from foveate.explain.labels.samples import Source
-from foveate.files.processes import Alone, Processes, by_the_first, claimed_by_the_first
+from foveate.explain.labels.labeller import Labeller, SampleResult
+from foveate.explain.labels.samples import SampleSource
+from foveate.files.processes import ProcessGroup, SingleProcess, by_the_first, claimed_by_the_first
 from foveate.files.writing import write_whole
 
-__all__ = ["Alone", "Processes", "Tally", "check_folder", "make_labels", "ranges", "versions"]
+__all__ = ["SingleProcess", "ProcessGroup", "Tally", "check_folder", "make_labels", "ranges", "versions"]
 
 SHARD = 64
-"""Most samples of one shard: what a kill can cost, and a minute's work of a model that labels one sample a second."""
+"""Most samples in one shard: the work that a kill can cost, about a minute for a model that labels one sample a second."""
 
-_FEWEST_SHARDS = 16  # of a small data set, so that several processes have something to share
+_FEWEST_SHARDS = 16  # for a small data set, so that several processes have work to share
 
 
 class Tally:
-    """What the finished shards of a folder say of their samples; each is read once."""
+    """The summaries of a folder's finished shards; each is read once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, Outcome] = {}
+        self._known: dict[Path, ShardSummary] = {}
 
     def refresh(self) -> Counts:
-        """Look for shards that were finished since, by whatever process, and count."""
+        """Look for newly finished shards, by any process, and count."""
         for path in shards(self._folder):
             if path not in self._known:
-                self._known[path] = outcome(path)
+                self._known[path] = read_summary(path)
         return sum((one.counts for one in self._known.values()), Counts())
 
     def write_skipped(self) -> None:
-        """Write `skipped.jsonl`, one bad sample a line."""
+        """Write `skipped.jsonl`, one skipped sample per line."""
         listed = [skipped for path in sorted(self._known) for skipped in self._known[path].skipped]
         write_whole(self._folder / SKIPPED, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in listed))
 
@@ -68,31 +68,31 @@ class Tally:
 
 def make_labels(
     folder: Path,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
-    processes: Processes | None = None,
+    processes: ProcessGroup | None = None,
     progress: Callable[[Counts], object] | None = None,
 ) -> Counts:
-    """Label what is not labelled yet. Every process calls this with the same arguments.
+    """Label all samples that are not labelled yet. Every process calls this with the same arguments.
 
     Args:
-        folder: of the labels; made if it is not there.
+        folder: for the labels; created if necessary.
         source: the samples.
-        labeller: the model.
+        labeller: labels them with a model.
         info: how the labels are made; must agree with what is in the folder.
-        processes: who shares the work; this process alone if `None`.
+        processes: the processes that share the work; this process alone if `None`.
         progress: called after every batch of this process with the counts of all finished shards and its own unfinished one.
 
     Returns:
         the counts over all shards.
 
     Raises:
-        InputError: the folder cannot be used or holds labels made otherwise, or not one sample gave a label.
+        InputError: the folder cannot be used, or holds labels made with other settings, or no sample gave a label.
         BusyError: another run is writing to the folder.
-        WriteError: it cannot be written; finished shards stay.
+        WriteError: the folder cannot be written; finished shards stay.
     """
-    group = Alone() if processes is None else processes
+    group = SingleProcess() if processes is None else processes
     check_folder(folder, info)
     with claimed_by_the_first(group, folder):
         counts, tally = _make(folder, source, labeller, info, group, progress)
@@ -102,15 +102,15 @@ def make_labels(
 
 def _make(
     folder: Path,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     info: LabelsInfo,
-    group: Processes,
+    group: ProcessGroup,
     progress: Callable[[Counts], object] | None,
 ) -> tuple[Counts, Tally]:
-    """In a folder that is held."""
+    """`make_labels` in a locked folder."""
     waiting = [(number, own) for number, own in enumerate(ranges(len(source))) if not shard_path(folder, number).exists()]
-    # Nobody may write before everybody has looked, or two would count differently.
+    # No process may write before all have looked, or two would count differently.
     group.wait_for_everyone()
 
     def begin() -> None:
@@ -136,17 +136,17 @@ def _make(
 
 
 def ranges(samples: int) -> list[range]:
-    """Which samples each shard is about; depends on their number alone, so that every run cuts alike."""
+    """The samples of each shard; depends only on their number, so that every run splits alike."""
     size = max(1, min(SHARD, samples // _FEWEST_SHARDS))
     return [range(first, min(first + size, samples)) for first in range(0, samples, size)]
 
 
 def check_folder(folder: Path, info: LabelsInfo | None = None) -> None:
-    """See that labels can be written to a folder, without changing it.
+    """Check that labels can be written to a folder, without changing it.
 
     Args:
-        folder: which need not be there, but the one that it shall lie in must.
-        info: what labels that are there already must agree with.
+        folder: it need not exist, but its parent must.
+        info: what existing labels must agree with.
 
     Raises:
         InputError: they cannot.
@@ -163,19 +163,19 @@ def check_folder(folder: Path, info: LabelsInfo | None = None) -> None:
         different = before.differences(info) if info is not None else []
         if different:
             raise InputError(
-                f"{folder} holds labels that were made with {'; '.join(different)}: go on with the same settings, or name another folder"
+                f"{folder} holds labels that were made with {'; '.join(different)}: continue with the same settings, or name another folder"
             )
     elif folder.exists() and any(folder.glob("*.parquet")):
         raise InputError(f"{folder} holds Parquet files but no {INFO}, so it was not made by foveate labels; name another folder")
 
 
 def versions() -> Mapping[str, str]:
-    """Of the packages that decide what labels look like."""
+    """The versions of the packages that labels depend on."""
     found = {}
     for package in ("foveate", "torch", "transformers", "datasets", "pyarrow"):
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # a checkout that was not installed
+        except PackageNotFoundError:  # a checkout that is not installed
             continue
     return found
 
@@ -184,26 +184,26 @@ def _shard(
     folder: Path,
     number: int,
     indices: range,
-    source: Source,
+    source: SampleSource,
     labeller: Labeller,
     tally: Tally,
     progress: Callable[[Counts], object] | None,
 ) -> None:
     with ShardWriter(folder, number, states=labeller.choice.states) as shard:
-        for verdicts in labeller.label(source, indices):
-            for verdict in verdicts:
-                _record(shard, verdict)
+        for results in labeller.label(source, indices):
+            for result in results:
+                _record(shard, result)
             if progress is not None:
-                progress(tally.refresh() + shard.outcome.counts)
+                progress(tally.refresh() + shard.summary.counts)
 
 
-def _record(shard: ShardWriter, verdict: Verdict) -> None:
-    if verdict.rows:
-        shard.keep(verdict.rows)
-    elif verdict.reason is not None:
-        shard.skip(verdict.sample, verdict.reason)
+def _record(shard: ShardWriter, result: SampleResult) -> None:
+    if result.rows:
+        shard.keep(result.rows)
+    elif result.reason is not None:
+        shard.skip(result.sample, result.reason)
     else:
-        shard.answered_wrong(verdict.sample)
+        shard.answered_wrong(result.sample)
 
 
 def _check_any(folder: Path, counts: Counts, tally: Tally) -> None:
@@ -211,10 +211,10 @@ def _check_any(folder: Path, counts: Counts, tally: Tally) -> None:
         return
     if counts.skipped >= counts.wrong:
         raise InputError(
-            f"not one of {counts.asked} samples could be used; the commonest reason: {tally.commonest_reason()} "
-            f"(all reasons: {folder / SKIPPED}). Remove {folder} before another try"
+            f"none of {counts.asked} samples could be used; the most common reason: {tally.commonest_reason()} "
+            f"(all reasons: {folder / SKIPPED}). Remove {folder} before trying again"
         )
     raise InputError(
-        f"none of the {counts.wrong} answers that could be judged is right, so there are no labels; compare with --match contains, raise "
-        f"--max-new-tokens, or keep wrong answers with --keep-all. Remove {folder} before another try"
+        f"none of the {counts.wrong} answers that could be judged is correct, so there are no labels; compare with match='contains', raise "
+        f"max_new_tokens, or keep wrong answers with keep_all=True. Remove {folder} before trying again"
     )

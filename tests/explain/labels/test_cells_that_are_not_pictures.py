@@ -1,4 +1,4 @@
-"""Whatever stands in a data set in the place of a picture or a video is read, or refused with an error of foveate's."""
+"""Whatever a data set holds in place of a picture or a video is read, or refused with one of foveate's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals inside compressed runs of every family, held against what plain hooks read in the full model under masks."""
+"""Signals inside compressed runs of every family, compared with what plain hooks read in the full model under masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo import Case, known
 import foveate
 from foveate import Plan, View
 from foveate.families import family_of
-from foveate.families.vila.modeling import Join
+from foveate.families.vila.modeling import PatchMerger
 
 KNOWN = [case for case in CASES if known(case.model_type) and str(case) not in ("llava_next mistral", "llava_next qwen2")]
 EXACT = {"atol": 2e-5, "rtol": 1e-4}
@@ -26,7 +26,7 @@ EXACT = {"atol": 2e-5, "rtol": 1e-4}
 
 @dataclass(frozen=True)
 class Thinning(Spy):
-    """What it was shown, and fewer tokens for those behind it."""
+    """Records what it was shown, and leaves fewer tokens for the methods after it."""
 
     exact = False
 
@@ -64,7 +64,7 @@ class Read:
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=str)
-def test_methods_behind_a_cut_are_shown_what_the_full_model_computes_without_the_removed(case: Case) -> None:
+def test_methods_after_a_cut_see_what_the_full_model_computes_without_the_removed_tokens(case: Case) -> None:
     model, given = case.build(), rows(case)
     family = family_of(model)
     first, last = (kind(layer=layer, wants=family.gives(model)) for kind, layer in ((Thinning, 1), (Spy, 3)))
@@ -146,7 +146,7 @@ def shuffled(model: Any, pieces: Any, values: list[Tensor]) -> list[Tensor]:
 
 def joined(model: Any, pieces: Any, values: list[Tensor]) -> list[Tensor]:
     (own,) = values
-    total, count = (Join()(each).unflatten(2, (4, -1)).sum(2) for each in (own, torch.ones_like(own)))
+    total, count = (PatchMerger()(each).unflatten(2, (4, -1)).sum(2) for each in (own, torch.ones_like(own)))
     return [part[torch.tensor(piece.content)] for part, piece in zip(total / count, pieces, strict=True)]
 
 
