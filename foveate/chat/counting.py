@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foveate.engine.encoders import Encoders
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, InputError
 from foveate.families import ImageTokens, families, family_of
 
-__all__ = ["counted", "placeholder_ids", "placeholders", "recorded"]
+__all__ = ["counted", "named_placeholder_ids", "placeholder_ids", "placeholders", "recorded"]
 
 
 @contextmanager
@@ -74,3 +74,18 @@ def placeholder_ids(model: nn.Module) -> list[int]:
         return list(family.placeholders(model).values())
     names = ("image_token_id", "image_token_index", "video_token_id")
     return [value for name in names if isinstance(value := getattr(config, name, None), int)]
+
+
+def named_placeholder_ids(model: nn.Module) -> list[int]:
+    """As `placeholder_ids`, of a model that must name at least one.
+
+    Raises:
+        InputError: neither a family nor the configuration names such a token.
+    """
+    ids = placeholder_ids(model)
+    if not ids:
+        config: Any = model.config
+        raise InputError(
+            f"a {config.model_type!r} model does not say which token stands for an image, so its visual tokens cannot be counted"
+        )
+    return ids

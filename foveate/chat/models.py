@@ -1,4 +1,4 @@
-"""Loading a model by name, and turning a question about a picture or video into its inputs."""
+"""Loading a model by name, with its processor, and asking it one question."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from foveate.errors import InputError, UnsupportedModelError
+from foveate.errors import InputError, ParameterError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from foveate.chat.visuals import VisualInput
     from foveate.families import Family
     from foveate.files.checkpoints import Checkpoint
-    from foveate.video import Frames
 
-__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Shown", "Subject", "find_device", "is_local", "load_config", "load_model", "load_processor"]
+__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Subject", "find_device", "is_local", "load_config", "load_model", "load_processor"]
 
 DEMO = "demo"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -24,24 +22,6 @@ DEMO_NOTE = (
     "the demo model knows its own scenes (see foveate demo scene), not the world: "
     "about other pictures, or asked in other words, it only guesses"
 )
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a question is about: one picture, or the frames of a video.
-
-    Attributes:
-        pictures: at least one, all of one size.
-        video: where they come from, unless it is a picture.
-    """
-
-    pictures: tuple[Image.Image, ...]
-    video: Frames | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.pictures[0].size
 
 
 @dataclass(frozen=True)
@@ -84,68 +64,44 @@ class Subject:
         """The precision it computes in."""
         return str(self.model.dtype).removeprefix("torch.")
 
-    def prompt(self, question: str, shown: Shown, new_tokens: int) -> Prompt:
-        """Build the inputs.
+    def prompt(self, question: str, visual: VisualInput, new_tokens: int) -> Prompt:
+        """Build the inputs of one question.
 
         Raises:
-            InputError: if the question contains the model's image placeholder, or prompt and answer do not fit the model's context.
+            ParameterError: prompt and answer do not fit the model's context.
+            InputError: the question contains the model's image placeholder, or the processor has no chat template for a video.
             ProcessorError: the processor or its chat template fails, or belongs to another model.
         """
+        from foveate.chat.conversations import build_inputs, question_about
+        from foveate.chat.counting import named_placeholder_ids
         from foveate.chat.processors import check_tokens, encode
 
         tokenizer = getattr(self.processor, "tokenizer", self.processor)
-        placeholders = _placeholder_ids(self.model)
+        placeholders = named_placeholder_ids(self.model)
         words = encode(tokenizer, question)
         for placeholder in placeholders:
             if placeholder in words:
                 text = tokenizer.decode([placeholder])
-                raise InputError(f"the question contains {text!r}, which stands for a picture in this model; leave it out")
-        inputs = self._inputs(question, shown)
+                raise InputError(f"the question contains {text!r}, which stands for an image in this model; omit it")
+        inputs = build_inputs(self.processor, [question_about(self.processor, question, visual)])
         length = int(inputs["input_ids"].shape[1])
-        visual = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
+        visual_tokens = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
         check_tokens(self.model, self.processor, inputs["input_ids"], placeholders)
-        self._check_context(length, visual, len(words), new_tokens, len(shown.pictures))
-        return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual, _word_notes(question) if self.is_demo else ())
+        self._check_context(length, visual_tokens, len(words), new_tokens, frames=len(visual.pictures))
+        notes = _word_notes(question) if self.is_demo else ()
+        return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual_tokens, notes)
 
-    def _inputs(self, question: str, shown: Shown) -> Any:
-        from foveate.chat.processors import chat_texts, make_inputs
-
-        if self.is_demo and len(shown.pictures) == 1:
-            from foveate import demo
-
-            return make_inputs(self.processor, [demo.prompt(question)], images=[shown.pictures[0]])
-        asked = {"type": "text", "text": question}
-        video = shown.video if getattr(self.processor, "video_processor", None) is not None else None
-        if getattr(self.processor, "chat_template", None):
-            seen: list[dict[str, Any]] = [{"type": "image"} for _ in shown.pictures] if video is None else [{"type": "video"}]
-            texts = chat_texts(self.processor, [[{"role": "user", "content": [*seen, asked]}]])
-            if video is not None:
-                return make_inputs(self.processor, texts, **_video_inputs(video))
-            return make_inputs(self.processor, texts, images=[list(shown.pictures)])
-        if video is not None or len(shown.pictures) > 1:
-            raise InputError(
-                f"{self.name} has no chat template, so nobody knows how it is asked about a video; save one beside its processor"
-            )
-        # what LLaVA-1.5 was trained with
-        return make_inputs(self.processor, [f"USER: <image>\n{question} ASSISTANT:"], images=[shown.pictures[0]])
-
-    def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, pictures: int) -> None:
+    def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, *, frames: int) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if limit is None or length + new_tokens <= limit:
             return
-        ways = "lower --max-new-tokens or --frames" if pictures > 1 else "lower --max-new-tokens"
-        raise InputError(
+        ways = ("max_new_tokens", "frames") if frames > 1 else ("max_new_tokens",)
+        raise ParameterError(
             f"too long for this model: {visual} visual tokens, {asked} tokens of the question and {length - visual - asked} of the prompt "
             f"around it are {length}, and with up to {new_tokens} tokens of the answer {length + new_tokens}; its context is {limit}: "
-            f"shorten the question by {length + new_tokens - limit} tokens, or {ways}"
+            f"shorten the question by {length + new_tokens - limit} tokens, or lower {' or '.join(ways)}",
+            *ways,
         )
-
-
-def _video_inputs(video: Frames) -> dict[str, Any]:
-    """What a processor is given of a video; it is told when each frame was shown, and chooses none itself."""
-    from foveate.chat.conversations import video_metadata
-
-    return {"videos": [list(video.images)], "video_metadata": [video_metadata(video)], "do_sample_frames": False}
 
 
 def load_model(name: str, dtype: str, device: str, *, compress: bool, video: bool = False) -> Subject:
@@ -186,7 +142,7 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     try:
         return Subject(name, load_weights(checkpoint, config, precision, where), processor)
     except torch.OutOfMemoryError as error:
-        raise InputError(f"{name} does not fit on {where}: try --dtype bfloat16 or --device cpu") from error
+        raise ParameterError(f"{name} does not fit on {where}; try dtype bfloat16 or device cpu", "dtype", "device") from error
 
 
 def _check_family(name: str, config: Any) -> None:
@@ -294,21 +250,5 @@ def find_device(name: str) -> Any:
         there = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         raise InputError(f"there is no device {name!r} here; there is {', '.join(there)}") from error
     if where.type == "meta":
-        raise InputError("--device meta computes nothing; choose cpu or cuda")
+        raise ParameterError("device='meta' computes nothing; choose cpu or cuda", "device")
     return where
-
-
-def _placeholder_ids(model: Any) -> tuple[int, ...]:
-    """The tokens that stand for pictures and videos."""
-    config = model.config
-    family = _family(config)
-    ids = tuple(family.placeholders(model).values()) if family is not None else ()
-    for name in ("image_token_id", "image_token_index"):
-        value = getattr(config, name, None)
-        if not ids and value is not None:
-            ids = (int(value),)
-    if not ids:
-        raise InputError(
-            f"a {config.model_type!r} model does not say which token stands for a picture; foveate cannot count its visual tokens"
-        )
-    return ids

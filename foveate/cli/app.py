@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands, streams
 from foveate.cli.options import Version
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, ParameterError
 from foveate.printable import printable
 
 __all__ = ["app", "main"]
@@ -94,7 +94,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=arguments, prog_name="foveate")
     except FoveateError as error:
-        console.error(str(error))
+        console.error(_with_options(error))
         return REFUSED
     except OSError as error:
         console.error(streams.reason(error))
@@ -104,3 +104,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
+
+
+def _with_options(error: FoveateError) -> str:
+    """The error's text, with the options that stand for the parameters it names."""
+    parameters = error.parameters if isinstance(error, ParameterError) else ()
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in parameters)
+    return f"{error} ({options})" if options else str(error)

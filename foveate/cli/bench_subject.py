@@ -67,9 +67,9 @@ class Bench:
     def _own_prompt(subject: Subject, size: tuple[int, int]) -> Any:
         from PIL import Image
 
-        from foveate.chat.models import Shown
+        from foveate.chat.visuals import VisualInput
 
-        return subject.prompt("what colour is the circle?", Shown((Image.new("RGB", size, "gray"),)), 1).inputs
+        return subject.prompt("what colour is the circle?", VisualInput((Image.new("RGB", size, "gray"),)), 1).inputs
 
 
 def load_bench(

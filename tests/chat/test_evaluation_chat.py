@@ -124,7 +124,7 @@ def test_what_cannot_be_shown_is_refused(loaded: tuple[Any, Any], tmp_path: Path
         chat.read(message("what?", str(tmp_path / "missing.png")))
     with pytest.raises(UnsupportedError, match="'audio'"):
         chat.read(message("what?", "sound.wav", kind="audio"))
-    with pytest.raises(UnsupportedError, match="whole of a video"):
+    with pytest.raises(UnsupportedError, match="as a whole file"):
         chat.read([{"role": "user", "content": [{"type": "video", "url": "clip.mp4", "start_time": 2.0}]}])
     with pytest.raises(InputError, match="chat template"):
         Chat(object())

@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from foveate.chat.counting import recorded
+from foveate.chat.timing import GenerationTimer, inside_vision
 from foveate.compression import compress
 from foveate.engine.arguments import as_argument, cache_of
 from foveate.engine.cache import cache_bytes
-from foveate.engine.clock import seconds
 from foveate.errors import InputError
 from foveate.families import ImageTokens
 from foveate.measure.bench.flops import Count
 from foveate.measure.bench.ideal import ideal
 from foveate.measure.bench.memory import out_of_memory, peak_memory
 from foveate.measure.bench.records import Group, Row, Timing
-from foveate.measure.bench.stages import Timeline, inside_tower
 from foveate.method import Method
 
 __all__ = ["FULL", "measure", "runs_before"]
@@ -198,7 +197,7 @@ def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) ->
     """Operations of the prefill and of one decoding step, and the attention kernels."""
     tower = Count()
     counts = [Count(), Count()]
-    with torch.no_grad(), inside_tower(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
+    with torch.no_grad(), inside_vision(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
         counting.enter_context(counts[0])
 
         def next_stage(number: int, cache: Any) -> None:
@@ -233,19 +232,9 @@ def _weigh(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], co
 
 
 def _time(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int]) -> Timing:
-    device = inputs["input_ids"].device
-    line = Timeline(device)
-    wanted = {0, *marks}
-
-    def after(number: int, cache: Any) -> None:
-        if number in wanted:
-            line.mark(str(number))
-
-    with torch.no_grad(), inside_tower(model, line.span), variant.around() as handle:
-        seconds(device)  # earlier work must not be waited for later
-        line.mark("start")
-        _generate(model, inputs, marks[-1], after)
+    with torch.no_grad(), GenerationTimer(model) as timer, variant.around() as handle:
+        with timer.generation() as times:
+            _generate(model, inputs, marks[-1], lambda number, cache: None)
         method = handle.report.method_seconds if variant.row.kind == "method" else 0.0
-    tower = line.inside()
-    ends = {mark: line.seconds("start", str(mark)) for mark in marks}
-    return Timing(tower, line.seconds("start", "0") - tower, method, ends)
+    ends = {mark: times.token_seconds(mark) for mark in marks}
+    return Timing(times.vision_seconds or 0.0, times.prefill_seconds, method, ends)
