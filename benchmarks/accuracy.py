@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import typer
-from common import Done, progress_bar, save
+from common import finished, progress_bar, save
 from rich.console import Console
 from rich.table import Table
 
@@ -86,14 +86,14 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
     console = Console()
     asked = balanced(each)
     weights = hashlib.sha256((foveate.demo.path(shape) / "model.safetensors").read_bytes()).hexdigest()
-    done = Done.of(name, {"weights": weights, "questions": digest(asked), "each": each})
+    done = finished(name, {"weights": weights, "questions": digest(asked), "each": each})
     wanted = [(FULL, every), (BLIND, 0), *((method, keep) for keep in keeps for method in METHODS)]
-    left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done.pairs]
+    left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done]
     with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (shape, each, batch_size)) as pool:
         task = progress.add_task("methods and budgets", total=len(wanted), completed=len(wanted) - len(left))
         running = {pool.submit(_run, *pair): f"{pair[0]}, {pair[1]}" for pair in left}
-        for finished in as_completed(running):
-            done.add(running[finished], finished.result())
+        for job in as_completed(running):
+            done[running[job]] = job.result()
             progress.advance(task)
     results: dict[str, Any] = {
         "each": each,
@@ -103,12 +103,12 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
         "budgets": keeps,
         "layer": TokenCarve(keep=1).layer,
         "by_family_at": 128 * every // 576,
-        "full": done.pairs[f"{FULL}, {every}"],
-        "no_image": done.pairs[f"{BLIND}, 0"],
-        "methods": {method: {str(keep): done.pairs[f"{method}, {keep}"] for keep in keeps} for method in METHODS},
+        "full": done[f"{FULL}, {every}"],
+        "no_image": done[f"{BLIND}, 0"],
+        "methods": {method: {str(keep): done[f"{method}, {keep}"] for keep in keeps} for method in METHODS},
     }
     save(name, results)
-    done.forget()
+    done.remove()
     view = Table("", *(str(keep) for keep in keeps), title=f"held-out accuracy, {len(asked)} questions")
     for method, cells in results["methods"].items():
         view.add_row(method, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))

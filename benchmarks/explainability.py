@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import Done, progress_bar, save
+from common import finished, progress_bar, save
 from compressors import NETWORKS
 from torch import Tensor
 
@@ -183,7 +183,7 @@ def main(
         "each": each,
         "batch": batch_size,
     }
-    done = Done.of("explainability", settings)
+    done = finished("explainability", settings)
 
     marks = {name: f", {digest_of(weights(folder))}" for name, folder in folders.items()}
 
@@ -195,18 +195,18 @@ def main(
     with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size, folders)) as pool:
 
         def gather(title: str, jobs: dict[str, tuple[Any, ...]]) -> None:
-            left = {key: job for key, job in jobs.items() if key not in done.pairs}
+            left = {key: job for key, job in jobs.items() if key not in done}
             task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(left))
             running = {pool.submit(*job): key for key, job in left.items()}
-            for finished in as_completed(running):
-                done.add(running[finished], finished.result())
+            for job in as_completed(running):
+                done[running[job]] = job.result()
                 progress.advance(task)
 
         batches = range(-(-len(asked) // batch_size))
         gather("relevance", {f"batch {number}": (_explain, number) for number in batches})
-        known = [done.pairs[f"batch {number}"] for number in batches]
+        known = [done[f"batch {number}"] for number in batches]
         gather("methods and budgets", {key(*pair): (_run, *pair, known) for pair in wanted})
-    found = {pair: done.pairs[key(*pair)] for pair in wanted}
+    found = {pair: done[key(*pair)] for pair in wanted}
     full, blind = found[FULL, 1.0], found[BLIND, 0.0]
     for result in found.values():
         result |= compared(result["right"], full["right"], blind["right"])

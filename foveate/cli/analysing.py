@@ -132,9 +132,9 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
     from foveate.chat.processors import refusals_of
     from foveate.measure.analysis.information_loss import Cells, measure_all
     from foveate.measure.analysis.results import analyse as conclude
-    from foveate.measure.evaluation.runs import write_json
     from foveate.measure.facts import facts
     from foveate.measure.scenes import digest
+    from foveate.measure.store import write_json
 
     known = facts(subject.model)
     settings = {
@@ -145,10 +145,10 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
         "layers": list(layers),
     }
     done = Cells(request.out, settings)
-    steps = len(asked) * sum(cell not in done for cell in wanted)
+    steps = len(asked) * sum(cell.name not in done for cell in wanted)
     with refusals_of(subject.model), console.counting("questions", steps) as advance:
         options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
-        results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
+        results = {cell: done[cell.name] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
     document = {
         "format": FORMAT,
         "kind": "foveate analyse",

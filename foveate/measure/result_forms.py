@@ -13,7 +13,7 @@ from pydantic import Field
 from foveate.files.records import Amount, Count, Form, Number, Seconds, Size, brief
 
 __all__ = [
-    "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "SETTINGS", "Facts",
+    "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "Facts",
     "digest", "same_questions",
 ]  # fmt: skip
 
@@ -262,7 +262,6 @@ class _AnalysedCell:
                 )
 
 
-SETTINGS: Form[dict[str, Any]] = Form("the settings of a run", dict[str, Any], remedy="name another folder")
 CELL: Form[Any] = Form("a finished evaluation", _Cell, remedy=_REMEDY, limit=_LIMIT)
 EVALUATION: Form[Any] = Form("a file of results of foveate eval", _Evaluation, {"format": RESULTS_FORMAT}, limit=_LIMIT)
 COMPARED: Form[Any] = Form("a file of results of foveate eval", _Compared, {"format": RESULTS_FORMAT}, limit=_LIMIT)

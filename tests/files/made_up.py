@@ -169,9 +169,9 @@ def _make_run(folder: Path) -> Record:
 
 
 def _make_analysed_cell(folder: Path) -> Record:
-    cells, cell = Cells(folder, {"layers": [2]}), Cell("pool", 64)
+    cells, cell = Cells(folder / "run", {"layers": [2]}), Cell("pool", 64).name
     cells[cell] = made = {"right": "010", "tokens": 64.0, "information": {"a": [1.0, 2.0, 3.5], "b": [0.0, 0.5, 1.0]}}
-    return Record.of(folder / "cells" / "pool-64.json", made, lambda path: cells[cell])
+    return Record.of(folder / "run" / "cells" / "pool-64.json", made, lambda path: cells[cell])
 
 
 def _info() -> LabelsInfo:

@@ -5,7 +5,6 @@ This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): acc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,13 +20,12 @@ from foveate.demo.scenes import FAMILIES
 from foveate.engine.remembered import remembered_features
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
-from foveate.files.writing import make_folder
 from foveate.measure.analysis.controls import Norm
 from foveate.measure.analysis.kept_states import KeptStates
 from foveate.measure.analysis.spectrum import information
-from foveate.measure.evaluation.runs import write_json
-from foveate.measure.result_forms import ANALYSED_CELL, SETTINGS
+from foveate.measure.result_forms import ANALYSED_CELL
 from foveate.measure.scenes import Sample, balanced, evaluate
+from foveate.measure.store import ResultStore
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
 
@@ -187,44 +185,20 @@ def measure_cell(
     return {"right": right, "tokens": kept / matrices, "information": found}
 
 
-class Cells:
-    """The results of cells in a folder, one file each, so that a run that was stopped goes on where it ended.
+class Cells(ResultStore):
+    """The results of cells in a folder that this process holds already, one file each, so that a stopped run can resume.
 
     Args:
         folder: made if it is not there.
         settings: what the results depend on.
 
     Raises:
-        InputError: the folder holds results of other settings.
+        InputError: the folder holds results of other settings, or something else.
     """
 
-    _SETTINGS = "settings.json"
-
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._folder = folder / "cells"
-        path = folder / self._SETTINGS
-        if path.exists():
-            before = SETTINGS.read(path).raw
-            changed = [name for name in {**before, **settings} if json.dumps(before.get(name)) != json.dumps(settings.get(name))]
-            if changed:
-                raise InputError(
-                    f"{folder} holds an analysis with another {', another '.join(sorted(changed))}; "
-                    "choose another folder, or remove that one"
-                )
-        make_folder(self._folder)
-        write_json(path, settings)
-
-    def __contains__(self, cell: Cell) -> bool:
-        return self._path(cell).exists()
-
-    def __getitem__(self, cell: Cell) -> dict[str, Any]:
-        return ANALYSED_CELL.read(self._path(cell)).raw  # type: ignore[no-any-return]
-
-    def __setitem__(self, cell: Cell, result: Mapping[str, Any]) -> None:
-        write_json(self._path(cell), result)
-
-    def _path(self, cell: Cell) -> Path:
-        return self._folder / f"{cell.name}.json"
+        super().__init__(folder, settings, ANALYSED_CELL)
+        self.begin()
 
 
 def measure_all(
@@ -242,6 +216,6 @@ def measure_all(
     """Measure the cells that are not done yet, one after the other; each is kept as soon as it is there."""
     with remembered_features(model):
         for cell in wanted:
-            if cell not in done:
-                done[cell] = measure_cell(model, processor, asked, cell.build(cut), layers, batch_size, progress)
+            if cell.name not in done:
+                done[cell.name] = measure_cell(model, processor, asked, cell.build(cut), layers, batch_size, progress)
             yield cell

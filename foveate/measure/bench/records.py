@@ -13,7 +13,9 @@ from pydantic import Field
 
 from foveate.files.records import Count, Document, Form, Seconds, Size
 from foveate.files.writing import write_whole
+from foveate.measure.facts import differences
 from foveate.measure.result_forms import Facts
+from foveate.measure.store import check_same
 
 __all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
 
@@ -163,6 +165,20 @@ class Run:
             for row, cells in zip(group.rows, plain["rows"], strict=True):
                 cells["figures"] = {name: asdict(figure) for name, figure in figures(group, row).items()}
         return data
+
+    def resume(self, earlier: Run, path: Path) -> None:
+        """Take over the finished rounds of an earlier run.
+
+        Args:
+            earlier: what was loaded from `path`.
+            path: for the message.
+
+        Raises:
+            InputError: it has other settings, or was measured elsewhere or on another model.
+        """
+        known = {name: earlier.settings.get(name) for name in self.settings}
+        check_same(path, known, self.settings, differences(earlier.facts, self.facts))
+        self.groups = earlier.groups
 
     def save(self, path: Path) -> None:
         """Write it to a file, which is never left half-written."""

@@ -74,12 +74,12 @@ def test_a_single_question_has_no_interval() -> None:
 
 def test_finished_cells_are_found_again_and_other_settings_refused(tmp_path: Path) -> None:
     done = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
-    cell = Cell("pool", 64)
+    cell = Cell("pool", 64).name
     assert cell not in done
     done[cell] = found = {"right": "01", "tokens": 64.0, "information": {"a": [0.5, 1.5]}}
     again = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
     assert again[cell] == found
-    with pytest.raises(InputError, match="another layers"):
+    with pytest.raises(InputError, match=r"layers was \[1, 2\] and is \[2\]"):
         Cells(tmp_path / "run", {"model": "a", "layers": [2]})
 
 
