@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foveate.chat.counting import counted, placeholder_ids, placeholders
+from foveate.chat.greedy import generate_greedily
 from foveate.chat.processors import check_tokens, refusals_of
 from foveate.compression import compress
 from foveate.engine.clock import seconds
@@ -57,7 +58,7 @@ def ask(
         chat: what makes its inputs.
         conversations: the questions, all of one kind.
         method: how to compress; `None` for the full model.
-        options: of `generate`, such as `greedy(chat.padding)`.
+        options: of `generate`, in place of the greedy ones.
         new_tokens: longest answer.
 
     Raises:
@@ -70,7 +71,7 @@ def ask(
     report = None
     around: Any = counted(model) if method is None else compress(model, method)
     with around as running, refusals_of(model):
-        output = model.generate(**inputs, max_new_tokens=new_tokens, **options)
+        output = generate_greedily(model, inputs, new_tokens, chat.padding, **options)
         spent = (seconds(model.device) - start) / len(conversations)
         if method is None:
             visual = running(inputs["input_ids"])

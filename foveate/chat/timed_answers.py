@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from foveate.chat.greedy import greedy
+from foveate.chat.greedy import generate_greedily
 from foveate.chat.processors import refusals_of
 from foveate.chat.timing import GenerationTimer
 
@@ -119,7 +119,7 @@ def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: in
     with GenerationTimer(subject.model) as timer, around as running:
         for _ in range(repeat):
             with refusals_of(subject.model), timer.generation() as times:
-                output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
+                output = generate_greedily(subject.model, prompt.inputs, new_tokens, _padding(subject))
             runs.append(times)
             report = running.report if method is not None else None
             method_seconds.append(report.method_seconds if report is not None else 0.0)
@@ -144,7 +144,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _greedy(subject: Subject) -> dict[str, Any]:
+def _padding(subject: Subject) -> int | None:
     tokenizer = subject.processor.tokenizer
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return greedy(padding)
+    padding: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return padding

@@ -14,7 +14,6 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
 from foveate.chat.asking import Reply, ask
 from foveate.chat.conversations import Chat, Conversation
-from foveate.chat.greedy import greedy
 from foveate.chat.models import Subject, load_model
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
@@ -159,7 +158,7 @@ class FoveateModel(lmms):
         """Answer one batch, split once more where some prompts have pictures and others have none."""
         given = requests[0].args[2]
         conversations = [self._conversation(request) for request in requests]
-        options = {**greedy(self._chat.padding), **_sampling(given)}
+        options = _sampling(given)
         longest = self._longest or given.get("max_new_tokens") or DEFAULT_NEW_TOKENS
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(conversation.kind for conversation in conversations):
