@@ -22,6 +22,8 @@ __all__ = ["app", "main"]
 
 REFUSED, INTERRUPTED = 1, 130
 """Exit codes of our own; typer gives 2 for wrong usage."""
+_OPTIONS = {"before": "prompt", "after": "prompt"}
+"""Options that are not called like the parameters of the library that they set."""
 
 
 class Commands(TyperGroup):
@@ -109,5 +111,6 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _with_options(error: FoveateError) -> str:
     """The error's text, with the options that stand for the parameters it names."""
     parameters = error.parameters if isinstance(error, ParameterError) else ()
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in parameters)
+    names = dict.fromkeys(_OPTIONS.get(name, name.replace("_", "-")) for name in parameters)
+    options = ", ".join(f"--{name}" for name in names)
     return f"{error} ({options})" if options else str(error)

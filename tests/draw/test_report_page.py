@@ -110,7 +110,7 @@ def test_results_of_one_model_and_the_same_questions_belong_together(everything:
 
 def test_another_model_is_refused_and_with_mixed_said_on_the_page(tmp_path: Path) -> None:
     inputs = read_inputs([evaluation(tmp_path / "eval"), speed(tmp_path / "bench.json", fingerprint="b" * 64)])
-    with pytest.raises(InputError, match=r"aaaaaaaa.*bbbbbbbb.*--mixed"):
+    with pytest.raises(InputError, match=r"aaaaaaaa.*bbbbbbbb.*mixed=True"):
         page(inputs)
     text = page(inputs, mixed=True)
     assert "mixes results" in text

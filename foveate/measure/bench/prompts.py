@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import InputError
+from foveate.errors import InputError, ParameterError
 from foveate.families import family_of
 from foveate.measure.bench.shapes import Picture
 
@@ -114,9 +114,11 @@ def _text(
     words: Words, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
 ) -> dict[str, Tensor]:
     if before < len(opening) or after < len(closing) + 1:
-        raise InputError(
-            f"--prompt {before}+{after}: this model needs at least {len(opening)} token(s) before the image "
-            f"and {len(closing) + 1} behind it"
+        raise ParameterError(
+            f"before={before}, after={after}: this model needs at least {len(opening)} text token(s) before the image "
+            f"and {len(closing) + 1} after it",
+            "before",
+            "after",
         )
     parts = [
         words.draw(batch, before - len(opening)),

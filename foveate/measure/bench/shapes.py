@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import foveate.families  # noqa: F401 - some families bring models that transformers has not
-from foveate.errors import InputError, UnknownNameError
+from foveate.errors import ParameterError, UnknownNameError
 from foveate.files.records import ANYTHING
 
 __all__ = ["Picture", "Shape", "Size", "build", "find_shape", "parse_size", "shapes", "sizes"]
@@ -68,20 +68,20 @@ class Picture:
         """The same for an image of another size.
 
         Raises:
-            InputError: the tower takes one size only, or the size is no multiple of a token's.
+            ParameterError: the tower takes one size only, or the size is no multiple of a token's.
         """
         if (width, height) == (self.width, self.height):
             return self
         if self.layout == "square":
-            raise InputError(
-                f"--image-size {width}x{height}: this tower takes images of {self.width}x{self.height} only; leave the option out"
+            raise ParameterError(
+                f"{width}x{height} pixels: this tower takes images of {self.width}x{self.height} only; omit the size", "image_size"
             )
         for length in (width, height):
             if length < self.pixels_per_token or length % self.pixels_per_token:
                 fitting = max(1, round(length / self.pixels_per_token)) * self.pixels_per_token
-                raise InputError(
-                    f"--image-size {width}x{height}: sides must be multiples of {self.pixels_per_token} pixels in this model, "
-                    f"such as {fitting}"
+                raise ParameterError(
+                    f"{width}x{height} pixels: sides must be multiples of {self.pixels_per_token} pixels in this model, such as {fitting}",
+                    "image_size",
                 )
         return replace(self, width=width, height=height)
 
@@ -115,7 +115,7 @@ class Shape:
         """The same with a smaller decoder and tower: head sizes and vocabulary stay, and at least four layers do.
 
         Raises:
-            InputError: a width that is no multiple of the head size, or fewer than four layers.
+            ParameterError: a width that is no multiple of the head size, or fewer than four layers.
         """
         config = copy.deepcopy(dict(self.config))
         text, vision = config["text_config"], config["vision_config"]
@@ -159,10 +159,10 @@ def find_shape(name: str) -> Shape:
 
 
 def parse_size(text: str) -> Size:
-    """What --scale says: a factor in (0, 1] such as 0.25, or hidden size and layers such as 1024/16.
+    """How far to scale a shape: a factor in (0, 1] such as 0.25, or hidden size and layers such as 1024/16.
 
     Raises:
-        InputError: if it is neither.
+        ParameterError: if it is neither.
     """
     hidden, slash, layers = text.partition("/")
     try:
@@ -170,7 +170,9 @@ def parse_size(text: str) -> Size:
     except ValueError:
         size = Size(factor=math.nan)
     if not 0 < size.factor <= 1:
-        raise InputError(f"--scale {text!r} is neither a factor in (0, 1], such as 0.25, nor hidden size and layers, such as 1024/16")
+        raise ParameterError(
+            f"scale={text!r} is neither a factor in (0, 1], such as 0.25, nor hidden size and layers, such as 1024/16", "scale"
+        )
     return size
 
 
@@ -227,11 +229,13 @@ def _head_size(config: Mapping[str, Any]) -> int:
 def _check_size(hidden: int, layers: int, head: int) -> None:
     if hidden < head or hidden % head:
         fitting = max(1, round(hidden / head)) * head
-        raise InputError(
-            f"--scale {hidden}/{layers}: the hidden size must be a multiple of this model's head size, {head}, such as {fitting}"
+        raise ParameterError(
+            f"scale={hidden}/{layers}: the hidden size must be a multiple of this model's head size, {head}, such as {fitting}", "scale"
         )
     if layers < FEWEST_LAYERS:
-        raise InputError(f"--scale {hidden}/{layers}: at least {FEWEST_LAYERS} layers are needed, so that some lie behind the cut")
+        raise ParameterError(
+            f"scale={hidden}/{layers}: at least {FEWEST_LAYERS} layers are needed, so that some lie after the cut", "scale"
+        )
 
 
 def _resize(config: dict[str, Any], width: int, layers: int) -> None:

@@ -60,7 +60,7 @@ def read_results(text: str) -> tuple[dict[str, Any], str | None]:
     if path.is_dir():
         path = path / "results.json"
     if not path.is_file():
-        raise InputError(f"no such file of results: {path}; foveate eval writes results.json in its --out folder")
+        raise InputError(f"no such file of results: {path}; foveate eval writes results.json in the folder of a run")
     data = COMPARED.read(path).raw
     if setting is not None and setting not in data["results"]:
         raise InputError(f"{path} has no setting {setting!r}; it has {', '.join(data['results'])}")

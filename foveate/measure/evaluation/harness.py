@@ -112,7 +112,9 @@ class Harness:
             if name not in self._manager.task_index:
                 near = difflib.get_close_matches(name, self._manager.all_tasks, n=3, cutoff=0.5)
                 hint = f"did you mean {' or '.join(near)}? " if near else ""
-                raise UnknownNameError(f"unknown task {name!r}: {hint}lmms-eval tasks list shows all; your own come by --include-path")
+                raise UnknownNameError(
+                    f"unknown task {name!r}: {hint}lmms-eval tasks list shows all; for tasks of your own, name their folder"
+                )
             if known(name).judge and not has_judge():
                 raise UnsupportedError(f"{name} is scored by another model through an API; set OPENAI_API_KEY, or leave the task out")
 
@@ -220,7 +222,7 @@ def _check_data(name: str, config: Mapping[str, Any]) -> None:
         raise InputError(
             f"{name} needs the data set {path} from the Hugging Face hub, which cannot be reached or is not cached here "
             f"({_first_line(error)}); run it once where there is a network, or set HF_HOME to a folder that has it; "
-            f"--suite scenes and --suite stand-ins need no network"
+            f"the suites scenes and stand-ins need no network"
         ) from error
 
 

@@ -48,12 +48,12 @@ def read_inputs(paths: Sequence[Path]) -> list[Input]:
     found: dict[Path, Input] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"no such file or folder: {path}; name what foveate eval, bench or analyse wrote with --out")
+            raise InputError(f"no such file or folder: {path}; name what foveate eval, bench or analyse wrote")
         inside = list(_inside(path)) if path.is_dir() else [(path, _classify(path))]
         known = [(file, each) for file, each in inside if each is not None]
         if not known:
             what = "no results.json, information_loss.json or results of foveate bench" if path.is_dir() else "no results of foveate"
-            raise InputError(f"{path} holds {what}; name what foveate eval, bench or analyse wrote with --out")
+            raise InputError(f"{path} holds {what}; name what foveate eval, bench or analyse wrote")
         for file, each in known:
             found.setdefault(file.resolve(), each)
     return list(found.values())

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from foveate.errors import InputError
+from foveate.errors import ParameterError
 from foveate.measure.reporting.inputs import Input, differences
 from foveate.measure.reporting.sections import sections
 from foveate.printable import printable
@@ -24,11 +24,13 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
         mixed: let results of different models or data stand on one page, which says so then.
 
     Raises:
-        InputError: they are of different models or data, and `mixed` is false.
+        ParameterError: they are of different models or data, and `mixed` is false.
     """
     warnings = differences(inputs)
     if warnings and not mixed:
-        raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
+        raise ParameterError(
+            f"these results do not belong together: {'; '.join(warnings)}; pass mixed=True to put them on one page anyway", "mixed"
+        )
     environment = Environment(
         loader=PackageLoader("foveate.measure.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
     )

@@ -56,7 +56,7 @@ def test_width_and_layers_can_be_given() -> None:
 
 @pytest.mark.parametrize("text", ["0", "2", "-1", "nan", "big", "1024/", "/16", "1000/16", "1024/3", "0/8"])
 def test_a_scale_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--scale"):
+    with pytest.raises(InputError, match="scale="):
         find_shape("llava-1.5-7b").scaled(parse_size(text))
 
 
