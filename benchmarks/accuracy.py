@@ -39,7 +39,7 @@ METHODS: dict[str, Callable[[int], Method]] = {
 FULL, BLIND = "all tokens", "no image"
 
 
-class Runner:
+class AccuracyRunner:
     """Asks one model the same questions under one method after another."""
 
     def __init__(self, shape: str, each: int, batch_size: int) -> None:
@@ -58,12 +58,12 @@ class Runner:
         return {"scores": shares, "right": "".join("01"[result.right] for result in results)}
 
 
-_RUNNER: list[Runner] = []
+_RUNNER: list[AccuracyRunner] = []
 
 
 def _start(shape: str, each: int, batch_size: int) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(shape, each, batch_size))
+    _RUNNER.append(AccuracyRunner(shape, each, batch_size))
 
 
 def _run(name: str, keep: int) -> dict[str, Any]:

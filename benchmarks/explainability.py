@@ -30,7 +30,7 @@ from foveate.demo.model.language import prompt
 from foveate.engine.remembered import remembered_features
 from foveate.explain.compressor.compressor import DEMO, WEIGHTS
 from foveate.explain.compressor.measures import overlap, rank_correlation
-from foveate.measure.scenes import Result, Sample, balanced, digest, evaluate, summary
+from foveate.measure.scenes import SceneAnswer, SceneQuestion, balanced, digest, evaluate, summary
 
 SHARES = (0.5, 0.25, 0.125)
 ABLATED = 0.25
@@ -48,7 +48,7 @@ METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
 
 
 @dataclass(frozen=True)
-class Noted(Method):
+class RecordedScores(Method):
     """Another method, whose ranking of all tokens is noted beside its plan."""
 
     inner: Method = field(default_factory=FirstLayerAttention)
@@ -66,7 +66,7 @@ class Noted(Method):
         return self.inner.plan(view)
 
 
-class Runner:
+class ExplainabilityRunner:
     """Asks the embedded model the same questions under one method after another.
 
     Args:
@@ -90,7 +90,7 @@ class Runner:
 
     def run(self, name: str, keep: float, relevance: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
         """Scores by family and part, which questions were right, and how much of what is relevant was kept and ranked high."""
-        results: list[Result] = []
+        results: list[SceneAnswer] = []
         overlaps: list[float] = []
         ranked: dict[str, list[float]] = {"correlation": [], **{f"top {share}": [] for share in SHARES}}
         for batch, values in zip(self.batches, relevance, strict=True):
@@ -101,7 +101,7 @@ class Runner:
                 if handle is not None:
                     kept = [image.plan.kept for image in handle.report.images]
                     overlaps += [held(own, stayed) for own, stayed in zip(known, kept, strict=True)]
-            if isinstance(method, Noted):
+            if isinstance(method, RecordedScores):
                 for own, scores in zip(known, method.scores, strict=True):
                     ranked["correlation"].append(rank_correlation(scores, own))
                     for share in SHARES:
@@ -116,11 +116,11 @@ class Runner:
         if name in (FULL, BLIND):
             return None
         if name in self.networks:
-            return Noted(keep=keep, inner=Explainer(keep=keep, compressor=self.networks[name]))
+            return RecordedScores(keep=keep, inner=Explainer(keep=keep, compressor=self.networks[name]))
         method = METHODS[name](keep, known)
-        return Noted(keep=keep, inner=method) if isinstance(method, FirstLayerAttention) else method
+        return RecordedScores(keep=keep, inner=method) if isinstance(method, FirstLayerAttention) else method
 
-    def _inputs(self, batch: Sequence[Sample]) -> Any:
+    def _inputs(self, batch: Sequence[SceneQuestion]) -> Any:
         texts = [prompt(sample.question.text) for sample in batch]
         return self.processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
 
@@ -142,12 +142,12 @@ def compared(right: str, full: str, blind: str, draws: int = 10_000) -> dict[str
     return {name: {"share": values[0], "low": bounds[name][0], "high": bounds[name][1]} for name, values in found.items()}
 
 
-_RUNNER: list[Runner] = []
+_RUNNER: list[ExplainabilityRunner] = []
 
 
 def _start(each: int, batch_size: int, networks: Mapping[str, str]) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(each, batch_size, networks))
+    _RUNNER.append(ExplainabilityRunner(each, batch_size, networks))
 
 
 def _explain(number: int) -> list[list[float]]:

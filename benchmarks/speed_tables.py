@@ -7,7 +7,7 @@ from functools import cache
 
 from common import RESULTS, label, percent
 
-from foveate.measure.bench.records import Figure, Group, Row, Run, figures
+from foveate.measure.bench.records import Group, Quartiles, Row, Run, figures
 
 SHAPE = "LLaVA-1.5-7B's shape at hidden {hidden_size} and {num_hidden_layers} layers, random weights"
 TITLES = {"bench_llava": SHAPE, "bench_wide": SHAPE, "bench_demo": "The embedded model"}
@@ -121,7 +121,7 @@ def table(shown: Run) -> list[str]:
     return lines
 
 
-def measured(group: Group) -> Iterator[tuple[Row, dict[str, Figure]]]:
+def measured(group: Group) -> Iterator[tuple[Row, dict[str, Quartiles]]]:
     """Rows with their figures, those of one budget together, the ideal first."""
     order = {"full": 0, "ideal": 1, "method": 2}
     for row in sorted(group.rows, key=lambda row: (-row.tokens, order[row.kind])):
@@ -130,17 +130,17 @@ def measured(group: Group) -> Iterator[tuple[Row, dict[str, Figure]]]:
             yield row, found
 
 
-def spread(figure: Figure) -> str:
+def spread(figure: Quartiles) -> str:
     """Median and quartiles."""
     return f"{percent(figure.median, 1)} ({figure.low * 100:.1f} to {figure.high * 100:.1f})"
 
 
-def over_ideal(found: dict[str, Figure]) -> str:
+def over_ideal(found: dict[str, Quartiles]) -> str:
     """Prefill over its ideal's, where there is one."""
     return percent(found["over_ideal"].median, 1, sign=True) if "over_ideal" in found else ""
 
 
-def method(found: dict[str, Figure], digits: int) -> str:
+def method(found: dict[str, Quartiles], digits: int) -> str:
     """The method's own time."""
     return percent(found["method_of_full_prefill"].median, digits) if "method_of_full_prefill" in found else ""
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from foveate.method import Method
     from foveate.report import ImageReport
 
-__all__ = ["Reply", "ask", "mean_tokens_over_layers"]
+__all__ = ["NO_METHOD", "Reply", "ask", "mean_tokens_over_layers"]
+
+NO_METHOD = "none"
+"""What asks for the full model where a method is named."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from foveate.files.writing import write_figure
 
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
-    from foveate.measure.analysis.information_loss import Cell
-    from foveate.measure.scenes import Sample
+    from foveate.measure.analysis.information_loss import AnalysisCell
+    from foveate.measure.scenes import SceneQuestion
 
 __all__ = ["Analysis", "analyse", "whole_numbers", "words"]
 
@@ -127,10 +127,12 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
     return chosen
 
 
-def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
+def _measure(
+    request: Analysis, subject: Subject, asked: list[SceneQuestion], wanted: list[AnalysisCell], layers: tuple[int, ...]
+) -> dict[str, Any]:
     """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
     from foveate.chat.processors import refusals_of
-    from foveate.measure.analysis.information_loss import Cells, measure_all
+    from foveate.measure.analysis.information_loss import AnalysisFolder, measure_all
     from foveate.measure.analysis.results import analyse as conclude
     from foveate.measure.facts import facts
     from foveate.measure.scenes import digest
@@ -144,7 +146,7 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
         "layer": request.layer,
         "layers": list(layers),
     }
-    done = Cells(request.out, settings)
+    done = AnalysisFolder(request.out, settings)
     steps = len(asked) * sum(cell.name not in done for cell in wanted)
     with refusals_of(subject.model), console.counting("questions", steps) as advance:
         options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}

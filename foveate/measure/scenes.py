@@ -34,7 +34,7 @@ BALANCED = 160  # questions of each family in the held-out set
 
 
 @dataclass(frozen=True)
-class Sample:
+class SceneQuestion:
     """One question about the scene of one seed."""
 
     seed: int
@@ -43,7 +43,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Result:
+class SceneAnswer:
     """What a model answered to a question."""
 
     seed: int
@@ -77,31 +77,31 @@ class Score:
         return f"{self.share:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.count}"
 
 
-def samples(scenes: int | range, split: Split = "held_out") -> list[Sample]:
+def samples(scenes: int | range, split: Split = "held_out") -> list[SceneQuestion]:
     """All questions about the scenes of some seeds; a number means the first so many."""
     seeds = range(scenes) if isinstance(scenes, int) else scenes
     drawn = ((seed, scene(seed, split)) for seed in seeds)
-    return [Sample(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
+    return [SceneQuestion(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
 
 
-def balanced(each: int = BALANCED, split: Split = "held_out") -> list[Sample]:
+def balanced(each: int = BALANCED, split: Split = "held_out") -> list[SceneQuestion]:
     """The evaluation set: the first `each` questions of every family, at most one of a family about a scene.
 
     With the default, 2,080 questions about held-out scenes; see `foveate.demo.scenes.VERSION` for which. Families come one
     after the other, so that answers of a batch are about as long.
     """
-    found: dict[str, list[Sample]] = {family: [] for family in FAMILIES}
+    found: dict[str, list[SceneQuestion]] = {family: [] for family in FAMILIES}
     seed = 0
     while any(len(chosen) < each for chosen in found.values()):
         shown = scene(seed, split)
         for question in shown.questions:
             if len(found[question.family]) < each:
-                found[question.family].append(Sample(seed, shown.image, question))
+                found[question.family].append(SceneQuestion(seed, shown.image, question))
         seed += 1
     return [sample for family in FAMILIES for sample in found[family]]
 
 
-def digest(asked: Iterable[Sample]) -> str:
+def digest(asked: Iterable[SceneQuestion]) -> str:
     """SHA-256 over seeds, questions, answers and relevant patches of an evaluation set, and the pixels of its scenes."""
     total = hashlib.sha256()
     seen: set[int] = set()
@@ -128,12 +128,12 @@ def wilson(right: int, count: int) -> Score:
 def evaluate(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
     *,
     without_image: bool = False,
-) -> list[Result]:
+) -> list[SceneAnswer]:
     """Ask a model every question through `generate`, greedily, and keep what it says.
 
     Args:
@@ -144,7 +144,7 @@ def evaluate(
         progress: called with the number of questions just answered.
         without_image: leave the image out of the prompt: what can be guessed from the question alone.
     """
-    results: list[Result] = []
+    results: list[SceneAnswer] = []
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
         texts = [prompt(sample.question.text) for sample in batch]
@@ -156,7 +156,9 @@ def evaluate(
         output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         results += [
-            Result(sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags)
+            SceneAnswer(
+                sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags
+            )
             for sample, given in zip(batch, said, strict=True)
         ]
         if progress is not None:
@@ -165,7 +167,7 @@ def evaluate(
 
 
 READING = ("word", "number")
-SLICES: dict[str, Callable[[Result], bool]] = {
+SLICES: dict[str, Callable[[SceneAnswer], bool]] = {
     "reading": lambda result: result.family in READING,
     "small things": lambda result: "small" in result.tags and result.family not in READING,
     "large things": lambda result: "large" in result.tags and result.family not in READING,
@@ -175,7 +177,7 @@ SLICES: dict[str, Callable[[Result], bool]] = {
 """Parts of the questions that cut across the families; see `Question.tags`."""
 
 
-def summary(results: Iterable[Result]) -> dict[str, Score]:
+def summary(results: Iterable[SceneAnswer]) -> dict[str, Score]:
     """Scores by family in the order of `FAMILIES`, then by `SLICES`, and of `all` questions together."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for result in results:
@@ -185,7 +187,7 @@ def summary(results: Iterable[Result]) -> dict[str, Score]:
     return {name: wilson(sum(counts[name]), len(counts[name])) for name in (*FAMILIES, *SLICES, "all") if counts[name]}
 
 
-def named_things(results: Iterable[Result]) -> float:
+def named_things(results: Iterable[SceneAnswer]) -> float:
     """How much of the scenes the descriptions name rightly: F1 over the things named, each with all its properties.
 
     Raises:
@@ -207,7 +209,7 @@ def _wording(question: str) -> str:
     return " ".join(word for word in re.sub(rf"\b({names}|an?)\b", "", question).split() if not unknown_words(word))
 
 
-def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
+def chance(asked: Iterable[SceneQuestion], scenes: int = 400) -> dict[str, float]:
     """How well the wording of a question alone does, by family: the answer that training scenes give to it most often.
 
     Args:
@@ -230,7 +232,7 @@ def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
 def attention_recall(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     layer: int = 1,
     keep: int | None = None,
     batch_size: int = 8,
@@ -269,7 +271,7 @@ def attention_recall(
     return {name: sum(shares[name]) / len(shares[name]) for name in (*FAMILIES, "all") if shares[name]}
 
 
-def _last_row_attention(model: Any, processor: Any, batch: Sequence[Sample], layer: int) -> list[Tensor]:
+def _last_row_attention(model: Any, processor: Any, batch: Sequence[SceneQuestion], layer: int) -> list[Tensor]:
     """For each sample the attention (visual tokens,) of the last prompt token to the image, averaged over heads."""
     texts = [prompt(sample.question.text) for sample in batch]
     inputs = processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")

@@ -20,7 +20,7 @@ from foveate.files.writing import is_leftover, make_folder, write_whole
 
 __all__ = ["ResultStore", "changes", "check_same", "write_json"]
 
-FORMAT = 1
+STORE_FORMAT = 1
 _RESULTS = "cells"
 _SETTINGS: Form[dict[str, Any]] = Form("the settings of a run", dict[str, Any], remedy="name another folder")
 
@@ -43,7 +43,7 @@ class ResultStore:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], schema: Form[Any], settings_file: str = "settings.json") -> None:
         self.folder = folder
-        self._settings = {"format": FORMAT, **settings}
+        self._settings = {"format": STORE_FORMAT, **settings}
         self._schema, self._file = schema, folder / settings_file
         self._held = ExitStack()
         self._check()
@@ -108,7 +108,7 @@ class ResultStore:
         if self._file.exists():
             if (self.folder / _RESULTS).exists():
                 before = _SETTINGS.read(self._file).raw
-                check_same(self.folder, {"format": FORMAT, **before}, self._settings)  # the first versions wrote no format
+                check_same(self.folder, {"format": STORE_FORMAT, **before}, self._settings)  # the first versions wrote no format
         elif self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_ours, self.folder.iterdir()))):
             raise InputError(f"{self.folder} holds something else than a run; name another folder")
 

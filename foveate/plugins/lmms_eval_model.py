@@ -12,7 +12,7 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
-from foveate.chat.asking import Reply, ask
+from foveate.chat.asking import NO_METHOD, Reply, ask
 from foveate.chat.conversations import Chat, Conversation
 from foveate.chat.models import Subject, load_model
 from foveate.compression import compress
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
 __all__ = ["FoveateModel"]
 
-NO_METHOD = "none"
 IMAGE = ("seen", "blind")
 DEFAULT_NEW_TOKENS = 1024
 """Longest answer where neither the task nor the user says anything, as in lmms-eval's own models."""

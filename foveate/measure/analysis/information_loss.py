@@ -24,12 +24,12 @@ from foveate.measure.analysis.controls import Norm
 from foveate.measure.analysis.kept_states import KeptStates
 from foveate.measure.analysis.spectrum import information
 from foveate.measure.result_forms import ANALYSED_CELL
-from foveate.measure.scenes import Sample, balanced, evaluate
+from foveate.measure.scenes import SceneQuestion, balanced, evaluate
 from foveate.measure.store import ResultStore
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
 
-__all__ = ["FULL", "Cell", "Cells", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
+__all__ = ["FULL", "AnalysisCell", "AnalysisFolder", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
 
 FULL = "full"
 """The name of the cell in which every visual token stays."""
@@ -44,7 +44,7 @@ def key(source: str, layer: int, measure: str) -> str:
 
 
 @dataclass(frozen=True)
-class Cell:
+class AnalysisCell:
     """One way of choosing tokens at one budget.
 
     Attributes:
@@ -72,7 +72,7 @@ class Cell:
         return found(self.keep, layer) if self.seed is None else Random(self.keep, layer, seed=self.seed)
 
 
-def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: int) -> list[Cell]:
+def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: int) -> list[AnalysisCell]:
     """Every method at every budget, random choices once for each seed, and the full model once.
 
     Args:
@@ -99,15 +99,15 @@ def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: i
         )
     if seeds < 1:
         raise InputError(f"seeds={seeds} must be at least 1")
-    found = [Cell(FULL, tokens)]
+    found = [AnalysisCell(FULL, tokens)]
     for keep in kept:
         for name in chosen:
             draws = range(seeds) if name == Random.name else (None,)
-            found += [Cell(name, keep, seed) for seed in draws]
+            found += [AnalysisCell(name, keep, seed) for seed in draws]
     return found
 
 
-def questions(count: int) -> list[Sample]:
+def questions(count: int) -> list[SceneQuestion]:
     """That many held-out questions, as many of each family as of any other, give or take one, about as many scenes as is quick to draw.
 
     Raises:
@@ -125,7 +125,7 @@ def questions(count: int) -> list[Sample]:
     return [sample for family in found for sample in family]
 
 
-def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
+def visual_tokens(model: Any, processor: Any, sample: SceneQuestion) -> int:
     """Visual tokens of the picture of a question.
 
     Raises:
@@ -148,7 +148,7 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
 def measure_cell(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     method: Method | None,
     layers: Sequence[int],
     batch_size: int = 16,
@@ -185,7 +185,7 @@ def measure_cell(
     return {"right": right, "tokens": kept / matrices, "information": found}
 
 
-class Cells(ResultStore):
+class AnalysisFolder(ResultStore):
     """The results of cells in a folder that this process holds already, one file each, so that a stopped run can resume.
 
     Args:
@@ -204,15 +204,15 @@ class Cells(ResultStore):
 def measure_all(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
-    wanted: Sequence[Cell],
-    done: Cells,
+    asked: Sequence[SceneQuestion],
+    wanted: Sequence[AnalysisCell],
+    done: AnalysisFolder,
     *,
     cut: int,
     layers: Sequence[int],
     batch_size: int,
     progress: Callable[[int], object],
-) -> Iterator[Cell]:
+) -> Iterator[AnalysisCell]:
     """Measure the cells that are not done yet, one after the other; each is kept as soon as it is there."""
     with remembered_features(model):
         for cell in wanted:

@@ -9,10 +9,10 @@ import numpy as np
 
 from foveate.errors import InputError
 from foveate.measure.analysis.correlation import Floats, correlation, estimate, over_questions, permutation_p, ranks, resamples
-from foveate.measure.analysis.information_loss import FULL, Cell, key
+from foveate.measure.analysis.information_loss import FULL, AnalysisCell, key
 from foveate.measure.analysis.kept_states import SOURCES
 from foveate.measure.analysis.spectrum import MEASURES
-from foveate.measure.scenes import Sample
+from foveate.measure.scenes import SceneQuestion
 
 __all__ = ["SCOPES", "analyse"]
 
@@ -30,7 +30,7 @@ RESAMPLES = 2000
 class _Table:
     """Accuracy and information as arrays: methods first, then budgets, then questions; random choices are averaged over their seeds."""
 
-    def __init__(self, results: Mapping[Cell, Mapping[str, Any]]) -> None:
+    def __init__(self, results: Mapping[AnalysisCell, Mapping[str, Any]]) -> None:
         self._results = results
         chosen = [cell for cell in results if cell.method != FULL]
         self.methods = list(dict.fromkeys(cell.method for cell in chosen))
@@ -56,19 +56,19 @@ class _Table:
 
     def cell(self, method: str, keep: int, name: str | None) -> Floats:
         """(seeds, questions) of one method and budget."""
-        return np.stack([self._values(Cell(method, keep, seed), name) for seed in self._seeds[method]])
+        return np.stack([self._values(AnalysisCell(method, keep, seed), name) for seed in self._seeds[method]])
 
     def whole(self, name: str | None) -> Floats:
         """(questions,) of the full model."""
         return self._values(self.full, name)
 
-    def _values(self, cell: Cell, name: str | None) -> Floats:
+    def _values(self, cell: AnalysisCell, name: str | None) -> Floats:
         result = self._results[cell]
         values = [float(sign) for sign in result["right"]] if name is None else result["information"][name]
         return np.asarray(values, dtype=float)
 
 
-def analyse(results: Mapping[Cell, Mapping[str, Any]], asked: Sequence[Sample], layers: Sequence[int]) -> dict[str, Any]:
+def analyse(results: Mapping[AnalysisCell, Mapping[str, Any]], asked: Sequence[SceneQuestion], layers: Sequence[int]) -> dict[str, Any]:
     """What the cells say, as plain values for JSON.
 
     Intervals are the middle 95 % over resampled scenes.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from foveate.measure.bench.records import Group, Row, Run
 from foveate.measure.facts import differences
 
-__all__ = ["Pair", "notes", "pairs", "unfair"]
+__all__ = ["RowPair", "notes", "pairs", "unfair"]
 
 _DECISIVE = ("class", "model_type", "parameters", "dtype", "device", "attention", "sdpa_backends")
 """Facts of the model that make times incomparable; others, such as its weights, do not."""
 
-Pair = tuple[Group, Row, Group, Row]
+RowPair = tuple[Group, Row, Group, Row]
 
 
 def unfair(one: Run, other: Run) -> list[str]:
@@ -40,7 +40,7 @@ def notes(one: Run, other: Run) -> list[str]:
     return [text for text in differences(one.facts, other.facts) if text.partition(":")[0] not in _DECISIVE]
 
 
-def pairs(one: Run, other: Run) -> list[Pair]:
+def pairs(one: Run, other: Run) -> list[RowPair]:
     """The rows that both runs have, by batch size and name, each with its group."""
     groups = [(group, rival) for group in one.groups for rival in other.groups if group.batch == rival.batch]
     return [

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Count"]
+__all__ = ["OperationCounter"]
 
 _ATEN = torch.ops.aten
 
@@ -44,7 +44,7 @@ _FORMULAS = {
 }
 
 
-class Count(FlopCounterMode):
+class OperationCounter(FlopCounterMode):
     """A context manager that counts what runs inside it."""
 
     def __init__(self) -> None:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from foveate.errors import InputError, ParameterError
 from foveate.families import family_of
-from foveate.measure.bench.shapes import Picture
+from foveate.measure.bench.shapes import ImageFormat
 
-__all__ = ["Words", "prompt_like", "random_prompt", "visual_tokens"]
+__all__ = ["RandomWords", "prompt_like", "random_prompt", "visual_tokens"]
 
 FIRST_WORD = 3
 """Ids below are padding, beginning and end in most vocabularies."""
 
 
-class Words:
+class RandomWords:
     """Draws token ids that are ordinary words.
 
     Args:
@@ -39,7 +39,7 @@ class Words:
         return self._ids[torch.randint(len(self._ids), (rows, count), generator=self.generator)]
 
 
-def random_prompt(model: nn.Module, picture: Picture, *, before: int, after: int, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
+def random_prompt(model: nn.Module, picture: ImageFormat, *, before: int, after: int, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
     """One random image in random text, for a model without a processor; rows differ, and none is padded.
 
     Args:
@@ -55,7 +55,7 @@ def random_prompt(model: nn.Module, picture: Picture, *, before: int, after: int
     """
     config: Any = model.config
     text = config.get_text_config()
-    words = Words(text.vocab_size, {*family_of(model).placeholders(model).values(), *picture.around}, seed)
+    words = RandomWords(text.vocab_size, {*family_of(model).placeholders(model).values(), *picture.around}, seed)
     opening, closing = picture.around[: len(picture.around) // 2], picture.around[len(picture.around) // 2 :]
     visual = torch.full((picture.tokens,), config.image_token_id)
     inputs = _text(words, opening, visual, closing, before, after, batch)
@@ -89,7 +89,7 @@ def prompt_like(
     if not len(places):
         raise InputError("the processor's prompt holds no placeholder of an image, so there is nothing to compress")
     first, last = int(places[0]), int(places[-1]) + 1
-    words = Words(config.get_text_config().vocab_size, {*special, *placeholders}, seed)
+    words = RandomWords(config.get_text_config().vocab_size, {*special, *placeholders}, seed)
     opening, closing = (tuple(side.tolist()) for side in (ids[max(0, first - 1) : first], ids[last : last + 1]))
     made = _text(words, opening, ids[first:last], closing, before, after, batch)
     for name, tensor in inputs.items():
@@ -111,7 +111,7 @@ def visual_tokens(model: nn.Module, input_ids: Tensor) -> int:
 
 
 def _text(
-    words: Words, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
+    words: RandomWords, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
 ) -> dict[str, Tensor]:
     if before < len(opening) or after < len(closing) + 1:
         raise ParameterError(
@@ -131,7 +131,7 @@ def _text(
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _pixels(vision: Any, picture: Picture, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+def _pixels(vision: Any, picture: ImageFormat, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
     if picture.layout == "square":
         return {"pixel_values": torch.randn(batch, 3, picture.height, picture.width, generator=generator)}
     rows, columns = picture.height // vision.patch_size, picture.width // vision.patch_size

@@ -17,16 +17,16 @@ from foveate.measure.facts import differences
 from foveate.measure.result_forms import Facts
 from foveate.measure.store import check_same
 
-__all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
+__all__ = ["Group", "Quartiles", "Row", "Run", "Timing", "figures"]
 
-KIND, FORMAT = "bench", 1
+BENCH_KIND, BENCH_FORMAT = "bench", 1
 _Lasting = Annotated[float, Field(ge=1e-9, le=1e9)]
 _Operations = Annotated[int, Field(ge=-(10**24), le=10**24)]
 _Length = Annotated[int, Field(ge=1, le=2**31)]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quartiles:
     """A median over rounds with its quartiles."""
 
     median: float
@@ -34,7 +34,7 @@ class Figure:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
+    def of(cls, values: Sequence[float]) -> Quartiles:
         """Median and quartiles of one value per round."""
         if len(values) < 2:
             return cls(values[0], values[0], values[0])
@@ -160,7 +160,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the figures of every row beside what they come from."""
-        data = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        data = {"kind": BENCH_KIND, "format": BENCH_FORMAT, **asdict(self)}
         for group, plain in zip(self.groups, data["groups"], strict=True):
             for row, cells in zip(group.rows, plain["rows"], strict=True):
                 cells["figures"] = {name: asdict(figure) for name, figure in figures(group, row).items()}
@@ -218,11 +218,11 @@ class _Surroundings:
 
 
 _WHAT = "a file of results of foveate bench"
-_FORM: Form[Run] = Form(_WHAT, Run, {"kind": KIND, "format": FORMAT}, limit=2**28)
+_FORM: Form[Run] = Form(_WHAT, Run, {"kind": BENCH_KIND, "format": BENCH_FORMAT}, limit=2**28)
 _FACTS: Form[_Surroundings] = Form(_WHAT, _Surroundings)
 
 
-def figures(group: Group, row: Row) -> dict[str, Figure]:
+def figures(group: Group, row: Row) -> dict[str, Quartiles]:
     """Median and quartiles over rounds of everything that was timed.
 
     Ratios are formed within each round. There are none to a row that failed or ran another attention kernel.
@@ -243,23 +243,23 @@ def figures(group: Group, row: Row) -> dict[str, Figure]:
     for count in counts:
         measures[f"decode {count}"] = lambda timing, count=count: timing.decode(count)  # type: ignore[misc]
         measures[f"end_to_end {count}"] = lambda timing, count=count: timing.ends[count]  # type: ignore[misc]
-    found = {name: Figure.of([measure(timing) for timing in row.timings]) for name, measure in measures.items()}
+    found = {name: Quartiles.of([measure(timing) for timing in row.timings]) for name, measure in measures.items()}
     for count in (1, *counts):
-        found[f"tokens_per_second {count}"] = Figure.of([group.batch * count / timing.ends[count] for timing in row.timings])
+        found[f"tokens_per_second {count}"] = Quartiles.of([group.batch * count / timing.ends[count] for timing in row.timings])
     if row.kind == "method":
-        found["method"] = Figure.of([timing.method for timing in row.timings])
+        found["method"] = Quartiles.of([timing.method for timing in row.timings])
     full, rival = (_comparable(group, row, name) for name in ("full", row.rival))
     if full is not None:
         for name, measure in measures.items():
             kind, _, length = name.partition(" ")
             if kind != "tower":
                 ratios = [measure(a) / measure(b) for a, b in zip(row.timings, full.timings, strict=True)]
-                found[f"{kind}_of_full {length}".strip()] = Figure.of(ratios)
+                found[f"{kind}_of_full {length}".strip()] = Quartiles.of(ratios)
         if row.kind == "method":
             shares = [a.method / b.prefill for a, b in zip(row.timings, full.timings, strict=True)]
-            found["method_of_full_prefill"] = Figure.of(shares)
+            found["method_of_full_prefill"] = Quartiles.of(shares)
     if rival is not None:
-        found["over_ideal"] = Figure.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
+        found["over_ideal"] = Quartiles.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
     return found
 
 

@@ -22,7 +22,7 @@ import foveate.families  # noqa: F401 - some families bring models that transfor
 from foveate.errors import ParameterError, UnknownNameError
 from foveate.files.records import ANYTHING
 
-__all__ = ["Picture", "Shape", "Size", "build", "find_shape", "parse_size", "shapes", "sizes"]
+__all__ = ["ImageFormat", "ModelShape", "Scale", "build", "find_shape", "parse_size", "shapes", "sizes"]
 
 FEWEST_LAYERS = 4
 """Below, nothing would be left behind the usual cut."""
@@ -37,7 +37,7 @@ _CHOSEN_LAYERS = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageFormat:
     """How a model of this shape is shown an image.
 
     Args:
@@ -64,7 +64,7 @@ class Picture:
         """Visual tokens of one image."""
         return math.prod(self.grid)
 
-    def sized(self, width: int, height: int) -> Picture:
+    def sized(self, width: int, height: int) -> ImageFormat:
         """The same for an image of another size.
 
         Raises:
@@ -87,7 +87,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Size:
+class Scale:
     """How far a shape is scaled: by one factor, or to a width and a number of layers."""
 
     factor: float = 1.0
@@ -96,7 +96,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The configuration of a published model, scaled or not.
 
     Attributes:
@@ -109,9 +109,9 @@ class Shape:
     name: str
     source: str
     config: Mapping[str, Any]
-    picture: Picture
+    picture: ImageFormat
 
-    def scaled(self, size: Size) -> Shape:
+    def scaled(self, size: Scale) -> ModelShape:
         """The same with a smaller decoder and tower: head sizes and vocabulary stay, and at least four layers do.
 
         Raises:
@@ -139,12 +139,12 @@ class Shape:
         return replace(self, config=config)
 
 
-def shapes() -> dict[str, Shape]:
+def shapes() -> dict[str, ModelShape]:
     """The shapes that are known, by name."""
     return {name: _shape(name, entry) for name, entry in _data().items()}
 
 
-def find_shape(name: str) -> Shape:
+def find_shape(name: str) -> ModelShape:
     """The shape called `name`.
 
     Raises:
@@ -158,7 +158,7 @@ def find_shape(name: str) -> Shape:
     raise UnknownNameError(f"unknown shape {name!r}: {hint}known shapes are {', '.join(known)}")
 
 
-def parse_size(text: str) -> Size:
+def parse_size(text: str) -> Scale:
     """How far to scale a shape: a factor in (0, 1] such as 0.25, or hidden size and layers such as 1024/16.
 
     Raises:
@@ -166,9 +166,9 @@ def parse_size(text: str) -> Size:
     """
     hidden, slash, layers = text.partition("/")
     try:
-        size = Size(hidden=int(hidden), layers=int(layers)) if slash else Size(factor=float(text))
+        size = Scale(hidden=int(hidden), layers=int(layers)) if slash else Scale(factor=float(text))
     except ValueError:
-        size = Size(factor=math.nan)
+        size = Scale(factor=math.nan)
     if not 0 < size.factor <= 1:
         raise ParameterError(
             f"scale={text!r} is neither a factor in (0, 1], such as 0.25, nor hidden size and layers, such as 1024/16", "scale"
@@ -176,7 +176,7 @@ def parse_size(text: str) -> Size:
     return size
 
 
-def build(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0, attention: str | None = None) -> nn.Module:
+def build(shape: ModelShape, *, device: torch.device, dtype: torch.dtype, seed: int = 0, attention: str | None = None) -> nn.Module:
     """A model of that shape with random weights, made where and in the precision in which they are used.
 
     Args:
@@ -211,10 +211,10 @@ def _data() -> dict[str, Any]:
     return ANYTHING.read(Path(__file__).parent / "shapes.json").raw  # type: ignore[no-any-return]
 
 
-def _shape(name: str, entry: Mapping[str, Any]) -> Shape:
+def _shape(name: str, entry: Mapping[str, Any]) -> ModelShape:
     image = entry["image"]
-    picture = Picture(image["layout"], image["side"], image["side"], image["pixels_per_token"], tuple(image["around"]))
-    return Shape(name, entry["source"], entry["config"], picture)
+    picture = ImageFormat(image["layout"], image["side"], image["side"], image["pixels_per_token"], tuple(image["around"]))
+    return ModelShape(name, entry["source"], entry["config"], picture)
 
 
 def _name(config: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -23,7 +23,7 @@ from foveate.engine.arguments import as_argument, cache_of
 from foveate.engine.cache import cache_bytes
 from foveate.errors import InputError
 from foveate.families import ImageTokens
-from foveate.measure.bench.flops import Count
+from foveate.measure.bench.flops import OperationCounter
 from foveate.measure.bench.ideal import ideal
 from foveate.measure.bench.memory import out_of_memory, peak_memory
 from foveate.measure.bench.records import Group, Row, Timing
@@ -195,8 +195,8 @@ def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after:
 
 def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Operations of the prefill and of one decoding step, and the attention kernels."""
-    tower = Count()
-    counts = [Count(), Count()]
+    tower = OperationCounter()
+    counts = [OperationCounter(), OperationCounter()]
     with torch.no_grad(), inside_vision(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
         counting.enter_context(counts[0])
 

@@ -95,16 +95,16 @@ def _mme(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
             return
 
 
-Pair = tuple[str, tuple[str, str] | None]
+YesNoPair = tuple[str, tuple[str, str] | None]
 
 
-def _existence(number: int, objects: list[Item]) -> Pair:
+def _existence(number: int, objects: list[Item]) -> YesNoPair:
     there = sorted({item.shape for item in objects})
     absent = [shape for shape in SHAPES if shape not in there]
     return "existence", (f"Is there {article(there[0])}?", f"Is there {article(absent[number % len(absent)])}?")
 
 
-def _position(number: int, objects: list[Item]) -> Pair:
+def _position(number: int, objects: list[Item]) -> YesNoPair:
     named = [item for item in objects if sum((o.colour, o.shape) == (item.colour, item.shape) for o in objects) == 1]
     for one, other in itertools.combinations(sorted(named, key=lambda item: item.centre[0]), 2):
         if other.centre[0] - one.centre[0] > 60:
@@ -113,7 +113,7 @@ def _position(number: int, objects: list[Item]) -> Pair:
     return "position", None
 
 
-def _count(number: int, objects: list[Item]) -> Pair:
+def _count(number: int, objects: list[Item]) -> YesNoPair:
     counts = {shape: sum(item.shape == shape for item in objects) for shape in SHAPES}
     for more, less in itertools.permutations([shape for shape in counts if counts[shape]], 2):
         if counts[more] > counts[less]:
@@ -122,7 +122,7 @@ def _count(number: int, objects: list[Item]) -> Pair:
     return "count", None
 
 
-def _colour(number: int, objects: list[Item]) -> Pair:
+def _colour(number: int, objects: list[Item]) -> YesNoPair:
     single = [item for item in objects if sum(other.shape == item.shape for other in objects) == 1]
     pairs = list(itertools.combinations(single, 2))
     same = [f"Do the {a.shape} and the {b.shape} have the same colour?" for a, b in pairs if a.colour == b.colour]

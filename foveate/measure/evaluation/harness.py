@@ -16,7 +16,7 @@ from foveate.errors import FoveateError, InputError, UnknownNameError, Unsupport
 from foveate.measure.evaluation.suites import Benchmark, known
 from foveate.measure.evaluation.tasks import FOLDER
 
-__all__ = ["INSTALL", "Harness", "LoadedTask", "Outcome", "Sample", "has_judge", "require"]
+__all__ = ["INSTALL", "Harness", "LoadedTask", "ScoredAnswer", "TaskResult", "has_judge", "require"]
 
 INSTALL = "pip install 'foveate[demo,eval]' && pip install --no-deps lmms-eval==0.7.3"
 MODEL = "foveate"
@@ -48,7 +48,7 @@ class LoadedTask:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredAnswer:
     """One answered question.
 
     Attributes:
@@ -65,7 +65,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """One task, answered by one model.
 
     Attributes:
@@ -76,7 +76,7 @@ class Outcome:
 
     score: float
     metrics: dict[str, float]
-    samples: tuple[Sample, ...]
+    samples: tuple[ScoredAnswer, ...]
 
 
 class Harness:
@@ -146,7 +146,7 @@ class Harness:
             raise InputError(f"the data of {name} cannot be had: {_first_line(reason)}") from error
         return LoadedTask(known(name), parts)
 
-    def run(self, model: Any, task: LoadedTask, limit: int | None, submissions: Path) -> Outcome:
+    def run(self, model: Any, task: LoadedTask, limit: int | None, submissions: Path) -> TaskResult:
         """Answer and score a task. Whatever fails is raised.
 
         Args:
@@ -256,9 +256,9 @@ def _leaves(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> Outcome:
+def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> TaskResult:
     metrics: dict[str, float] = {}
-    samples: list[Sample] = []
+    samples: list[ScoredAnswer] = []
     scores: list[float] = []
     for part, loaded in task.parts.items():
         found = {key.partition(",")[0]: value for key, value in results["results"][part].items() if isinstance(value, int | float)}
@@ -269,7 +269,7 @@ def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> Outcome:
             raise InputError(f"{part} gave none of the metrics that make its score; it gave {', '.join(found) or 'none'}")
         scores.append(sum(found[metric] for metric in wanted))
         samples += [_sample(part, loaded, wanted, logged) for logged in results["samples"][part]]
-    return Outcome(sum(scores) / len(scores), metrics, tuple(samples))
+    return TaskResult(sum(scores) / len(scores), metrics, tuple(samples))
 
 
 def _wanted(task: LoadedTask, part: Any, found: Mapping[str, float]) -> list[str]:
@@ -280,11 +280,11 @@ def _wanted(task: LoadedTask, part: Any, found: Mapping[str, float]) -> list[str
     return [metric for metric in (*listed, *found) if metric in found][:1]
 
 
-def _sample(part: str, task: Any, wanted: Sequence[str], logged: Mapping[str, Any]) -> Sample:
+def _sample(part: str, task: Any, wanted: Sequence[str], logged: Mapping[str, Any]) -> ScoredAnswer:
     values = {metric: logged[metric] for metric in wanted if metric in logged}
     score = next((_score(task, metric, value) for metric, value in values.items()), None)
     answer = logged["filtered_resps"][0]
-    return Sample(f"{part} {logged['doc_id']}", answer if isinstance(answer, str) else str(answer), str(logged["target"]), score)
+    return ScoredAnswer(f"{part} {logged['doc_id']}", answer if isinstance(answer, str) else str(answer), str(logged["target"]), score)
 
 
 def _score(task: Any, metric: str, value: Any) -> float | None:

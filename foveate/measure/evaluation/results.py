@@ -13,13 +13,13 @@ from foveate.measure.statistics import mean_interval
 
 __all__ = ["gather", "half"]
 
-Cell = Mapping[str, Any]
+Evaluation = Mapping[str, Any]
 
 MEANS = ("of_full", "of_image", "loyalty", "tokens_at_the_cut", "mean_tokens_over_layers", "method_seconds", "seconds")
 """Figures that are averaged over tasks; scores are not, because each task has its own scale."""
 
 
-def gather(cells: Mapping[str, Mapping[str, Cell]], about: Mapping[str, Any]) -> dict[str, Any]:
+def gather(cells: Mapping[str, Mapping[str, Evaluation]], about: Mapping[str, Any]) -> dict[str, Any]:
     """One document of a run.
 
     Args:
@@ -41,7 +41,7 @@ def gather(cells: Mapping[str, Mapping[str, Cell]], about: Mapping[str, Any]) ->
     return {"format": RESULTS_FORMAT, **about, "results": settings, "mean": means}
 
 
-def _figures(task: str, cell: Cell, full: Cell | None, blind: Cell | None) -> dict[str, Any]:
+def _figures(task: str, cell: Evaluation, full: Evaluation | None, blind: Evaluation | None) -> dict[str, Any]:
     scores = [sample["score"] for sample in cell["samples"] if sample["score"] is not None]
     low, high = _interval(cell["score"], scores) if known(task).group == 1 else (None, None)
     figures = {key: value for key, value in cell.items() if key != "samples"}
@@ -60,7 +60,7 @@ def _interval(score: float, scores: Sequence[float]) -> tuple[float | None, floa
     return mean_interval(scores)
 
 
-def _beside(cell: Cell, full: Cell) -> dict[str, Any]:
+def _beside(cell: Evaluation, full: Evaluation) -> dict[str, Any]:
     pairs = list(zip(full["samples"], cell["samples"], strict=True))
     same = sum(_plain(one["answer"]) == _plain(other["answer"]) for one, other in pairs)
     scored = [(one["score"], other["score"]) for one, other in pairs if one["score"] is not None and other["score"] is not None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from foveate.chat.asking import Reply
 from foveate.files.locks import check_free
-from foveate.measure.evaluation.harness import Outcome
+from foveate.measure.evaluation.harness import TaskResult
 from foveate.measure.result_forms import CELL, digest
 from foveate.measure.store import ResultStore, write_json
 
@@ -65,7 +65,7 @@ class RunFolder(ResultStore):
         self[f"{setting.name}/{task}"] = cell
 
 
-def cell_of(outcome: Outcome, replies: Mapping[tuple[str, int], Reply], facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def cell_of(outcome: TaskResult, replies: Mapping[tuple[str, int], Reply], facts: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """One setting's evaluation on one task, as plain values.
 
     Args:

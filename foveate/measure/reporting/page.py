@@ -9,14 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foveate.errors import ParameterError
-from foveate.measure.reporting.inputs import Input, differences
+from foveate.measure.reporting.inputs import ResultFile, differences
 from foveate.measure.reporting.sections import sections
 from foveate.printable import printable
 
 __all__ = ["page"]
 
 
-def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
+def page(inputs: Sequence[ResultFile], *, mixed: bool = False) -> str:
     """The page as HTML. It loads nothing from anywhere.
 
     Args:
@@ -44,7 +44,7 @@ def _fit(value: Any) -> Any:
     return value if isinstance(value, Markup) else printable(value, lines=True)
 
 
-def _run(each: Input) -> dict[str, Any]:
+def _run(each: ResultFile) -> dict[str, Any]:
     """What one file of results was measured on, for the page's last part."""
     facts = each.data["facts"]
     model: Mapping[str, Any] = each.model

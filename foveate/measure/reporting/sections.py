@@ -13,16 +13,16 @@ from foveate.draw.charts import Lines, Point, against_time, against_tokens, rada
 from foveate.measure.bench.plots import figure_of
 from foveate.measure.bench.records import Group, Row, figures
 from foveate.measure.evaluation.runs import BLIND, FULL
-from foveate.measure.reporting.inputs import Input
+from foveate.measure.reporting.inputs import ResultFile
 
-__all__ = ["Picture", "Section", "Table", "sections"]
+__all__ = ["PageFigure", "PageSection", "PageTable", "sections"]
 
 _NONE = "-"
 _OTHERS = (FULL.name, BLIND.name)
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageFigure:
     """An SVG element and what it shows; a wide one is scrolled sideways on a narrow screen."""
 
     svg: str
@@ -31,7 +31,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table, all of text."""
 
     caption: str
@@ -40,16 +40,16 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One part of the page."""
 
     title: str
     text: Sequence[str]
-    pictures: Sequence[Picture]
-    tables: Sequence[Table]
+    pictures: Sequence[PageFigure]
+    tables: Sequence[PageTable]
 
 
-def sections(inputs: Sequence[Input]) -> Iterator[Section]:
+def sections(inputs: Sequence[ResultFile]) -> Iterator[PageSection]:
     """The parts of the page: what each result says, and accuracy against time wherever one model was both evaluated and timed."""
     evaluated = [each for each in inputs if each.kind == "eval"]
     timed = [each for each in inputs if each.kind == "bench"]
@@ -59,7 +59,7 @@ def sections(inputs: Sequence[Input]) -> Iterator[Section]:
         pictures = [picture for place, other in enumerate(timed) for picture in _both(each, other, f"time{number}-{place}")]
         if pictures:
             text = ["Each mark is one method at one budget; the wide gray line is the front that no other mark beats in both."]
-            yield Section(f"Accuracy against measured time: {each.name}", text, pictures, [])
+            yield PageSection(f"Accuracy against measured time: {each.name}", text, pictures, [])
     for number, each in enumerate(timed):
         yield _speed(each, f"bench{number}")
     for number, each in enumerate(inputs):
@@ -67,7 +67,7 @@ def sections(inputs: Sequence[Input]) -> Iterator[Section]:
             yield _analysis(each, f"analyse{number}")
 
 
-def _evaluation(each: Input, name: str) -> Section:
+def _evaluation(each: ResultFile, name: str) -> PageSection:
     results, tasks = each.data["results"], _tasks(each)
     pictures = []
     for number, (task, called) in enumerate(tasks.items()):
@@ -88,10 +88,10 @@ def _evaluation(each: Input, name: str) -> Section:
         "Tokens are those behind the last cut. Of the image's: (score - no picture) / (full - no picture). Loyalty: answers that are the "
         "full model's own. Lost and won: questions that only the full model, or only the method, has right."
     ]
-    return Section(f"Quality: {each.name}", text, pictures, [_scores(each, task, called) for task, called in tasks.items()])
+    return PageSection(f"Quality: {each.name}", text, pictures, [_scores(each, task, called) for task, called in tasks.items()])
 
 
-def _tasks(each: Input) -> dict[str, str]:
+def _tasks(each: ResultFile) -> dict[str, str]:
     """Names for people by lmms-eval's names, of the tasks that have any result."""
     known = each.data.get("tasks", {})
     seen = dict.fromkeys(task for found in each.data["results"].values() for task in found)
@@ -122,7 +122,7 @@ def _method(setting: str) -> str:
     return setting.rpartition("-")[0] or setting
 
 
-def _means(each: Input, name: str) -> Picture:
+def _means(each: ResultFile, name: str) -> PageFigure:
     lines: dict[str, list[Point]] = {}
     for setting, means in each.data["mean"].items():
         if setting not in _OTHERS and means["of_full"] is not None:
@@ -133,7 +133,7 @@ def _means(each: Input, name: str) -> Picture:
     return _picture(figure, f"{name}-mean", "Mean over tasks of each score's share of the full model's, against visual tokens that stay.")
 
 
-def _radars(each: Input, name: str) -> Iterator[Picture]:
+def _radars(each: ResultFile, name: str) -> Iterator[PageFigure]:
     results, tasks = each.data["results"], _tasks(each)
     budgets: dict[str, dict[str, list[float | None]]] = {}
     for setting, found in results.items():
@@ -146,7 +146,7 @@ def _radars(each: Input, name: str) -> Iterator[Picture]:
         yield _picture(figure, f"{name}-radar{number}", f"Each task's score at keep={keep}, as a share of the full model's (black circle).")
 
 
-def _scores(each: Input, task: str, called: str) -> Table:
+def _scores(each: ResultFile, task: str, called: str) -> PageTable:
     heads = ("", "score", "95 %", "of full", "of the image's", "loyalty", "lost / won", "tokens", "mean over layers", "method")
     scale, _ = _scale(each.data["results"], task)
     rows = []
@@ -160,10 +160,10 @@ def _scores(each: Input, task: str, called: str) -> Table:
             spent = f"{found['method_seconds'] * 1e3:.1f} ms" if found["method_seconds"] else _NONE
             rows.append([setting, f"{found['score'] * scale:.1f}", interval, *shares, changed, *tokens, spent])
     questions = next(tasks[task]["questions"] for tasks in each.data["results"].values() if task in tasks)
-    return Table(f"{called}: {questions} questions", heads, rows)
+    return PageTable(f"{called}: {questions} questions", heads, rows)
 
 
-def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
+def _both(each: ResultFile, other: ResultFile, name: str) -> Iterator[PageFigure]:
     """Accuracy of one against time of the other, if they are of one model and have methods with the same options in common."""
     assert other.run is not None
     if each.model.get("fingerprint") != other.model.get("fingerprint"):
@@ -188,24 +188,24 @@ def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
                 yield _picture(figure, f"{name}-task{number}-group{place}", caption)
 
 
-def _speed(each: Input, name: str) -> Section:
+def _speed(each: ResultFile, name: str) -> PageSection:
     run = each.run
     assert run is not None
     measured = [group for group in run.groups if group.rounds]
     pictures = []
     if measured:
         caption = "Left: where the time of a whole generation goes. Right: key/value bytes against visual tokens that remain."
-        pictures.append(Picture(svg(figure_of(run), name, "none"), caption, wide=True))
+        pictures.append(PageFigure(svg(figure_of(run), name, "none"), caption, wide=True))
     text_lines = [
         "Medians over interleaved rounds, quartiles in brackets. The ideal is the same decoder fed a sequence that short, with no "
         "method at all."
     ]
-    return Section(f"Speed and memory: {each.name}", text_lines, pictures, [_times(group) for group in measured])
+    return PageSection(f"Speed and memory: {each.name}", text_lines, pictures, [_times(group) for group in measured])
 
 
-def _times(group: Group) -> Table:
+def _times(group: Group) -> PageTable:
     heads = ("", "tokens", "vision tower", "prefill", "of full", "over the ideal", "method, of full prefill", "first token", "key/value")
-    return Table(f"Batch {group.batch}, {group.prompt_tokens} prompt tokens", heads, [_time_row(group, row) for row in group.rows])
+    return PageTable(f"Batch {group.batch}, {group.prompt_tokens} prompt tokens", heads, [_time_row(group, row) for row in group.rows])
 
 
 def _time_row(group: Group, row: Row) -> list[str]:
@@ -225,7 +225,7 @@ def _time_row(group: Group, row: Row) -> list[str]:
     return [row.name, str(row.tokens), milliseconds("tower"), milliseconds("prefill"), *shares, milliseconds("first_token"), cache]
 
 
-def _analysis(each: Input, name: str) -> Section:
+def _analysis(each: ResultFile, name: str) -> PageSection:
     data = each.data
     pictures = [
         _picture(figure, f"{name}-{number}", "Effective rank of the tokens that stayed against answers right, one mark for each budget.")
@@ -243,8 +243,8 @@ def _analysis(each: Input, name: str) -> Section:
         "information both fall with the number of tokens, so only equal budgets tell whether keeping more information helps: between "
         "methods, between methods on the same question, and between random choices for the same question, which differ by chance alone."
     ]
-    table = Table("Spearman's correlation of effective rank and right answers", heads, rows)
-    return Section(f"Information and accuracy: {each.name}", text, pictures, [table])
+    table = PageTable("Spearman's correlation of effective rank and right answers", heads, rows)
+    return PageSection(f"Information and accuracy: {each.name}", text, pictures, [table])
 
 
 def _estimate(found: Mapping[str, float | None]) -> str:
@@ -255,5 +255,5 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.1f} %"
 
 
-def _picture(figure: Figure, name: str, caption: str) -> Picture:
-    return Picture(svg(figure, name), caption)
+def _picture(figure: Figure, name: str, caption: str) -> PageFigure:
+    return PageFigure(svg(figure, name), caption)
