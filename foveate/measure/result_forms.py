@@ -13,7 +13,7 @@ from pydantic import Field
 from foveate.files.records import Amount, Count, Form, Number, Seconds, Size, brief
 
 __all__ = [
-    "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "Facts",
+    "ANALYSED_CELL", "ANALYSIS", "CELL", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "Facts",
     "digest", "same_questions",
 ]  # fmt: skip
 
@@ -58,18 +58,6 @@ class _Answered:
     score: Number | None
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A model whose weights are known."""
-
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class _CellFacts:
-    model: _Known
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
     """What a cell and its entry in the results have in common."""
@@ -93,10 +81,12 @@ class _Scored:
 class _Cell(_Scored):
     """As `foveate.measure.evaluation.runs.cell_of` makes it."""
 
-    facts: _CellFacts
+    facts: Facts
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.facts.model is None or self.facts.model.fingerprint is None:
+            raise ValueError("facts.model.fingerprint is missing")
         if self.data != digest([(sample.id, sample.target) for sample in self.samples]):
             raise ValueError("data is not the hash of the samples, so one of the two was changed")
 
@@ -145,20 +135,6 @@ class _Evaluation:
     results: dict[str, dict[str, _Figures]]
     mean: dict[str, _Means]
     tasks: dict[str, _Named] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _ComparedTask:
-    data: str
-    samples: list[_Answered]
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Of the results, what a comparison needs."""
-
-    results: dict[str, dict[str, _ComparedTask]]
-    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -264,7 +240,6 @@ class _AnalysedCell:
 
 CELL: Form[Any] = Form("a finished evaluation", _Cell, remedy=_REMEDY, limit=_LIMIT)
 EVALUATION: Form[Any] = Form("a file of results of foveate eval", _Evaluation, {"format": RESULTS_FORMAT}, limit=_LIMIT)
-COMPARED: Form[Any] = Form("a file of results of foveate eval", _Compared, {"format": RESULTS_FORMAT}, limit=_LIMIT)
 ANALYSIS: Form[Any] = Form("a file of results of foveate analyse", _Analysis, {"kind": "foveate analyse", "format": 1}, limit=_LIMIT)
 ANALYSED_CELL: Form[Any] = Form("a measured cell of foveate analyse", _AnalysedCell, remedy=_REMEDY, limit=_LIMIT)
 

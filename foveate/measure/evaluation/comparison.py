@@ -10,7 +10,7 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.measure.evaluation.results import half
-from foveate.measure.result_forms import COMPARED, same_questions
+from foveate.measure.result_forms import EVALUATION, same_questions
 from foveate.measure.statistics import mcnemar, paired_bootstrap
 
 __all__ = ["Comparison", "compare", "read_results"]
@@ -61,7 +61,7 @@ def read_results(text: str) -> tuple[dict[str, Any], str | None]:
         path = path / "results.json"
     if not path.is_file():
         raise InputError(f"no such file of results: {path}; foveate eval writes results.json in the folder of a run")
-    data = COMPARED.read(path).raw
+    data = EVALUATION.read(path).raw
     if setting is not None and setting not in data["results"]:
         raise InputError(f"{path} has no setting {setting!r}; it has {', '.join(data['results'])}")
     return data, setting
