@@ -1,4 +1,4 @@
-"""Where the visual tokens of a prompt are, and how many: what a model was shown while it ran says it."""
+"""Where the visual tokens of a prompt are, and how many, as observed while the model runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["counted", "named_placeholder_ids", "placeholder_ids", "placeholders"
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[Callable[[Tensor], list[list[ImageTokens]]]]:
-    """Record what the vision encoder is asked, without a method.
+    """Record the calls of the vision encoder, without a method.
 
     Yields:
-        a function that, after the model ran and before this ends, gives the images of each row of `input_ids` (b, s).
+        a function that returns the images of each row of `input_ids` (b, s); call it after the model ran, inside the context.
 
     Raises:
         UnsupportedModelError: the model belongs to no known family.
@@ -38,11 +38,11 @@ def recorded(model: nn.Module) -> Iterator[Callable[[Tensor], list[list[ImageTok
 
 @contextmanager
 def counted(model: nn.Module) -> Iterator[Callable[[Tensor], list[int]]]:
-    """Count as a report does: content alone. Newlines and the like, which never leave, are not among it even if they share its placeholder.
+    """Count visual tokens as a report does: without newlines and the like, which are never dropped, even if they share the placeholder.
 
     Yields:
-        a function that, after the model ran and before this ends, gives the visual tokens of each row of `input_ids` (b, s). Of a model
-        that no family can read these are all placeholders.
+        a function that returns the visual tokens of each row of `input_ids` (b, s); call it after the model ran, inside the context. For a
+        model of no known family it counts all placeholders.
     """
     try:
         family_of(model)
@@ -61,13 +61,13 @@ def counted(model: nn.Module) -> Iterator[Callable[[Tensor], list[int]]]:
 
 
 def placeholders(model: nn.Module, input_ids: Tensor) -> list[int]:
-    """How many tokens of each row of `input_ids` (b, s) stand for pictures and videos, newlines among them where they share the id."""
+    """How many tokens of each row of `input_ids` (b, s) stand for images and videos, including newlines where they share the id."""
     counts: list[int] = torch.isin(input_ids, torch.tensor(placeholder_ids(model), device=input_ids.device)).sum(1).tolist()
     return counts
 
 
 def placeholder_ids(model: nn.Module) -> list[int]:
-    """The tokens that stand for pictures and videos, by the model's family or else by the usual names in its configuration."""
+    """The ids of tokens that stand for images and videos, from the model's family or else from the usual names in its configuration."""
     config: Any = model.config
     family = next((family for family in reversed(families().values()) if config.model_type in family.model_types), None)
     if family is not None:
@@ -77,7 +77,7 @@ def placeholder_ids(model: nn.Module) -> list[int]:
 
 
 def named_placeholder_ids(model: nn.Module) -> list[int]:
-    """As `placeholder_ids`, of a model that must name at least one.
+    """As `placeholder_ids`, for a model that must have at least one.
 
     Raises:
         InputError: neither a family nor the configuration names such a token.

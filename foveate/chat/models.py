@@ -19,18 +19,18 @@ __all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Subject", "find_device", "is_local", 
 DEMO = "demo"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEMO_NOTE = (
-    "the demo model knows its own scenes (see foveate demo scene), not the world: "
-    "about other pictures, or asked in other words, it only guesses"
+    "the embedded model knows its own scenes (see foveate demo scene), not the world: "
+    "about other images, or asked in other words, it only guesses"
 )
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question about a picture or video, ready for the model.
+    """A question about an image or video, ready for the model.
 
     Attributes:
         inputs: keyword arguments of `generate`, on the model's device.
-        length: positions in all, visual tokens among them.
+        length: all positions, including visual tokens.
         visual: visual tokens.
         notes: what the user may want to know.
     """
@@ -108,15 +108,15 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     """Load a model and its processor.
 
     Args:
-        name: "demo", "demo-" and another shape of the demo model, a folder, or an id on the Hugging Face hub.
-        dtype: "float32", "bfloat16", "float16" or "auto", which is float32 for the demo model, else as the checkpoint was saved.
+        name: "demo", "demo-" and another shape of the embedded model, a folder, or an id on the Hugging Face hub.
+        dtype: "float32", "bfloat16", "float16" or "auto": float32 for the embedded model, else as the checkpoint was saved.
         device: "auto" or what `torch.device` takes.
         compress: whether the model must belong to a family that can be compressed.
-        video: whether it will be asked about a video.
+        video: whether it will be shown a video.
 
     Raises:
-        InputError: if the model cannot be had, is of the wrong kind, or the device is not there.
-        UnsupportedModelError: if it belongs to no known family, or takes no video, before its weights are fetched.
+        InputError: the model is not available or of the wrong kind, or the device does not exist.
+        UnsupportedModelError: it belongs to no known family, or takes no video; raised before its weights are fetched.
     """
     import torch
     from huggingface_hub.utils import logging as hub_logging
@@ -173,14 +173,14 @@ def _word_notes(question: str) -> tuple[str, ...]:
     from foveate.demo.model.language import unknown_words
 
     unknown = dict.fromkeys(unknown_words(question))
-    return (f"the demo model was never taught: {', '.join(unknown)}",) if unknown else ()
+    return (f"the embedded model never learned: {', '.join(unknown)}",) if unknown else ()
 
 
 def load_processor(name: str) -> Any:
-    """The processor of a model alone, which is quick.
+    """Load the processor of a model alone, which is quick.
 
     Raises:
-        InputError: if it cannot be had, or is none for pictures and text together.
+        InputError: it is not available, or is not for images and text together.
     """
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
     from foveate.demo.model.shapes import on_its_library, own_processor
@@ -193,7 +193,7 @@ def load_processor(name: str) -> Any:
 
 
 def load_config(name: str) -> Any:
-    """The configuration of a model alone, which is quick.
+    """Load the configuration of a model alone, which is quick.
 
     Raises:
         CheckpointError: see `foveate.files.checkpoints.load_config`.
@@ -211,7 +211,7 @@ def _checkpoint(name: str) -> Checkpoint:
 
 
 def _is_demo(name: str) -> bool:
-    """Whether a name stands for the demo model, in whatever shape."""
+    """Whether a name stands for the embedded model, in any of its shapes."""
     return name == DEMO or (name.startswith(f"{DEMO}-") and not os.path.isdir(name))
 
 
@@ -221,7 +221,7 @@ def _demo_folder(name: str) -> Path:
     first, *others = demo.FOLDERS
     shapes = {DEMO: first, **{f"{DEMO}-{shape}": shape for shape in others}}
     if name not in shapes:
-        raise InputError(f"there is no demo model {name!r}; there is {', '.join(shapes)}")
+        raise InputError(f"there is no embedded model {name!r}; there is {', '.join(shapes)}")
     try:
         return demo.path(shapes[name])
     except FileNotFoundError as error:
@@ -229,7 +229,7 @@ def _demo_folder(name: str) -> Path:
 
 
 def is_local(name: str) -> bool:
-    """Whether a model can be had without the network."""
+    """Whether a model is available without the network."""
     return _is_demo(name) or os.path.isdir(os.path.expanduser(name))
 
 
@@ -237,7 +237,7 @@ def find_device(name: str) -> Any:
     """The `torch.device` of that name; "auto" is a GPU if there is one.
 
     Raises:
-        InputError: if it is not there.
+        InputError: it does not exist.
     """
     import torch
 
