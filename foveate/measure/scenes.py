@@ -1,10 +1,10 @@
-"""How well a model answers about scenes: stock `generate`, exact answers, per family, with intervals.
+"""How well a model answers questions about scenes: with the stock `generate`, by exact match, per family, with intervals.
 
     from foveate.demo import load
     from foveate.measure.scenes import evaluate, samples, summary
     print(summary(evaluate(*load(), samples(50))))
 
-Whatever compresses the model around a call (`with foveate.compress(model, method):`) is measured with it.
+To measure a method, compress the model around the call (`with foveate.compress(model, method):`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SceneQuestion:
 
 @dataclass(frozen=True)
 class SceneAnswer:
-    """What a model answered to a question."""
+    """A model's answer to one question."""
 
     seed: int
     family: str
@@ -55,13 +55,13 @@ class SceneAnswer:
 
     @property
     def right(self) -> bool:
-        """Whether the whole answer is right."""
+        """Whether the answer equals the reference exactly."""
         return self.given == self.answer
 
 
 @dataclass(frozen=True)
 class Score:
-    """A share of right answers, with its Wilson interval of 95 %."""
+    """A share of right answers, with its 95 % Wilson interval."""
 
     right: Count
     count: Size
@@ -70,7 +70,7 @@ class Score:
 
     @property
     def share(self) -> float:
-        """Right answers over questions."""
+        """Right answers divided by questions."""
         return self.right / self.count
 
     def __str__(self) -> str:
@@ -78,17 +78,17 @@ class Score:
 
 
 def samples(scenes: int | range, split: Split = "held_out") -> list[SceneQuestion]:
-    """All questions about the scenes of some seeds; a number means the first so many."""
+    """All questions about the scenes of some seeds; a number n stands for the first n seeds."""
     seeds = range(scenes) if isinstance(scenes, int) else scenes
     drawn = ((seed, scene(seed, split)) for seed in seeds)
     return [SceneQuestion(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
 
 
 def balanced(each: int = BALANCED, split: Split = "held_out") -> list[SceneQuestion]:
-    """The evaluation set: the first `each` questions of every family, at most one of a family about a scene.
+    """The evaluation set: the first `each` questions of every family, at most one per family and scene.
 
-    With the default, 2,080 questions about held-out scenes; see `foveate.demo.scenes.VERSION` for which. Families come one
-    after the other, so that answers of a batch are about as long.
+    With the default, 2,080 questions about held-out scenes; `foveate.demo.scenes.VERSION` fixes which. They are ordered by family,
+    so that the answers of a batch have similar lengths.
     """
     found: dict[str, list[SceneQuestion]] = {family: [] for family in FAMILIES}
     seed = 0
@@ -116,10 +116,10 @@ def digest(asked: Iterable[SceneQuestion]) -> str:
 
 
 def wilson(right: int, count: int) -> Score:
-    """A score with its Wilson interval of 95 %.
+    """A score with its 95 % Wilson interval.
 
     Raises:
-        ValueError: there is nothing to score.
+        ValueError: `count` is zero.
     """
     return Score(right, count, *statistics.wilson(right, count))
 
@@ -134,7 +134,7 @@ def evaluate(
     *,
     without_image: bool = False,
 ) -> list[SceneAnswer]:
-    """Ask a model every question through `generate`, greedily, and keep what it says.
+    """Ask a model every question, greedily, through `generate`.
 
     Args:
         model: a model with the embedded model's prompt, compressed or not.
@@ -142,7 +142,7 @@ def evaluate(
         asked: the questions.
         batch_size: questions at a time.
         progress: called with the number of questions just answered.
-        without_image: leave the image out of the prompt: what can be guessed from the question alone.
+        without_image: omit the image from the prompt, to see what can be guessed from the question alone.
     """
     results: list[SceneAnswer] = []
     for start in range(0, len(asked), batch_size):
@@ -174,11 +174,11 @@ SLICES: dict[str, Callable[[SceneAnswer], bool]] = {
     "sparse scenes": lambda result: "sparse" in result.tags,
     "crowded scenes": lambda result: "crowded" in result.tags,
 }
-"""Parts of the questions that cut across the families; see `Question.tags`."""
+"""Subsets of the questions across families; see `Question.tags`."""
 
 
 def summary(results: Iterable[SceneAnswer]) -> dict[str, Score]:
-    """Scores by family in the order of `FAMILIES`, then by `SLICES`, and of `all` questions together."""
+    """Scores by family in the order of `FAMILIES`, then by `SLICES`, then of `all` questions together."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for result in results:
         slices = (name for name, holds in SLICES.items() if holds(result))
@@ -188,7 +188,7 @@ def summary(results: Iterable[SceneAnswer]) -> dict[str, Score]:
 
 
 def named_things(results: Iterable[SceneAnswer]) -> float:
-    """How much of the scenes the descriptions name rightly: F1 over the things named, each with all its properties.
+    """How much of the scenes the descriptions name correctly: F1 over the things named, each with all its properties.
 
     Raises:
         ValueError: there is no description among the results.
@@ -210,7 +210,7 @@ def _wording(question: str) -> str:
 
 
 def chance(asked: Iterable[SceneQuestion], scenes: int = 400) -> dict[str, float]:
-    """How well the wording of a question alone does, by family: the answer that training scenes give to it most often.
+    """Accuracy from the wording of a question alone, by family: always the most frequent answer in training scenes.
 
     Args:
         asked: the questions.
@@ -239,15 +239,15 @@ def attention_recall(
 ) -> dict[str, float]:
     """Share of the relevant visual tokens among those that the last prompt token attends to most, by family.
 
-    Attention is averaged over the heads of one decoder layer. Choosing at random gives `keep` over all of them. Questions
-    without a relevant patch (about what is not there) are left out.
+    Attention is averaged over the heads of one decoder layer. A random choice gives `keep` divided by all of them. Questions
+    without a relevant patch (about absent things) are omitted.
 
     Args:
         model: uncompressed; its attention implementation is `eager` during the call.
         processor: its processor.
         asked: the questions.
         layer: decoder layer, from 0.
-        keep: visual tokens chosen; two in nine of them if not given, which are 128 of 576.
+        keep: visual tokens chosen; by default two in nine of them, which is 128 of 576.
         batch_size: questions at a time.
     """
     shape = shape_of(model)

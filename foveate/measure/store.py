@@ -1,7 +1,7 @@
-"""The one way in which a long measurement keeps what is finished, so that the same command resumes it after a stop.
+"""The one way in which a long measurement saves finished results, so that the same command resumes it after a stop.
 
-A `ResultStore` is a folder with the settings that all results share and one file for each finished result. What keeps its results in one
-file of its own compares settings by `check_same` as well.
+A `ResultStore` is a folder with the settings that all results share and one file for each finished result. Measurements
+that save their results in a single file compare settings by `check_same` as well.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _SETTINGS: Form[dict[str, Any]] = Form("the settings of a run", dict[str, Any], 
 class ResultStore:
     """Finished results in a folder. As a context manager it holds the folder for this process alone.
 
-    Whoever uses it outside its context must hold the folder in another way, and call `begin` before the first result.
+    Outside its context, the caller must hold the folder in another way and call `begin` before the first result.
 
     Args:
-        folder: where; made when the context is entered, unless it is there.
-        settings: what must be equal for results to belong together.
+        folder: created when the context is entered, unless it exists.
+        settings: must be equal for results to belong together.
         schema: of one result.
         settings_file: the name of the file with the settings.
 
@@ -60,7 +60,7 @@ class ResultStore:
         self.close()
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self._held.close()
 
     def begin(self) -> None:
@@ -84,13 +84,13 @@ class ResultStore:
         return self[name] if name in self else None  # noqa: SIM401 - this is what `get` is made of
 
     def __setitem__(self, name: str, result: Mapping[str, Any] | list[Any]) -> None:
-        """Keep a finished result; a kill leaves the whole file or none."""
+        """Save a finished result; a kill leaves the whole file or none."""
         path = self._path(name)
         make_folder(path.parent)
         write_json(path, result)
 
     def remove(self) -> None:
-        """Delete all results, let the folder go, and delete it if nothing else is in it."""
+        """Delete all results, release the folder, and delete it if nothing else is in it."""
         for path in sorted((self.folder / _RESULTS).rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         for own in (self.folder / _RESULTS, self._file):
@@ -104,13 +104,13 @@ class ResultStore:
         return self.folder / _RESULTS / f"{name}.json"
 
     def _check(self) -> None:
-        """Refuse a folder of other settings, unless its run was stopped before it finished anything, and one of something else."""
+        """Refuse a folder with anything else, or with results of other settings; a run that finished nothing binds nobody."""
         if self._file.exists():
             if (self.folder / _RESULTS).exists():
                 before = _SETTINGS.read(self._file).raw
                 check_same(self.folder, {"format": STORE_FORMAT, **before}, self._settings)  # the first versions wrote no format
         elif self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_ours, self.folder.iterdir()))):
-            raise InputError(f"{self.folder} holds something else than a run; name another folder")
+            raise InputError(f"{self.folder} contains something other than a run; name another folder")
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -143,11 +143,11 @@ def write_json(path: Path, data: Mapping[str, Any] | list[Any]) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: it cannot be written; the old file is unchanged.
     """
     write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is one that a run leaves that was killed before it had written anything."""
+    """Whether a file is a leftover of a run that was killed before it wrote anything."""
     return path.name == LOCK or is_leftover(path)

@@ -120,7 +120,7 @@ def test_another_model_is_refused_and_with_mixed_said_on_the_page(tmp_path: Path
 
 def test_other_questions_are_refused(tmp_path: Path) -> None:
     inputs = read_inputs([evaluation(tmp_path / "one"), evaluation(tmp_path / "two", data="d2")])
-    with pytest.raises(InputError, match=r"foveate_pope: one/results\.json and two/results\.json are about other questions"):
+    with pytest.raises(InputError, match=r"foveate_pope: one/results\.json and two/results\.json are about different questions"):
         page(inputs)
     inputs = read_inputs([analysis(tmp_path / "three"), analysis(tmp_path / "four", questions="q2")])
     assert differences(inputs) == ["held-out scenes: three/information_loss.json and four/information_loss.json are about other questions"]

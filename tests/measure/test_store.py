@@ -67,7 +67,7 @@ def test_settings_of_another_format_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["letter.txt", "cells"])
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match="something else than a run"):
+    with pytest.raises(InputError, match="something other than a run"):
         store(tmp_path, layer=2)
 
 

@@ -1,6 +1,6 @@
-"""Does a method that keeps more information keep more accuracy? Both, measured on the same questions about held-out scenes.
+"""Does a method that keeps more information keep more accuracy? Both are measured on the same questions about held-out scenes.
 
-This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): accuracy falls because the rank of what is kept falls.
+This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): accuracy falls because the rank of the kept tokens falls.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPREAD = 4
 
 
 def key(source: str, layer: int, measure: str) -> str:
-    """How results call one measure of one source at one layer: "hidden_states 2 effective_rank"."""
+    """The name in results of one measure of one source at one layer: "hidden_states 2 effective_rank"."""
     return f"{source} {layer} {measure}"
 
 
@@ -49,7 +49,7 @@ class AnalysisCell:
 
     Attributes:
         method: as `foveate methods` lists it, "norm" for the control, or `FULL`.
-        keep: visual tokens that stay.
+        keep: number of kept visual tokens.
         seed: of the random choice; `None` for methods without one.
     """
 
@@ -59,7 +59,7 @@ class AnalysisCell:
 
     @property
     def name(self) -> str:
-        """Unique among cells, and fit for a file."""
+        """Unique among cells, and usable as a file name."""
         return "-".join(str(part) for part in (self.method, self.keep, self.seed) if part is not None)
 
     def build(self, layer: int) -> Method | None:
@@ -73,18 +73,18 @@ class AnalysisCell:
 
 
 def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: int) -> list[AnalysisCell]:
-    """Every method at every budget, random choices once for each seed, and the full model once.
+    """Every method at every budget, random choices once per seed, and the full model once.
 
     Args:
         names: methods by name, "norm" among them.
         budgets: visual tokens to keep; `tokens` itself is the full model.
-        seeds: how often random choices are drawn.
+        seeds: number of draws of random choices.
         tokens: visual tokens of an image.
 
     Raises:
-        UnknownNameError: a method that does not exist.
-        BudgetError: a budget below 1 or above `tokens`.
-        InputError: nothing is left to compare.
+        UnknownNameError: a method does not exist.
+        BudgetError: a budget is below 1 or above `tokens`.
+        InputError: there is nothing to compare.
     """
     known = [Norm.name if name.strip().lower() == Norm.name else find_method(name).name for name in names]
     for keep in budgets:
@@ -108,10 +108,10 @@ def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: i
 
 
 def questions(count: int) -> list[SceneQuestion]:
-    """That many held-out questions, as many of each family as of any other, give or take one, about as many scenes as is quick to draw.
+    """A number of held-out questions, spread evenly over families and over many scenes.
 
     Raises:
-        InputError: fewer than two, from which no interval can come.
+        InputError: fewer than two, which give no interval.
     """
     if count < 2:
         raise InputError(f"samples={count}: at least 2 questions are needed for an interval")
@@ -126,10 +126,10 @@ def questions(count: int) -> list[SceneQuestion]:
 
 
 def visual_tokens(model: Any, processor: Any, sample: SceneQuestion) -> int:
-    """Visual tokens of the picture of a question.
+    """Number of visual tokens of a question's image.
 
     Raises:
-        InputError: the model's tokenizer has no words for the question, so it is no model of the demo's kind.
+        InputError: the model's tokenizer lacks words of the question, so the model is not of the embedded model's kind.
         ProcessorError: the processor fails, or belongs to another model.
     """
     inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
@@ -137,8 +137,8 @@ def visual_tokens(model: Any, processor: Any, sample: SceneQuestion) -> int:
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and bool((ids == unknown).any()):
         raise InputError(
-            f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the demo model's "
-            "scenes, so take demo, or a folder that foveate demo train wrote"
+            f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the embedded model's "
+            "scenes, so use the model demo, or a folder that foveate demo train wrote"
         )
     placeholders = list(family_of(model).placeholders(model).values())
     check_tokens(model, processor, ids, placeholders)
@@ -154,19 +154,20 @@ def measure_cell(
     batch_size: int = 16,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Any]:
-    """Ask every question once, and measure what is kept during the very prefill that leads to the answer.
+    """Ask every question once, and measure the kept tokens during the very prefill that leads to the answer.
 
     Args:
-        model: a model of the demo's kind.
+        model: a model of the embedded model's kind.
         processor: its processor.
         asked: the questions.
-        method: what chooses; `None` for the full model.
+        method: chooses the tokens; `None` for the full model.
         layers: decoder layers to measure at.
         batch_size: questions at a time.
         progress: called with the number of questions just answered.
 
     Returns:
-        "right", a string of 0 and 1; "tokens", the mean number that stayed; and "information", by `key` a list of one figure per question.
+        "right", a string of 0 and 1; "tokens", the mean number of kept tokens; and "information", by `key`, a list with one figure per
+        question.
     """
     right, kept, found = "", 0, dict[str, list[float]]()
     with ExitStack() as stack:
@@ -186,10 +187,10 @@ def measure_cell(
 
 
 class AnalysisFolder(ResultStore):
-    """The results of cells in a folder that this process holds already, one file each, so that a stopped run can resume.
+    """The results of cells, one file each, in a folder that this process already holds; a stopped run resumes from them.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         settings: what the results depend on.
 
     Raises:
@@ -213,7 +214,7 @@ def measure_all(
     batch_size: int,
     progress: Callable[[int], object],
 ) -> Iterator[AnalysisCell]:
-    """Measure the cells that are not done yet, one after the other; each is kept as soon as it is there."""
+    """Measure the unfinished cells one after the other, saving each as soon as it is finished."""
     with remembered_features(model):
         for cell in wanted:
             if cell.name not in done:

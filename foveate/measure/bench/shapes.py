@@ -1,4 +1,4 @@
-"""Random weights in the shape of published models: what speed and memory depend on, without a download.
+"""Random weights in the shape of published models: all that speed and memory depend on, without a download.
 
 `shapes.json` holds their configurations as data: sizes of decoder and tower, and how pixels become visual tokens.
 """
@@ -25,27 +25,27 @@ from foveate.files.records import ANYTHING
 __all__ = ["ImageFormat", "ModelShape", "Scale", "build", "find_shape", "parse_size", "shapes", "sizes"]
 
 FEWEST_LAYERS = 4
-"""Below, nothing would be left behind the usual cut."""
+"""With fewer, no layers would remain after the usual cut."""
 
 _WIDE = 64
-"""Intermediate sizes are multiples of it, as kernels like them."""
+"""Intermediate sizes are multiples of it, which suits kernels."""
 
 _WIDTH, _LAYERS, _HEADS = ("embed_dim", "hidden_size"), ("num_hidden_layers", "depth"), ("num_attention_heads", "num_heads")
-"""What configurations call the same thing, the first that is there counts."""
+"""Names of the same thing in different configurations; the first one present counts."""
 
 _CHOSEN_LAYERS = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How a model of this shape is shown an image.
+    """How a model of this shape is given an image.
 
     Args:
         layout: "square", pixel_values (images, 3, side, side); or "patches", flattened patches with their grids.
         width: of the image, pixels.
         height: of the image, pixels.
         pixels_per_token: side of the square that becomes one visual token.
-        around: token ids directly before and behind the image's placeholders.
+        around: token ids directly before and after the image's placeholders.
     """
 
     layout: str
@@ -65,10 +65,10 @@ class ImageFormat:
         return math.prod(self.grid)
 
     def sized(self, width: int, height: int) -> ImageFormat:
-        """The same for an image of another size.
+        """The same format for an image of another size.
 
         Raises:
-            ParameterError: the tower takes one size only, or the size is no multiple of a token's.
+            ParameterError: the tower takes one size only, or the size is not a multiple of a token's.
         """
         if (width, height) == (self.width, self.height):
             return self
@@ -101,9 +101,9 @@ class ModelShape:
 
     Attributes:
         name: as in `shapes`.
-        source: the checkpoint on the Hugging Face hub that has it.
+        source: the checkpoint on the Hugging Face hub with this configuration.
         config: for `AutoConfig.for_model`.
-        picture: how it is shown an image.
+        picture: how it is given an image.
     """
 
     name: str
@@ -112,10 +112,10 @@ class ModelShape:
     picture: ImageFormat
 
     def scaled(self, size: Scale) -> ModelShape:
-        """The same with a smaller decoder and tower: head sizes and vocabulary stay, and at least four layers do.
+        """The same shape with a smaller decoder and tower; head sizes and vocabulary stay, and at least four layers remain.
 
         Raises:
-            ParameterError: a width that is no multiple of the head size, or fewer than four layers.
+            ParameterError: the width is not a multiple of the head size, or there are fewer than four layers.
         """
         config = copy.deepcopy(dict(self.config))
         text, vision = config["text_config"], config["vision_config"]
@@ -140,7 +140,7 @@ class ModelShape:
 
 
 def shapes() -> dict[str, ModelShape]:
-    """The shapes that are known, by name."""
+    """The known shapes, by name."""
     return {name: _shape(name, entry) for name, entry in _data().items()}
 
 
@@ -148,7 +148,7 @@ def find_shape(name: str) -> ModelShape:
     """The shape called `name`.
 
     Raises:
-        UnknownNameError: with the nearest name and all known ones.
+        UnknownNameError: the message has the nearest name and all known ones.
     """
     known, wanted = shapes(), name.strip().lower().replace("_", "-")
     if wanted in known:
@@ -177,14 +177,14 @@ def parse_size(text: str) -> Scale:
 
 
 def build(shape: ModelShape, *, device: torch.device, dtype: torch.dtype, seed: int = 0, attention: str | None = None) -> nn.Module:
-    """A model of that shape with random weights, made where and in the precision in which they are used.
+    """A model of that shape with random weights, created directly on the device and in the precision of the run.
 
     Args:
         shape: scaled or not.
-        device: where the weights are made; "meta" makes none.
-        dtype: of the weights; there is no copy in another precision.
+        device: where the weights are created; "meta" creates none.
+        dtype: of the weights, without a copy in another precision.
         seed: of the weights.
-        attention: attention implementation, as transformers calls it; its own choice if `None`.
+        attention: attention implementation by its name in transformers; `None` for transformers' own choice.
     """
     torch.manual_seed(seed)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
@@ -196,7 +196,7 @@ def build(shape: ModelShape, *, device: torch.device, dtype: torch.dtype, seed: 
 
 
 def sizes(config: Any) -> dict[str, dict[str, Any]]:
-    """What the speed of a model depends on, of its text decoder and of its tower, by the names in its configuration."""
+    """The sizes of text decoder and vision tower that a model's speed depends on, by their names in its configuration."""
     names = (*_WIDTH, *_LAYERS, *_HEADS, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size", "image_size", "patch_size")
     parts = {"text": config.get_text_config(), "vision": getattr(config, "vision_config", None)}
     return {

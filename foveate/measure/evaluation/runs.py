@@ -18,14 +18,14 @@ __all__ = ["BLIND", "FULL", "RunFolder", "Setting", "cell_of", "write_json"]
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of running the model: a method and how much it keeps, the full model, or the model without its picture."""
+    """One way of running the model: a method and its budget, the full model, or the model without the image."""
 
     method: str
     keep: int | float | None = None
 
     @property
     def name(self) -> str:
-        """As files and results are called."""
+        """The name in files and results."""
         return self.method if self.keep is None else f"{self.method}-{self.keep}"
 
 
@@ -36,11 +36,11 @@ class RunFolder(ResultStore):
     """Finished evaluations, one file for each setting and task.
 
     Args:
-        folder: where; made when the context is entered, unless it is there.
-        settings: what must be equal for the figures to belong together.
+        folder: created when the context is entered, unless it exists.
+        settings: must be equal for the figures to belong together.
 
     Raises:
-        InputError: the folder holds a run with other settings, or something else.
+        InputError: the folder contains a run with other settings, or something else.
         BusyError: another process holds the folder.
     """
 
@@ -61,7 +61,7 @@ class RunFolder(ResultStore):
         return self.get(f"{setting.name}/{task}")
 
     def keep(self, setting: Setting, task: str, cell: Mapping[str, Any]) -> None:
-        """Keep a finished evaluation; a kill leaves the whole file or none."""
+        """Save a finished evaluation; a kill leaves the whole file or none."""
         self[f"{setting.name}/{task}"] = cell
 
 
@@ -70,8 +70,8 @@ def cell_of(outcome: TaskResult, replies: Mapping[tuple[str, int], Reply], facts
 
     Args:
         outcome: answers and scores.
-        replies: what the answers took, by part and row.
-        facts: on what it was measured.
+        replies: the answers with their costs, by part and row.
+        facts: what it was measured on.
         more: further entries.
     """
     names = [name for name in Reply.__dataclass_fields__ if name != "text"]

@@ -1,4 +1,4 @@
-"""Reading what `foveate eval`, `bench` and `analyse` wrote, and telling whether it belongs together."""
+"""Reads what `foveate eval`, `bench` and `analyse` wrote, and checks whether it belongs together."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ResultFile:
 
     Attributes:
         kind: the command that wrote it.
-        name: the file's name in its folder, for the page.
-        data: what it holds.
-        run: the same as records, for "bench".
+        name: folder and name of the file, for the page.
+        data: its content.
+        run: the same as a `Run`, for "bench".
     """
 
     kind: Kind
@@ -40,10 +40,10 @@ class ResultFile:
 
 
 def read_inputs(paths: Sequence[Path]) -> list[ResultFile]:
-    """All results in files and folders, in their order; a file that is named twice counts once.
+    """All results in files and folders, in their order; a file named twice counts once.
 
     Raises:
-        InputError: a path is not there, a file holds no results, or a folder has none.
+        InputError: a path does not exist, a file contains no results, or a folder has none.
     """
     found: dict[Path, ResultFile] = {}
     for path in paths:
@@ -53,14 +53,14 @@ def read_inputs(paths: Sequence[Path]) -> list[ResultFile]:
         known = [(file, each) for file, each in inside if each is not None]
         if not known:
             what = "no results.json, information_loss.json or results of foveate bench" if path.is_dir() else "no results of foveate"
-            raise InputError(f"{path} holds {what}; name what foveate eval, bench or analyse wrote")
+            raise InputError(f"{path} contains {what}; name what foveate eval, bench or analyse wrote")
         for file, each in known:
             found.setdefault(file.resolve(), each)
     return list(found.values())
 
 
 def differences(inputs: Sequence[ResultFile]) -> list[str]:
-    """Why the results do not belong on one page: other models, or other questions, one sentence each; empty if they do."""
+    """Why the results do not belong on one page: different models or different questions, one sentence each; empty if they do."""
     first = inputs[0]
     said = [
         f"{first.name} is about {_named(first)}, {other.name} about {_named(other)}"
@@ -72,7 +72,7 @@ def differences(inputs: Sequence[ResultFile]) -> list[str]:
         for task, data in _data(each):
             before, where = seen.setdefault((each.kind, task), (data, each.name))
             if before != data:
-                said.append(f"{task}: {where} and {each.name} are about other questions")
+                said.append(f"{task}: {where} and {each.name} are about different questions")
     return list(dict.fromkeys(said))
 
 
@@ -82,7 +82,7 @@ def _inside(folder: Path) -> Iterator[tuple[Path, ResultFile | None]]:
 
 
 def _classify(path: Path) -> ResultFile | None:
-    """What a file holds; `None` if it is none of ours."""
+    """The results in a file; `None` if it has none."""
     document = ANYTHING.read(path)
     data = document.raw
     name = f"{path.resolve().parent.name}/{path.name}"

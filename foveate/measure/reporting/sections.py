@@ -1,4 +1,4 @@
-"""What the page says about each kind of results: pictures and tables, made of what the commands wrote."""
+"""The sections of the page about each kind of results: figures and tables, made from what the commands wrote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHERS = (FULL.name, BLIND.name)
 
 @dataclass(frozen=True)
 class PageFigure:
-    """An SVG element and what it shows; a wide one is scrolled sideways on a narrow screen."""
+    """An SVG element with a caption; a wide one scrolls sideways on a narrow screen."""
 
     svg: str
     caption: str
@@ -32,7 +32,7 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table, all of text."""
+    """A table of text."""
 
     caption: str
     heads: Sequence[str]
@@ -50,7 +50,7 @@ class PageSection:
 
 
 def sections(inputs: Sequence[ResultFile]) -> Iterator[PageSection]:
-    """The parts of the page: what each result says, and accuracy against time wherever one model was both evaluated and timed."""
+    """The sections of the page: each result, and accuracy against time wherever one model was both evaluated and timed."""
     evaluated = [each for each in inputs if each.kind == "eval"]
     timed = [each for each in inputs if each.kind == "bench"]
     for number, each in enumerate(evaluated):
@@ -58,7 +58,7 @@ def sections(inputs: Sequence[ResultFile]) -> Iterator[PageSection]:
     for number, each in enumerate(evaluated):
         pictures = [picture for place, other in enumerate(timed) for picture in _both(each, other, f"time{number}-{place}")]
         if pictures:
-            text = ["Each mark is one method at one budget; the wide gray line is the front that no other mark beats in both."]
+            text = ["Each mark is one method at one budget; the wide gray line is the front of marks that no other beats in both."]
             yield PageSection(f"Accuracy against measured time: {each.name}", text, pictures, [])
     for number, each in enumerate(timed):
         yield _speed(each, f"bench{number}")
@@ -77,7 +77,7 @@ def _evaluation(each: ResultFile, name: str) -> PageSection:
         figure = against_tokens(lines, full and _point(full, scale), blind and blind["score"] * scale, called, unit)
         pictures.append(
             _picture(
-                figure, f"{name}-task{number}", f"{called}: {unit} against visual tokens that stay; bands and bars are 95\u00a0% intervals."
+                figure, f"{name}-task{number}", f"{called}: {unit} against kept visual tokens; bands and bars are 95\u00a0% intervals."
             )
         )
     if len(tasks) > 1:
@@ -85,21 +85,21 @@ def _evaluation(each: ResultFile, name: str) -> PageSection:
     if len(tasks) > 2:
         pictures += _radars(each, name)
     text = [
-        "Tokens are those behind the last cut. Of the image's: (score - no picture) / (full - no picture). Loyalty: answers that are the "
-        "full model's own. Lost and won: questions that only the full model, or only the method, has right."
+        "Tokens are those after the last cut. Of the image's: (score - no image) / (full - no image). Loyalty: answers that equal the "
+        "full model's. Lost and won: questions that only the full model, or only the method, answers correctly."
     ]
     return PageSection(f"Quality: {each.name}", text, pictures, [_scores(each, task, called) for task, called in tasks.items()])
 
 
 def _tasks(each: ResultFile) -> dict[str, str]:
-    """Names for people by lmms-eval's names, of the tasks that have any result."""
+    """Display names by lmms-eval's names, for the tasks with any result."""
     known = each.data.get("tasks", {})
     seen = dict.fromkeys(task for found in each.data["results"].values() for task in found)
     return {task: known.get(task, {}).get("name") or task for task in seen}
 
 
 def _scale(results: Mapping[str, Any], task: str) -> tuple[float, str]:
-    """What scores are multiplied with, and the unit that makes: shares become percent."""
+    """The factor for scores and the resulting unit: shares become percent."""
     scores = [found[task]["score"] for found in results.values() if task in found]
     return (100.0, "score, %") if max(scores, default=0) <= 1 else (1.0, "score")
 
@@ -130,7 +130,7 @@ def _means(each: ResultFile, name: str) -> PageFigure:
     full = each.data["mean"].get(FULL.name)
     whole = Point(full["tokens_at_the_cut"], 100.0) if full else None
     figure = against_tokens(lines, whole, None, "mean over tasks", "of the full model, %")
-    return _picture(figure, f"{name}-mean", "Mean over tasks of each score's share of the full model's, against visual tokens that stay.")
+    return _picture(figure, f"{name}-mean", "Mean over tasks of each score's share of the full model's, against kept visual tokens.")
 
 
 def _radars(each: ResultFile, name: str) -> Iterator[PageFigure]:
@@ -164,7 +164,7 @@ def _scores(each: ResultFile, task: str, called: str) -> PageTable:
 
 
 def _both(each: ResultFile, other: ResultFile, name: str) -> Iterator[PageFigure]:
-    """Accuracy of one against time of the other, if they are of one model and have methods with the same options in common."""
+    """Accuracy of one against time of the other, if they are of one model and share methods with the same options."""
     assert other.run is not None
     if each.model.get("fingerprint") != other.model.get("fingerprint"):
         return
@@ -194,7 +194,7 @@ def _speed(each: ResultFile, name: str) -> PageSection:
     measured = [group for group in run.groups if group.rounds]
     pictures = []
     if measured:
-        caption = "Left: where the time of a whole generation goes. Right: key/value bytes against visual tokens that remain."
+        caption = "Left: where the time of a whole generation goes. Right: key/value bytes against kept visual tokens."
         pictures.append(PageFigure(svg(figure_of(run), name, "none"), caption, wide=True))
     text_lines = [
         "Medians over interleaved rounds, quartiles in brackets. The ideal is the same decoder fed a sequence that short, with no "
@@ -228,7 +228,7 @@ def _time_row(group: Group, row: Row) -> list[str]:
 def _analysis(each: ResultFile, name: str) -> PageSection:
     data = each.data
     pictures = [
-        _picture(figure, f"{name}-{number}", "Effective rank of the tokens that stayed against answers right, one mark for each budget.")
+        _picture(figure, f"{name}-{number}", "Effective rank of the kept tokens against right answers, one mark for each budget.")
         for number, figure in enumerate(information_loss.panels(data))
     ]
     scopes = ("cells", "equal_budget", "equal_question", "equal_draws")
@@ -240,7 +240,7 @@ def _analysis(each: ResultFile, name: str) -> PageSection:
             rows.append([f"{entry['source'].replace('_', ' ')}, layer {entry['layer']}", *found])
     text = [
         f"{data['questions']} questions about {data['scenes']} held-out scenes; intervals of 95 % over resampled scenes. Accuracy and "
-        "information both fall with the number of tokens, so only equal budgets tell whether keeping more information helps: between "
+        "information both fall with the number of tokens, so only equal budgets show whether keeping more information helps: between "
         "methods, between methods on the same question, and between random choices for the same question, which differ by chance alone."
     ]
     table = PageTable("Spearman's correlation of effective rank and right answers", heads, rows)

@@ -1,4 +1,4 @@
-"""What foveate_scenes.yaml names: the picture of a row, and whether an answer is right."""
+"""The functions that foveate_scenes.yaml names: the image of a row, and whether an answer is right."""
 
 from __future__ import annotations
 
