@@ -1,9 +1,9 @@
-"""Accuracy of the embedded model on held-out scenes, for every method and budget, as it comes out.
+"""Accuracy of the embedded model on held-out scenes, for every method and budget.
 
-The embedded model's upbringing matters here: some heads of its early layers were guided to the relevant patches, which
-flatters methods that rank by attention. Its card says so, and so must whoever quotes these figures.
+The embedded model's training matters here: some attention heads of its early layers were guided to the relevant patches, which
+flatters methods that rank by attention. Its card says so; say so too when you quote these figures.
 
-A run that was stopped goes on where it ended, as long as weights, questions and settings are the same.
+A stopped run resumes if weights, questions and settings are the same, and is refused if they are not.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AccuracyRunner:
         self._open.enter_context(remembered_features(self.model))
 
     def run(self, name: str, keep: int) -> dict[str, Any]:
-        """Scores by question family, part and of all together as "overall", and which questions were right, in order."""
+        """Scores by question family, by part and "overall", and which answers were right, in order."""
         method = METHODS[name](keep) if name in METHODS else None
         with nullcontext() if method is None else foveate.compress(self.model, method):
             results = evaluate(self.model, self.processor, self.asked, self.batch_size, without_image=name == BLIND)
@@ -76,8 +76,8 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        processes: that share the work, of one thread each.
-        budgets: visual tokens to keep, separated by commas; if not given, from two thirds of them down to one in 36.
+        processes: number of processes that share the work, with one thread each.
+        budgets: visual tokens to keep, separated by commas; by default from two thirds of them down to one in 36.
         shape: of the embedded model, one of `foveate.demo.FOLDERS`.
     """
     every = (GRID // SHAPES[shape].merged) ** 2

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: where results go, and on what they were measured."""
+"""What the benchmark scripts share: where results go, and what they were measured on."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ def save(name: str, results: dict[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class _EarlierState:
-    """What the first versions kept of a benchmark that was stopped, all in one file."""
+    """The single file in which earlier versions saved the finished parts of a stopped benchmark."""
 
     settings: dict[str, Any]
     pairs: dict[str, Any]
 
 
-_RESULT: Form[Any] = Form("a finished part of a benchmark", dict[str, Any] | list[Any], remedy="remove it to start anew")
-_EARLIER: Form[_EarlierState] = Form("what a benchmark has measured so far", _EarlierState, remedy="remove it to start anew")
+_RESULT: Form[Any] = Form("a finished part of a benchmark", dict[str, Any] | list[Any], remedy="remove it to start again")
+_EARLIER: Form[_EarlierState] = Form("what a benchmark has measured so far", _EarlierState, remedy="remove it to start again")
 
 
 def finished(name: str, settings: dict[str, Any]) -> ResultStore:
-    """What a long benchmark has measured so far, by name; nobody else may write to it until this process ends.
+    """The finished parts of a long benchmark, by name, held by this process until it ends.
 
     Raises:
-        InputError: it is of other settings; remove its folder to start anew.
+        InputError: they are of other settings; remove their folder to start again.
+        BusyError: another process holds them.
     """
     earlier = RESULTS / f"{name}.partial.json"
     state = _EARLIER.read(earlier).value if earlier.exists() else _EarlierState(settings, {})
@@ -74,7 +75,7 @@ def interval(cell: Mapping[str, float]) -> str:
 
 
 def label(name: str) -> str:
-    """What a table calls a method, from its repr."""
+    """The name of a method in tables, from its repr."""
     return name.split("(")[0] + (", fast information" if "information='fast'" in name else "")
 
 

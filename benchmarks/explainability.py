@@ -1,8 +1,8 @@
-"""Explainability-guided compression on held-out scenes: accuracy at equal tokens, and how well relevance is foretold.
+"""Explainability-guided compression on held-out scenes: accuracy at equal tokens, and how well relevance is predicted.
 
-Every method keeps the same share of the visual tokens. `layer` says where they leave: methods that cut at the input have not let
-the language model look at the rest at all, those that cut before layer 2 have, twice. Networks of compressors.py that are
-ablations are asked at a quarter of the tokens only. A run that was stopped goes on where it ended.
+Every method keeps the same share of the visual tokens. `layer` says before which layer: with methods that cut at the input, the
+language model never sees the dropped tokens; with those that cut before layer 2, two layers do. Networks of compressors.py that are
+ablations are evaluated at a quarter of the tokens only. A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from foveate.measure.scenes import SceneAnswer, SceneQuestion, balanced, digest,
 
 SHARES = (0.5, 0.25, 0.125)
 ABLATED = 0.25
-"""The share at which ablations are asked."""
+"""The share at which ablations are evaluated."""
 FULL, BLIND, OURS = "all tokens", "no image", "Explainer"
 METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
     "Oracle": lambda keep, known: Oracle(keep=keep, relevance=known),
@@ -49,7 +49,7 @@ METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
 
 @dataclass(frozen=True)
 class RecordedScores(Method):
-    """Another method, whose ranking of all tokens is noted beside its plan."""
+    """Wraps another method and records its ranking of all tokens."""
 
     inner: Method = field(default_factory=FirstLayerAttention)
     layer: int = 0
@@ -72,7 +72,7 @@ class ExplainabilityRunner:
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        networks: compressors as folders, by the name in the table.
+        networks: folders of compressors, by their names in the table.
     """
 
     def __init__(self, each: int, batch_size: int, networks: Mapping[str, str]) -> None:
@@ -89,7 +89,7 @@ class ExplainabilityRunner:
         return [image.mean.tolist() for image in foveate.relevance(self.model, inputs, max_new_tokens=64).images]
 
     def run(self, name: str, keep: float, relevance: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
-        """Scores by family and part, which questions were right, and how much of what is relevant was kept and ranked high."""
+        """Scores by family and part, which answers were right, and how many relevant tokens were kept and ranked high."""
         results: list[SceneAnswer] = []
         overlaps: list[float] = []
         ranked: dict[str, list[float]] = {"correlation": [], **{f"top {share}": [] for share in SHARES}}
@@ -126,7 +126,7 @@ class ExplainabilityRunner:
 
 
 def held(relevance: Tensor, kept: Tensor) -> float:
-    """Of as many most relevant tokens as were kept, the share that was."""
+    """The share of the k most relevant tokens that were kept, for k kept tokens."""
     best = relevance.topk(len(kept)).indices
     return float(torch.isin(best, kept.cpu()).float().mean())
 
@@ -169,8 +169,8 @@ def main(
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        processes: that share the work, of one thread each.
-        networks: further networks, of which those found there are asked; ablations at one budget.
+        processes: number of processes that share the work, with one thread each.
+        networks: folder of further networks, which are evaluated if present; ablations at one budget.
     """
     there = {name: network for name, network in NETWORKS.items() if networks and (networks / network.folder / WEIGHTS).exists()}
     ablations = [name for name, network in there.items() if network.ablation]
@@ -213,12 +213,12 @@ def main(
     methods = {name: {str(keep): found[name, keep] for keep in SHARES} for name in (OURS, *METHODS, *rivals)}
     results = {"each": each, "questions": len(asked), "shares": list(SHARES), "full": full, "no_image": blind, "methods": methods}
     made = {name: described(folder) for name, folder in folders.items()}
-    # What was measured stays in the partial file, so that another network costs its own time only.
+    # Finished parts stay in their folder, so that a further network costs only its own time.
     save("explainability", {**results, "ablations": {name: found[name, ABLATED] for name in ablations}, "networks": made})
 
 
 def weights(folder: str) -> Path:
-    """Where a network's weights lie."""
+    """The file of a network's weights."""
     return (foveate.demo.path().parent / "compressor" if folder == DEMO else Path(folder)) / WEIGHTS
 
 

@@ -56,7 +56,7 @@ def long_outputs() -> str:
 
 
 def layout() -> str:
-    """Saved keys and values in the paper's layout, with early layers trimmed and left whole."""
+    """Saved keys and values in the paper's layout, with early layers trimmed and untrimmed."""
     shown = run("bench_layout")
     rows = {(row.kind, row.tokens, row.layer): row for row in shown.groups[0].rows}
     full = rows["full", shown.groups[0].visual_tokens, None].cache_bytes
@@ -68,7 +68,7 @@ def layout() -> str:
 
 
 def selection() -> str:
-    """What choosing at the language model's input costs, in time and in operations."""
+    """The cost of choosing at the language model's input, in time and in operations."""
     lines = [
         "| decoder | kept | method, of full prefill: operations | time | prefill, of full | over the ideal |",
         "|---|---|---|---|---|---|",
@@ -93,7 +93,7 @@ def run(name: str) -> Run:
 
 
 def title(name: str) -> str:
-    """What a result measured, in words."""
+    """What a result is about, in words."""
     return TITLES[name].format(**run(name).shape["text"])
 
 
@@ -136,7 +136,7 @@ def spread(figure: Quartiles) -> str:
 
 
 def over_ideal(found: dict[str, Quartiles]) -> str:
-    """Prefill over its ideal's, where there is one."""
+    """The prefill compared with its ideal's, if there is one."""
     return percent(found["over_ideal"].median, 1, sign=True) if "over_ideal" in found else ""
 
 
@@ -146,7 +146,7 @@ def method(found: dict[str, Quartiles], digits: int) -> str:
 
 
 def provenance(shown: Run) -> str:
-    """What was measured, on what, and by which command."""
+    """What was measured, on what, and with which command."""
     facts, group = shown.facts, shown.groups[0]
     text = group.prompt_tokens - group.visual_tokens
     return (

@@ -1,14 +1,14 @@
-"""What a choice of visual tokens made for one question costs the next question about the same image, on held-out scenes.
+"""The cost, to a second question about the same image, of a choice of visual tokens made for the first, on held-out scenes.
 
 Each scene is asked two questions about different things. The second is answered
 
 * with a fresh prefill: its own choice of tokens;
-* on the first question's choice: the same tokens, kept and merged as they were then. An image stands before its question, so its
-  keys and values do not depend on what is asked: this is the image's part of the first question's cache, asked anew;
-* in a second turn: behind the first question and its answer, on their compressed cache.
+* on the first question's choice: the same tokens, kept and merged in the same way. An image comes before its question, so its
+  keys and values do not depend on the question: this is the image's part of the first question's cache, reused;
+* in a second turn: after the first question and its answer, on their compressed cache.
 
-Beside them stands the full model in one turn and in two. The embedded model was taught one question at a time, so that second
-turns are unusual for it; they are to be compared with the full model's second turns only.
+All are compared with the full model, in one turn and in two. The embedded model was trained on one question at a time, so second
+turns are unusual for it; compare them with the full model's second turns only.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ NEW_TOKENS = 16
 
 @dataclass(frozen=True)
 class FixedPlans(Method):
-    """Plans that were made before, one for each row of a batch, in order."""
+    """Returns given plans, one for each row of a batch, in order."""
 
     made: list[Plan] = field(default_factory=list)
 
     def plans(self, views: list[View]) -> list[Plan]:
-        """The plans of the rows, which are as many as the views."""
+        """The given plans, one for each view."""
         if len(views) != len(self.made):
             raise ValueError(f"{len(self.made)} plans for {len(views)} images")
         return self.made
@@ -130,7 +130,7 @@ class TwoQuestionRunner:
 
 
 def figures(right: dict[str, str]) -> dict[str, Any]:
-    """Shares with their intervals of 95 %, and how the two other ways differ from the fresh prefill on the same questions."""
+    """Shares with their 95 % intervals, and how the two other ways differ from the fresh prefill on the same questions."""
     found: dict[str, Any] = {}
     for way, answers in right.items():
         low, high = wilson(answers.count("1"), len(answers))
@@ -154,7 +154,7 @@ def main(scenes: int = 100, batch_size: int = 10, budgets: str = "128,64,32", me
         scenes: held-out scenes, with two questions each.
         batch_size: scenes at a time.
         budgets: visual tokens to keep, separated by commas.
-        methods: which, separated by commas.
+        methods: names, separated by commas.
     """
     keeps, names = [int(keep) for keep in budgets.split(",")], methods.split(",")
     runner = TwoQuestionRunner(pairs(scenes), batch_size)

@@ -123,7 +123,9 @@ def test_other_questions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"foveate_pope: one/results\.json and two/results\.json are about different questions"):
         page(inputs)
     inputs = read_inputs([analysis(tmp_path / "three"), analysis(tmp_path / "four", questions="q2")])
-    assert differences(inputs) == ["held-out scenes: three/information_loss.json and four/information_loss.json are about other questions"]
+    assert differences(inputs) == [
+        "held-out scenes: three/information_loss.json and four/information_loss.json are about different questions"
+    ]
 
 
 def test_a_file_that_is_named_twice_is_shown_once(tmp_path: Path) -> None:
