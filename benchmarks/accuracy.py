@@ -1,9 +1,9 @@
-"""Accuracy of the embedded model on held-out scenes, for every method and budget, as it comes out.
+"""Accuracy of the embedded model on held-out scenes, for every method and budget.
 
-The embedded model's upbringing matters here: some heads of its early layers were guided to the relevant patches, which
-flatters methods that rank by attention. Its card says so, and so must whoever quotes these figures.
+The embedded model's training matters here: some attention heads of its early layers were guided to the relevant patches, which
+flatters methods that rank by attention. Its card says so; say so too when you quote these figures.
 
-A run that was stopped goes on where it ended, as long as weights, questions and settings are the same.
+A stopped run resumes if weights, questions and settings are the same, and is refused if they are not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import typer
-from common import Done, progress_bar, save
+from common import finished, progress_bar, save
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +39,7 @@ METHODS: dict[str, Callable[[int], Method]] = {
 FULL, BLIND = "all tokens", "no image"
 
 
-class Runner:
+class AccuracyRunner:
     """Asks one model the same questions under one method after another."""
 
     def __init__(self, shape: str, each: int, batch_size: int) -> None:
@@ -49,7 +49,7 @@ class Runner:
         self._open.enter_context(remembered_features(self.model))
 
     def run(self, name: str, keep: int) -> dict[str, Any]:
-        """Scores by question family, part and of all together as "overall", and which questions were right, in order."""
+        """Scores by question family, by part and "overall", and which answers were right, in order."""
         method = METHODS[name](keep) if name in METHODS else None
         with nullcontext() if method is None else foveate.compress(self.model, method):
             results = evaluate(self.model, self.processor, self.asked, self.batch_size, without_image=name == BLIND)
@@ -58,12 +58,12 @@ class Runner:
         return {"scores": shares, "right": "".join("01"[result.right] for result in results)}
 
 
-_RUNNER: list[Runner] = []
+_RUNNER: list[AccuracyRunner] = []
 
 
 def _start(shape: str, each: int, batch_size: int) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(shape, each, batch_size))
+    _RUNNER.append(AccuracyRunner(shape, each, batch_size))
 
 
 def _run(name: str, keep: int) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        processes: that share the work, of one thread each.
-        budgets: visual tokens to keep, separated by commas; if not given, from two thirds of them down to one in 36.
+        processes: number of processes that share the work, with one thread each.
+        budgets: visual tokens to keep, separated by commas; by default from two thirds of them down to one in 36.
         shape: of the embedded model, one of `foveate.demo.FOLDERS`.
     """
     every = (GRID // EMBEDDED_SHAPES[shape].merged) ** 2
@@ -86,14 +86,14 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
     console = Console()
     asked = balanced(each)
     weights = hashlib.sha256((foveate.demo.path(shape) / "model.safetensors").read_bytes()).hexdigest()
-    done = Done.of(name, {"weights": weights, "questions": digest(asked), "each": each})
+    done = finished(name, {"weights": weights, "questions": digest(asked), "each": each})
     wanted = [(FULL, every), (BLIND, 0), *((method, keep) for keep in keeps for method in METHODS)]
-    left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done.pairs]
+    left = [pair for pair in wanted if f"{pair[0]}, {pair[1]}" not in done]
     with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (shape, each, batch_size)) as pool:
         task = progress.add_task("methods and budgets", total=len(wanted), completed=len(wanted) - len(left))
         running = {pool.submit(_run, *pair): f"{pair[0]}, {pair[1]}" for pair in left}
-        for finished in as_completed(running):
-            done.add(running[finished], finished.result())
+        for job in as_completed(running):
+            done[running[job]] = job.result()
             progress.advance(task)
     results: dict[str, Any] = {
         "each": each,
@@ -103,12 +103,12 @@ def main(each: int = 60, batch_size: int = 16, processes: int = 2, budgets: str 
         "budgets": keeps,
         "layer": TokenCarve(keep=1).layer,
         "by_family_at": 128 * every // 576,
-        "full": done.pairs[f"{FULL}, {every}"],
-        "no_image": done.pairs[f"{BLIND}, 0"],
-        "methods": {method: {str(keep): done.pairs[f"{method}, {keep}"] for keep in keeps} for method in METHODS},
+        "full": done[f"{FULL}, {every}"],
+        "no_image": done[f"{BLIND}, 0"],
+        "methods": {method: {str(keep): done[f"{method}, {keep}"] for keep in keeps} for method in METHODS},
     }
     save(name, results)
-    done.forget()
+    done.remove()
     view = Table("", *(str(keep) for keep in keeps), title=f"held-out accuracy, {len(asked)} questions")
     for method, cells in results["methods"].items():
         view.add_row(method, *(f"{cells[str(keep)]['scores']['overall']['share']:.1%}" for keep in keeps))

@@ -1,11 +1,10 @@
-"""What the benchmark scripts share: where results go, and on what they were measured."""
+"""What the benchmark scripts share: where results go, and what they were measured on."""
 
 from __future__ import annotations
 
 import atexit
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from foveate.files.locks import claimed_file
 from foveate.files.records import ANYTHING, RecordSchema
 from foveate.files.writing import make_folder, write_whole
 from foveate.measure.facts import facts
+from foveate.measure.store import ResultStore, check_same
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,45 +35,35 @@ def save(name: str, results: dict[str, Any]) -> Path:
 
 
 @dataclass(frozen=True)
-class _State:
-    """As `Done` writes it."""
+class _EarlierState:
+    """The single file in which earlier versions saved the finished parts of a stopped benchmark."""
 
     settings: dict[str, Any]
-    pairs: dict[str, dict[str, Any]]
+    pairs: dict[str, Any]
 
 
-_STATE: RecordSchema[_State] = RecordSchema("what a benchmark has measured so far", _State, remedy="remove it to start anew")
+_RESULT: RecordSchema[Any] = RecordSchema("a finished part of a benchmark", dict[str, Any] | list[Any], remedy="remove it to start again")
+_EARLIER: RecordSchema[_EarlierState] = RecordSchema(
+    "what a benchmark has measured so far", _EarlierState, remedy="remove it to start again"
+)
 
 
-@dataclass
-class Done:
-    """What a long benchmark has measured so far, kept in a file as long as the settings are the same."""
+def finished(name: str, settings: dict[str, Any]) -> ResultStore:
+    """The finished parts of a long benchmark, by name, held by this process until it ends.
 
-    path: Path
-    settings: dict[str, Any]
-    pairs: dict[str, dict[str, Any]]
-
-    @classmethod
-    def of(cls, name: str, settings: dict[str, Any]) -> Done:
-        """Take up the file's, if it is of the same settings; nobody else may write to it until this process ends."""
-        path = make_folder(RESULTS) / f"{name}.partial.json"
-        held = ExitStack()
-        held.enter_context(claimed_file(path))
-        atexit.register(held.close)
-        if path.exists():
-            state = _STATE.read(path).value
-            if state.settings == settings:
-                return cls(path, settings, state.pairs)
-        return cls(path, settings, {})
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep one result; a kill leaves the old file or the new one."""
-        self.pairs[key] = result
-        write_whole(self.path, json.dumps({"settings": self.settings, "pairs": self.pairs}))
-
-    def forget(self) -> None:
-        """The benchmark is through, and its results are saved."""
-        self.path.unlink(missing_ok=True)
+    Raises:
+        InputError: they are of other settings; remove their folder to start again.
+        BusyError: another process holds them.
+    """
+    earlier = RESULTS / f"{name}.partial.json"
+    state = _EARLIER.read(earlier).value if earlier.exists() else _EarlierState(settings, {})
+    check_same(earlier, state.settings, settings)
+    store = ResultStore(make_folder(RESULTS) / f"{name}.partial", settings, _RESULT)
+    atexit.register(store.__enter__().close)
+    for key, result in state.pairs.items():
+        store[key] = result
+    earlier.unlink(missing_ok=True)
+    return store
 
 
 def percent(value: float, digits: int = 0, *, sign: bool = False) -> str:
@@ -88,7 +77,7 @@ def interval(cell: Mapping[str, float]) -> str:
 
 
 def label(name: str) -> str:
-    """What a table calls a method, from its repr."""
+    """The name of a method in tables, from its repr."""
     return name.split("(")[0] + (", fast information" if "information='fast'" in name else "")
 
 

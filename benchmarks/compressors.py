@@ -1,7 +1,7 @@
-"""Labels of the embedded model's scenes, and every network that is compared on docs/explainability.md, trained on them.
+"""Labels of the embedded model's scenes, and every network that docs/explainability.md compares, trained on them.
 
-All are trained alike; the ablations differ from the grid network with attention alone in one thing each. Folders that are
-finished are left as they are, and what was stopped goes on.
+All are trained alike; each ablation differs in one thing from the grid network with attention alone. Finished folders are
+skipped, and stopped runs resume.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RECIPE = ("--batch", "32", "--epochs", "6")
 
 @dataclass(frozen=True)
 class Network:
-    """One network: its folder, the options of `foveate train`, its labels, and whether it is an ablation or a rival at all budgets."""
+    """One network: its folder, the options of `foveate train`, its labels, and whether it is an ablation or is compared at all budgets."""
 
     folder: str
     options: tuple[str, ...] = ()
@@ -43,12 +43,12 @@ NETWORKS = {
 
 
 def main(out: Path = Path("out/compressors"), samples: int = 1280, processes: int = 2) -> None:
-    """Make the labels, then train, several networks side by side.
+    """Make the labels, then train the networks, several at a time.
 
     Args:
         out: folder for labels and networks.
         samples: questions to ask for labels.
-        processes: networks that are trained at a time, with one thread each.
+        processes: networks trained at a time, with one thread each.
     """
     asked = ["scenes", "--limit", str(samples), "--max-new-tokens", "12"]
     jobs = [

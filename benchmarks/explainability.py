@@ -1,8 +1,8 @@
-"""Explainability-guided compression on held-out scenes: accuracy at equal tokens, and how well relevance is foretold.
+"""Explainability-guided compression on held-out scenes: accuracy at equal tokens, and how well relevance is predicted.
 
-Every method keeps the same share of the visual tokens. `layer` says where they leave: methods that cut at the input have not let
-the language model look at the rest at all, those that cut before layer 2 have, twice. Networks of compressors.py that are
-ablations are asked at a quarter of the tokens only. A run that was stopped goes on where it ended.
+Every method keeps the same share of the visual tokens. `layer` says before which layer: with methods that cut at the input, the
+language model never sees the dropped tokens; with those that cut before layer 2, two layers do. Networks of compressors.py that are
+ablations are evaluated at a quarter of the tokens only. A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import Done, progress_bar, save
+from common import finished, progress_bar, save
 from compressors import NETWORKS
 from torch import Tensor
 
@@ -30,11 +30,11 @@ from foveate.demo.model.language import prompt
 from foveate.engine.remembered import remembered_features
 from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS
 from foveate.explain.compressor.measures import overlap, rank_correlation
-from foveate.measure.scenes import Result, Sample, balanced, digest, evaluate, summary
+from foveate.measure.scenes import SceneAnswer, SceneQuestion, balanced, digest, evaluate, summary
 
 SHARES = (0.5, 0.25, 0.125)
 ABLATED = 0.25
-"""The share at which ablations are asked."""
+"""The share at which ablations are evaluated."""
 FULL, BLIND, OURS = "all tokens", "no image", "Explainer"
 METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
     "Oracle": lambda keep, known: Oracle(keep=keep, relevance=known),
@@ -48,8 +48,8 @@ METHODS: dict[str, Callable[[float, Sequence[Tensor]], Method]] = {
 
 
 @dataclass(frozen=True)
-class Noted(Method):
-    """Another method, whose ranking of all tokens is noted beside its plan."""
+class RecordedScores(Method):
+    """Wraps another method and records its ranking of all tokens."""
 
     inner: Method = field(default_factory=FirstLayerAttention)
     layer: int = 0
@@ -66,13 +66,13 @@ class Noted(Method):
         return self.inner.plan(view)
 
 
-class Runner:
+class ExplainabilityRunner:
     """Asks the embedded model the same questions under one method after another.
 
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        networks: compressors as folders, by the name in the table.
+        networks: folders of compressors, by their names in the table.
     """
 
     def __init__(self, each: int, batch_size: int, networks: Mapping[str, str]) -> None:
@@ -89,8 +89,8 @@ class Runner:
         return [image.mean.tolist() for image in foveate.relevance(self.model, inputs, max_new_tokens=64).images]
 
     def run(self, name: str, keep: float, relevance: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
-        """Scores by family and part, which questions were right, and how much of what is relevant was kept and ranked high."""
-        results: list[Result] = []
+        """Scores by family and part, which answers were right, and how many relevant tokens were kept and ranked high."""
+        results: list[SceneAnswer] = []
         overlaps: list[float] = []
         ranked: dict[str, list[float]] = {"correlation": [], **{f"top {share}": [] for share in SHARES}}
         for batch, values in zip(self.batches, relevance, strict=True):
@@ -101,7 +101,7 @@ class Runner:
                 if handle is not None:
                     kept = [image.plan.kept for image in handle.report.images]
                     overlaps += [held(own, stayed) for own, stayed in zip(known, kept, strict=True)]
-            if isinstance(method, Noted):
+            if isinstance(method, RecordedScores):
                 for own, scores in zip(known, method.scores, strict=True):
                     ranked["correlation"].append(rank_correlation(scores, own))
                     for share in SHARES:
@@ -116,17 +116,17 @@ class Runner:
         if name in (FULL, BLIND):
             return None
         if name in self.networks:
-            return Noted(keep=keep, inner=Explainer(keep=keep, compressor=self.networks[name]))
+            return RecordedScores(keep=keep, inner=Explainer(keep=keep, compressor=self.networks[name]))
         method = METHODS[name](keep, known)
-        return Noted(keep=keep, inner=method) if isinstance(method, FirstLayerAttention) else method
+        return RecordedScores(keep=keep, inner=method) if isinstance(method, FirstLayerAttention) else method
 
-    def _inputs(self, batch: Sequence[Sample]) -> Any:
+    def _inputs(self, batch: Sequence[SceneQuestion]) -> Any:
         texts = [prompt(sample.question.text) for sample in batch]
         return self.processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
 
 
 def held(relevance: Tensor, kept: Tensor) -> float:
-    """Of as many most relevant tokens as were kept, the share that was."""
+    """The share of the k most relevant tokens that were kept, for k kept tokens."""
     best = relevance.topk(len(kept)).indices
     return float(torch.isin(best, kept.cpu()).float().mean())
 
@@ -142,12 +142,12 @@ def compared(right: str, full: str, blind: str, draws: int = 10_000) -> dict[str
     return {name: {"share": values[0], "low": bounds[name][0], "high": bounds[name][1]} for name, values in found.items()}
 
 
-_RUNNER: list[Runner] = []
+_RUNNER: list[ExplainabilityRunner] = []
 
 
 def _start(each: int, batch_size: int, networks: Mapping[str, str]) -> None:
     torch.set_num_threads(1)
-    _RUNNER.append(Runner(each, batch_size, networks))
+    _RUNNER.append(ExplainabilityRunner(each, batch_size, networks))
 
 
 def _explain(number: int) -> list[list[float]]:
@@ -169,8 +169,8 @@ def main(
     Args:
         each: held-out questions of each family.
         batch_size: questions at a time.
-        processes: that share the work, of one thread each.
-        networks: further networks, of which those found there are asked; ablations at one budget.
+        processes: number of processes that share the work, with one thread each.
+        networks: folder of further networks, which are evaluated if present; ablations at one budget.
     """
     there = {name: network for name, network in NETWORKS.items() if networks and (networks / network.folder / WEIGHTS).exists()}
     ablations = [name for name, network in there.items() if network.ablation]
@@ -183,7 +183,7 @@ def main(
         "each": each,
         "batch": batch_size,
     }
-    done = Done.of("explainability", settings)
+    done = finished("explainability", settings)
 
     marks = {name: f", {digest_of(weights(folder))}" for name, folder in folders.items()}
 
@@ -195,30 +195,30 @@ def main(
     with progress_bar() as progress, ProcessPoolExecutor(processes, get_context("spawn"), _start, (each, batch_size, folders)) as pool:
 
         def gather(title: str, jobs: dict[str, tuple[Any, ...]]) -> None:
-            left = {key: job for key, job in jobs.items() if key not in done.pairs}
+            left = {key: job for key, job in jobs.items() if key not in done}
             task = progress.add_task(title, total=len(jobs), completed=len(jobs) - len(left))
             running = {pool.submit(*job): key for key, job in left.items()}
-            for finished in as_completed(running):
-                done.add(running[finished], finished.result())
+            for job in as_completed(running):
+                done[running[job]] = job.result()
                 progress.advance(task)
 
         batches = range(-(-len(asked) // batch_size))
         gather("relevance", {f"batch {number}": (_explain, number) for number in batches})
-        known = [done.pairs[f"batch {number}"] for number in batches]
+        known = [done[f"batch {number}"] for number in batches]
         gather("methods and budgets", {key(*pair): (_run, *pair, known) for pair in wanted})
-    found = {pair: done.pairs[key(*pair)] for pair in wanted}
+    found = {pair: done[key(*pair)] for pair in wanted}
     full, blind = found[FULL, 1.0], found[BLIND, 0.0]
     for result in found.values():
         result |= compared(result["right"], full["right"], blind["right"])
     methods = {name: {str(keep): found[name, keep] for keep in SHARES} for name in (OURS, *METHODS, *rivals)}
     results = {"each": each, "questions": len(asked), "shares": list(SHARES), "full": full, "no_image": blind, "methods": methods}
     made = {name: described(folder) for name, folder in folders.items()}
-    # What was measured stays in the partial file, so that another network costs its own time only.
+    # Finished parts stay in their folder, so that a further network costs only its own time.
     save("explainability", {**results, "ablations": {name: found[name, ABLATED] for name in ablations}, "networks": made})
 
 
 def weights(folder: str) -> Path:
-    """Where a network's weights lie."""
+    """The file of a network's weights."""
     return (foveate.demo.path().parent / "compressor" if folder == EMBEDDED_COMPRESSOR else Path(folder)) / WEIGHTS
 
 

@@ -29,7 +29,7 @@ def kept_accuracy() -> str:
 
 
 def command(data: Mapping[str, Any]) -> str:
-    """What makes these results, behind compressors.py."""
+    """The command that makes these results, after compressors.py."""
     return f"`python benchmarks/explainability.py --each {data['each']} --networks out/compressors`"
 
 
@@ -46,7 +46,7 @@ def at_the_input() -> str:
 
 
 def foretold() -> str:
-    """How much of the truly most relevant tokens each method kept, and how well its scores rank all tokens."""
+    """How many of the truly most relevant tokens each method kept, and how well its scores rank all tokens."""
     data = load("explainability")
     shares = [str(share) for share in data["shares"]]
     lines = [
@@ -61,7 +61,7 @@ def foretold() -> str:
 
 
 def ablations() -> str:
-    """Networks that differ from each other in one thing, at one budget."""
+    """Networks that differ in one thing, at one budget."""
     data = load("explainability")
     networks = {name: cells["0.25"] for name, cells in data["methods"].items() if name in data["networks"]} | data["ablations"]
     lines = [
@@ -79,7 +79,7 @@ def ablations() -> str:
 
 
 def resolutions() -> str:
-    """Networks trained at one size of picture and judged at another."""
+    """Networks trained at one image size and tested at another."""
     data = load("resolutions")
     sizes = data["tokens"]
     lines = ["| network | trained on | judged on | of the top 50 % | of the top 25 % | rank correlation |", "|---" * 6 + "|"]

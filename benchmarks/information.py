@@ -1,4 +1,4 @@
-"""How far the fast information scores agree with the exact ones, and what both cost beside a full SVD.
+"""How well the fast information scores agree with the exact ones, and what both cost compared with a full SVD.
 
 python benchmarks/information.py                  # writes benchmarks/results/information.json
 python benchmarks/information.py --device cuda --out my.json
@@ -68,7 +68,7 @@ def main(
 
 
 def inputs(golden: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, states (n, d) and attention (n,): hidden states of a model, then made-up spectra."""
+    """Name, states (n, d) and attention (n,): hidden states of a model, then synthetic spectra."""
     for path in sorted(golden.glob("*.npz")):
         with np.load(path) as case:
             yield path.stem, torch.from_numpy(case["hidden"]), torch.from_numpy(case["attention"])

@@ -11,7 +11,7 @@ SOURCES = {"hidden_states": "hidden states that enter layer {}", "attention_outp
 
 
 def information_cells() -> str:
-    """Accuracy, and effective rank of both sources behind the cut, of every method and budget."""
+    """Accuracy, and effective rank of both sources after the cut, of every method and budget."""
     data = load("information_loss")
     layer = data["settings"]["layer"]
     names = [f"{source} {layer} effective_rank" for source in SOURCES]
@@ -32,7 +32,7 @@ def information_cells() -> str:
 
 
 def information_correlations() -> str:
-    """Spearman's correlation of effective rank and accuracy, with what is held equal."""
+    """Spearman's correlation of effective rank and accuracy, by what is held constant."""
     data = load("information_loss")
     lines = [
         "| effective rank of | all cells | equal budgets | p over methods | weakest without one method | same question | chance alone |",

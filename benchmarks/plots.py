@@ -44,7 +44,7 @@ def point(tokens: int, score: dict[str, Any]) -> Point:
 
 
 def main() -> None:
-    """Write docs/images/accuracy.png, bench.png, and information_loss.png if its results are there."""
+    """Write docs/images/accuracy.png, bench.png, and information_loss.png if its results exist."""
     make_folder(IMAGES)
     bench_plots.draw(Run.load(RESULTS / "bench_llava.json"), IMAGES / "bench.png")
     write_figure(IMAGES / "accuracy.png", accuracy())

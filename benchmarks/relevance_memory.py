@@ -1,12 +1,12 @@
-"""Peak memory and time of `foveate.relevance` over the length of the prompt, against storing the maps and against a plain backward.
+"""Peak memory and time of `foveate.relevance` by length of the prompt, compared with storing the maps and with a plain backward pass.
 
-The model has Llama's shape (hidden 512, 8 layers, 8 heads of which 4 are key heads, float32, random weights) behind a tiny vision tower.
-Every figure is that of a process of its own: on a CPU the highest resident memory that Linux counted (VmHWM, set back before the
-run) above the memory before the run; on CUDA the allocator's peak above what was allocated before.
+The model has Llama's shape (hidden 512, 8 layers, 8 heads of which 4 are key heads, float32, random weights) after a tiny vision tower.
+Each figure comes from its own process: on a CPU, the peak resident memory that Linux counted (VmHWM, reset before the
+run) less the memory before the run; on CUDA the allocator's peak less what was allocated before.
 
 * ours: `foveate.relevance` of one answer token, and of four.
 * plain: the same forward with each layer checkpointed (torch.utils.checkpoint), frozen weights, and a backward pass to the embeddings.
-* stored: eager attention with every map kept, their gradients, and the recursion over whole maps. Skipped where it would not fit.
+* stored: eager attention with every map kept, their gradients, and the recursion over whole maps. Skipped if it would not fit.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def model_for(length: int, device: str) -> tuple[LlavaForConditionalGeneration, 
 
 
 def run(way: str, model: LlavaForConditionalGeneration, inputs: dict[str, Tensor]) -> None:
-    """Do it once."""
+    """Run it once."""
     if way.startswith("ours"):
         foveate.relevance(model, inputs, [[11, 12, 13, 14][: WAYS[way]]])
     elif way == "plain":
@@ -99,7 +99,7 @@ def stored(model: LlavaForConditionalGeneration, inputs: dict[str, Tensor]) -> N
 
 
 def maps_bytes(length: int) -> int:
-    """What all maps and their gradients take."""
+    """Bytes of all maps and their gradients."""
     return 2 * LAYERS * HEADS * length**2 * 4
 
 
@@ -110,7 +110,7 @@ def resident(name: str) -> int:
 
 
 def measured(way: str, length: int, device: str) -> dict[str, Any]:
-    """Peak bytes and seconds of one run in this process, after a short prompt has set everything up."""
+    """Peak bytes and seconds of one run in this process, after a short prompt as warm-up."""
     run(way, *model_for(64, device))
     model, inputs = model_for(length, device)
     if device == "cuda":
@@ -130,7 +130,7 @@ def measured(way: str, length: int, device: str) -> dict[str, Any]:
 
 
 def measure_apart(way: str, length: int, device: str) -> dict[str, Any]:
-    """As `measured`, in a process of its own."""
+    """As `measured`, in its own process."""
     if way == "stored" and maps_bytes(length) > LIMIT:
         return {"way": way, "length": length, "bytes": None, "seconds": None, "maps_bytes": maps_bytes(length)}
     command = [sys.executable, __file__, "--way", way, "--length", str(length), "--device", device]

@@ -1,7 +1,7 @@
-"""Whether a compressor that learned from few visual tokens serves for many: the embedded Qwen2-VL on the same scenes at two sizes.
+"""Whether a compressor that learned from few visual tokens works for many: the embedded Qwen2-VL on the same scenes at two sizes.
 
-Each network is trained on labels of one size and judged on held-out scenes at both. A picture of 224 pixels is 64 visual tokens, one of
-336 is 144. Labels and networks that are finished are left as they are, and what was stopped goes on.
+Each network is trained on labels of one size and tested on held-out scenes at both. An image of 224 pixels is 64 visual tokens, one of
+336 is 144. Finished labels and networks are skipped, and stopped runs resume.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def main(out: Path = Path("out/resolutions"), training: int = 450, held_out: int
     """Measure and write benchmarks/results/resolutions.json.
 
     Args:
-        out: folder for pictures, labels and networks.
+        out: folder for images, labels and networks.
         training: scenes to learn from, with a question each.
-        held_out: scenes to judge on.
-        processes: that work side by side, with one thread each.
+        held_out: scenes to test on.
+        processes: number of parallel processes, with one thread each.
     """
     counts = {"train": training, "held_out": held_out}
     data = {(split, size): draw(out / f"{split}-{size}", split, count, size) for split, count in counts.items() for size in SIZES}

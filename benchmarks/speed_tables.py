@@ -7,7 +7,7 @@ from functools import cache
 
 from common import RESULTS, label, percent
 
-from foveate.measure.bench.records import Figure, Group, Row, Run, figures
+from foveate.measure.bench.records import Group, Quartiles, Row, Run, figures
 
 SHAPE = "LLaVA-1.5-7B's shape at hidden {hidden_size} and {num_hidden_layers} layers, random weights"
 TITLES = {"bench_llava": SHAPE, "bench_wide": SHAPE, "bench_demo": "The embedded model"}
@@ -56,7 +56,7 @@ def long_outputs() -> str:
 
 
 def layout() -> str:
-    """Saved keys and values in the paper's layout, with early layers trimmed and left whole."""
+    """Saved keys and values in the paper's layout, with early layers trimmed and untrimmed."""
     shown = run("bench_layout")
     rows = {(row.kind, row.tokens, row.layer): row for row in shown.groups[0].rows}
     full = rows["full", shown.groups[0].visual_tokens, None].cache_bytes
@@ -68,7 +68,7 @@ def layout() -> str:
 
 
 def selection() -> str:
-    """What choosing at the language model's input costs, in time and in operations."""
+    """The cost of choosing at the language model's input, in time and in operations."""
     lines = [
         "| decoder | kept | method, of full prefill: operations | time | prefill, of full | over the ideal |",
         "|---|---|---|---|---|---|",
@@ -93,7 +93,7 @@ def run(name: str) -> Run:
 
 
 def title(name: str) -> str:
-    """What a result measured, in words."""
+    """What a result is about, in words."""
     return TITLES[name].format(**run(name).shape["text"])
 
 
@@ -121,7 +121,7 @@ def table(shown: Run) -> list[str]:
     return lines
 
 
-def measured(group: Group) -> Iterator[tuple[Row, dict[str, Figure]]]:
+def measured(group: Group) -> Iterator[tuple[Row, dict[str, Quartiles]]]:
     """Rows with their figures, those of one budget together, the ideal first."""
     order = {"full": 0, "ideal": 1, "method": 2}
     for row in sorted(group.rows, key=lambda row: (-row.tokens, order[row.kind])):
@@ -130,23 +130,23 @@ def measured(group: Group) -> Iterator[tuple[Row, dict[str, Figure]]]:
             yield row, found
 
 
-def spread(figure: Figure) -> str:
+def spread(figure: Quartiles) -> str:
     """Median and quartiles."""
     return f"{percent(figure.median, 1)} ({figure.low * 100:.1f} to {figure.high * 100:.1f})"
 
 
-def over_ideal(found: dict[str, Figure]) -> str:
-    """Prefill over its ideal's, where there is one."""
+def over_ideal(found: dict[str, Quartiles]) -> str:
+    """The prefill compared with its ideal's, if there is one."""
     return percent(found["over_ideal"].median, 1, sign=True) if "over_ideal" in found else ""
 
 
-def method(found: dict[str, Figure], digits: int) -> str:
+def method(found: dict[str, Quartiles], digits: int) -> str:
     """The method's own time."""
     return percent(found["method_of_full_prefill"].median, digits) if "method_of_full_prefill" in found else ""
 
 
 def provenance(shown: Run) -> str:
-    """What was measured, on what, and by which command."""
+    """What was measured, on what, and with which command."""
     facts, group = shown.facts, shown.groups[0]
     text = group.prompt_tokens - group.visual_tokens
     return (

@@ -21,7 +21,7 @@ PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.
 
 
 def curves(part: str, budgets: list[int]) -> str:
-    """Share of one part of the held-out questions answered right, with 95 % intervals."""
+    """Share of right answers to one part of the held-out questions, with 95 % intervals."""
     data = load("accuracy")
     lines = ["| | " + " | ".join(f"{keep}" for keep in budgets) + " |", "|---" * (len(budgets) + 1) + "|"]
     for name, cells in data["methods"].items():
@@ -64,7 +64,7 @@ def families() -> str:
 
 
 def winners() -> str:
-    """At each budget the best method, and whether each other one differs from it beyond chance on the same questions."""
+    """The best method at each budget, and whether each other one differs from it beyond chance on the same questions."""
     data = load("accuracy")
     lines = ["| visual tokens | best | worse by points (questions lost / won), exact McNemar test |", "|---|---|---|"]
     for keep in data["budgets"]:
@@ -87,7 +87,7 @@ def chance(p: float) -> str:
 
 
 def agreement() -> str:
-    """How far fast information scores agree with exact ones."""
+    """How well fast information scores agree with exact ones."""
     rows = [row for row in load("information")["agreement"] if "top_192" in row]
     lines = ["| states | n x d | rank correlation | top 192 / kept | top 128 / kept | top 64 / kept |", "|---|---|---|---|---|---|"]
     for row in rows:
@@ -129,7 +129,7 @@ def two_questions() -> str:
 
 
 def suites() -> str:
-    """Which data sets papers use, and what lmms-eval calls them."""
+    """The data sets that papers use, and their names in lmms-eval."""
     lines = ["| suite | data set | lmms-eval's task | |", "|---|---|---|---|"]
     for suite, tasks in SUITES.items():
         for place, task in enumerate(tasks):
@@ -166,7 +166,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 
 def fill(text: str) -> str:
-    """Replace what stands between `<!-- figures: NAME -->` and `<!-- end -->`."""
+    """Replace the text between `<!-- figures: NAME -->` and `<!-- end -->`."""
 
     def section(match: re.Match[str]) -> str:
         return f"{match[1]}\n{SECTIONS[match[2]]()}\n{match[3]}"
@@ -175,7 +175,7 @@ def fill(text: str) -> str:
 
 
 def main(check: bool = False) -> None:
-    """Rewrite the pages, or with --check only say whether they are up to date (exit code 1 if not)."""
+    """Rewrite the pages, or with --check only report whether they are up to date (exit code 1 if not)."""
     for page in PAGES:
         path = ROOT / page
         old = path.read_text(encoding="utf-8")

@@ -1,14 +1,14 @@
-"""What a choice of visual tokens made for one question costs the next question about the same image, on held-out scenes.
+"""The cost, to a second question about the same image, of a choice of visual tokens made for the first, on held-out scenes.
 
 Each scene is asked two questions about different things. The second is answered
 
 * with a fresh prefill: its own choice of tokens;
-* on the first question's choice: the same tokens, kept and merged as they were then. An image stands before its question, so its
-  keys and values do not depend on what is asked: this is the image's part of the first question's cache, asked anew;
-* in a second turn: behind the first question and its answer, on their compressed cache.
+* on the first question's choice: the same tokens, kept and merged in the same way. An image comes before its question, so its
+  keys and values do not depend on the question: this is the image's part of the first question's cache, reused;
+* in a second turn: after the first question and its answer, on their compressed cache.
 
-Beside them stands the full model in one turn and in two. The embedded model was taught one question at a time, so that second
-turns are unusual for it; they are to be compared with the full model's second turns only.
+All are compared with the full model, in one turn and in two. The embedded model was trained on one question at a time, so second
+turns are unusual for it; compare them with the full model's second turns only.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Chosen(Method):
-    """Plans that were made before, one for each row of a batch, in order."""
+class FixedPlans(Method):
+    """Returns given plans, one for each row of a batch, in order."""
 
     made: list[Plan] = field(default_factory=list)
 
     def plans(self, views: list[View]) -> list[Plan]:
-        """The plans of the rows, which are as many as the views."""
+        """The given plans, one for each view."""
         if len(views) != len(self.made):
             raise ValueError(f"{len(self.made)} plans for {len(views)} images")
         return self.made
 
 
 @dataclass(frozen=True)
-class Pair:
+class QuestionPair:
     """Two questions about different things in one scene."""
 
     shown: Scene
@@ -61,9 +61,9 @@ class Pair:
     second: Question
 
 
-def pairs(count: int) -> list[Pair]:
+def pairs(count: int) -> list[QuestionPair]:
     """One pair for each of the first held-out scenes that has two questions with a short answer and no relevant patch in common."""
-    found: list[Pair] = []
+    found: list[QuestionPair] = []
     seed = 0
     while len(found) < count:
         shown = scene(seed, "held_out")
@@ -71,15 +71,15 @@ def pairs(count: int) -> list[Pair]:
         asked = [question for question in shown.questions if question.family != "description" and question.relevant.any()]
         apart = [(a, b) for a in asked for b in asked if not (a.relevant & b.relevant).any()]
         if apart:
-            found.append(Pair(shown, *apart[int(rng.integers(len(apart)))]))
+            found.append(QuestionPair(shown, *apart[int(rng.integers(len(apart)))]))
         seed += 1
     return found
 
 
-class Runner:
+class TwoQuestionRunner:
     """Asks the embedded model pairs of questions under one method after another."""
 
-    def __init__(self, asked: list[Pair], batch_size: int) -> None:
+    def __init__(self, asked: list[QuestionPair], batch_size: int) -> None:
         self.model, self.processor = foveate.demo.load()
         self.asked, self.batch_size = asked, batch_size
 
@@ -90,11 +90,11 @@ class Runner:
             batch = self.asked[start : start + self.batch_size]
             plans = self._plans(batch, method)
             right[FRESH] += self._second(batch, method)
-            right[REUSED] += self._second(batch, None if method is None else Chosen(keep=1, layer=method.layer, made=plans))
+            right[REUSED] += self._second(batch, None if method is None else FixedPlans(keep=1, layer=method.layer, made=plans))
             right[SECOND_TURN] += [self._second_turn(pair, method) for pair in batch]
         return {way: "".join("01"[answer] for answer in answers) for way, answers in right.items()}
 
-    def _plans(self, batch: list[Pair], method: Method | None) -> list[Plan]:
+    def _plans(self, batch: list[QuestionPair], method: Method | None) -> list[Plan]:
         """What the method chooses for the first questions."""
         if method is None:
             return []
@@ -103,7 +103,7 @@ class Runner:
             return [image.plan for image in handle.report.images]
 
     @torch.inference_mode()
-    def _second(self, batch: list[Pair], method: Method | None) -> list[bool]:
+    def _second(self, batch: list[QuestionPair], method: Method | None) -> list[bool]:
         inputs = self._inputs(batch, [pair.second for pair in batch])
         with nullcontext() if method is None else foveate.compress(self.model, method):
             output = self.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
@@ -111,7 +111,7 @@ class Runner:
         return [answer.strip() == pair.second.answer for answer, pair in zip(said, batch, strict=True)]
 
     @torch.inference_mode()
-    def _second_turn(self, pair: Pair, method: Method | None) -> bool:
+    def _second_turn(self, pair: QuestionPair, method: Method | None) -> bool:
         inputs = self._inputs([pair], [pair.first])
         options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
         with nullcontext() if method is None else foveate.compress(self.model, method):
@@ -124,13 +124,13 @@ class Runner:
             )
         return bool(self.processor.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip() == pair.second.answer)
 
-    def _inputs(self, batch: list[Pair], questions: list[Question]) -> Any:
+    def _inputs(self, batch: list[QuestionPair], questions: list[Question]) -> Any:
         texts = [foveate.demo.prompt(question.text) for question in questions]
         return self.processor(images=[pair.shown.image for pair in batch], text=texts, padding=True, return_tensors="pt")
 
 
 def figures(right: dict[str, str]) -> dict[str, Any]:
-    """Shares with their intervals of 95 %, and how the two other ways differ from the fresh prefill on the same questions."""
+    """Shares with their 95 % intervals, and how the two other ways differ from the fresh prefill on the same questions."""
     found: dict[str, Any] = {}
     for way, answers in right.items():
         low, high = wilson(answers.count("1"), len(answers))
@@ -141,7 +141,7 @@ def figures(right: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def digest(asked: list[Pair]) -> str:
+def digest(asked: list[QuestionPair]) -> str:
     """SHA-256 over the questions and answers."""
     rows = (f"{pair.first.text}|{pair.second.text}|{pair.second.answer}\n" for pair in asked)
     return hashlib.sha256("".join(rows).encode()).hexdigest()
@@ -154,10 +154,10 @@ def main(scenes: int = 100, batch_size: int = 10, budgets: str = "128,64,32", me
         scenes: held-out scenes, with two questions each.
         batch_size: scenes at a time.
         budgets: visual tokens to keep, separated by commas.
-        methods: which, separated by commas.
+        methods: names, separated by commas.
     """
     keeps, names = [int(keep) for keep in budgets.split(",")], methods.split(",")
-    runner = Runner(pairs(scenes), batch_size)
+    runner = TwoQuestionRunner(pairs(scenes), batch_size)
     wanted: list[tuple[str, int]] = [(name, keep) for name in names for keep in keeps]
     results: dict[str, Any] = {"facts": facts(runner.model), "scenes": scenes, "questions": digest(runner.asked), "budgets": keeps}
     results |= {"families": [pair.second.family for pair in runner.asked], "methods": {name: {} for name in names}}

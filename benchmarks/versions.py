@@ -1,6 +1,6 @@
 """Runs the core tests on every minor release of transformers in the supported range, and writes docs/versions.md from the results.
 
-python benchmarks/versions.py                    # all releases, in a virtual environment of its own; some two minutes each
+python benchmarks/versions.py                    # all releases, in their own virtual environment; about two minutes each
 python benchmarks/versions.py --only 5.20.2      # one of them; the others keep their results
 python benchmarks/versions.py --table            # the page alone, from committed results
 """
@@ -66,7 +66,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def install(release: str) -> None:
-    """Put one release into the environment, with what the pins say of everything but transformers."""
+    """Install one release into the environment, with the pinned versions of everything but transformers."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         run(sys.executable, "-m", "venv", ENVIRONMENT)

@@ -19,6 +19,7 @@ __all__ = [
     "LayerError",
     "MethodError",
     "OptionError",
+    "ParameterError",
     "ProcessorError",
     "RecordError",
     "SignalError",
@@ -69,6 +70,18 @@ class UnsupportedError(FoveateError, NotImplementedError):
 
 class InputError(FoveateError, ValueError):
     """Inputs of a forward pass that cannot be right, such as placeholders that do not add up to whole images."""
+
+
+class ParameterError(InputError):
+    """A value of a parameter that cannot be used, or inputs that another value of it would allow.
+
+    Attributes:
+        parameters: their names in Python, for a program in which they have other names, such as options of a command line.
+    """
+
+    def __init__(self, message: str, *parameters: str) -> None:
+        super().__init__(message)
+        self.parameters = parameters
 
 
 class RecordError(InputError):

@@ -14,7 +14,7 @@ from foveate.measure.analysis.results import analyse
 from foveate.measure.analysis.spectrum import MEASURES
 from foveate.measure.bench.records import Group, Row, Run, Timing
 from foveate.measure.evaluation.results import gather
-from foveate.measure.evaluation.runs import write_json
+from foveate.measure.store import write_json
 
 TASKS = ("foveate_scenes", "foveate_pope", "foveate_textvqa")
 

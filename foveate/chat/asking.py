@@ -1,4 +1,4 @@
-"""Asking a model a batch of questions, compressed or not, and noting what every answer took."""
+"""Asking a model a batch of questions, compressed or not, and recording the cost of every answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from foveate.chat.counting import counted, placeholder_ids, placeholders
+from foveate.chat.greedy import generate_greedily
 from foveate.chat.processors import check_tokens, refusals_of
 from foveate.compression import compress
 from foveate.engine.clock import seconds
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from foveate.method import Method
     from foveate.report import ImageReport
 
-__all__ = ["Reply", "ask", "mean_tokens_over_layers"]
+__all__ = ["NO_METHOD", "Reply", "ask", "mean_tokens_over_layers"]
+
+NO_METHOD = "none"
+"""What asks for the full model where a method is named."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,13 @@ class Reply:
 
     Attributes:
         text: the answer.
-        input_tokens: of the prompt, visual tokens among them, padding not counted.
+        input_tokens: of the prompt, including visual tokens and excluding padding.
         output_tokens: of the answer.
-        visual_tokens: of all images and videos of the prompt, before compression; newlines and the like are not among them.
-        tokens_at_the_cut: those that remain behind the last cut; all of them for the full model.
-        mean_tokens_over_layers: visual tokens that a decoder layer saw during the prefill, averaged over all layers.
-        method_seconds: time in signals and plans, as the batch's share for one prompt; 0 for the full model.
-        seconds: of the whole generation, as the batch's share for one prompt.
+        visual_tokens: of all images and videos of the prompt, before compression, excluding newlines and the like.
+        tokens_at_the_cut: those that remain after the last cut; all of them for the full model.
+        mean_tokens_over_layers: visual tokens that a decoder layer processes during the prefill, averaged over all layers.
+        method_seconds: time spent on signals and plans, divided by the rows of the batch; 0 for the full model.
+        seconds: of the whole generation, divided by the rows of the batch.
     """
 
     text: str
@@ -54,10 +58,10 @@ def ask(
 
     Args:
         model: a loaded vision-language model.
-        chat: what makes its inputs.
-        conversations: the questions, all of one kind.
+        chat: makes its inputs.
+        conversations: the questions, all of one `kind`.
         method: how to compress; `None` for the full model.
-        options: of `generate`, such as `greedy(chat.padding)`.
+        options: of `generate`, in place of the greedy ones.
         new_tokens: longest answer.
 
     Raises:
@@ -70,7 +74,7 @@ def ask(
     report = None
     around: Any = counted(model) if method is None else compress(model, method)
     with around as running, refusals_of(model):
-        output = model.generate(**inputs, max_new_tokens=new_tokens, **options)
+        output = generate_greedily(model, inputs, new_tokens, chat.padding, **options)
         spent = (seconds(model.device) - start) / len(conversations)
         if method is None:
             visual = running(inputs["input_ids"])
@@ -98,7 +102,7 @@ def ask(
 
 
 def mean_tokens_over_layers(image: ImageReport, layers: int) -> float:
-    """Visual tokens of one image that a decoder layer saw, averaged over `layers` layers: what papers call equivalent tokens."""
+    """Visual tokens of one image that a decoder layer processes, averaged over `layers` layers: what papers call equivalent tokens."""
     cuts = {stage.layer: stage.plan.tokens_after for stage in image.stages}
     seen, present = 0, image.tokens_before
     for layer in range(layers):

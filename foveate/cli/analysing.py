@@ -16,8 +16,8 @@ from foveate.files.writing import write_figure
 
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
-    from foveate.measure.analysis.information_loss import Cell
-    from foveate.measure.scenes import Sample
+    from foveate.measure.analysis.information_loss import AnalysisCell
+    from foveate.measure.scenes import SceneQuestion
 
 __all__ = ["Analysis", "analyse", "whole_numbers", "words"]
 
@@ -127,14 +127,16 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
     return chosen
 
 
-def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
+def _measure(
+    request: Analysis, subject: Subject, asked: list[SceneQuestion], wanted: list[AnalysisCell], layers: tuple[int, ...]
+) -> dict[str, Any]:
     """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
     from foveate.chat.processors import refusals_of
-    from foveate.measure.analysis.information_loss import Cells, measure_all
+    from foveate.measure.analysis.information_loss import AnalysisFolder, measure_all
     from foveate.measure.analysis.results import analyse as conclude
-    from foveate.measure.evaluation.runs import write_json
     from foveate.measure.facts import facts
     from foveate.measure.scenes import digest
+    from foveate.measure.store import write_json
 
     known = facts(subject.model)
     settings = {
@@ -144,11 +146,11 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
         "layer": request.layer,
         "layers": list(layers),
     }
-    done = Cells(request.out, settings)
-    steps = len(asked) * sum(cell not in done for cell in wanted)
+    done = AnalysisFolder(request.out, settings)
+    steps = len(asked) * sum(cell.name not in done for cell in wanted)
     with refusals_of(subject.model), console.counting("questions", steps) as advance:
         options: dict[str, Any] = {"cut": request.layer, "layers": layers, "batch_size": request.batch, "progress": advance}
-        results = {cell: done[cell] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
+        results = {cell: done[cell.name] for cell in measure_all(subject.model, subject.processor, asked, wanted, done, **options)}
     document = {
         "format": FORMAT,
         "kind": "foveate analyse",

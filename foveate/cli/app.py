@@ -15,13 +15,15 @@ from typer.core import TyperGroup
 
 from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands, streams
 from foveate.cli.options import Version
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, ParameterError
 from foveate.printable import printable
 
 __all__ = ["app", "main"]
 
 REFUSED, INTERRUPTED = 1, 130
 """Exit codes of our own; typer gives 2 for wrong usage."""
+_OPTIONS = {"before": "prompt", "after": "prompt"}
+"""Options that are not called like the parameters of the library that they set."""
 
 
 class Commands(TyperGroup):
@@ -94,7 +96,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=arguments, prog_name="foveate")
     except FoveateError as error:
-        console.error(str(error))
+        console.error(_with_options(error))
         return REFUSED
     except OSError as error:
         console.error(streams.reason(error))
@@ -104,3 +106,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
+
+
+def _with_options(error: FoveateError) -> str:
+    """The error's text, with the options that stand for the parameters it names."""
+    parameters = error.parameters if isinstance(error, ParameterError) else ()
+    names = dict.fromkeys(_OPTIONS.get(name, name.replace("_", "-")) for name in parameters)
+    options = ", ".join(f"--{name}" for name in names)
+    return f"{error} ({options})" if options else str(error)

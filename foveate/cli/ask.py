@@ -15,8 +15,9 @@ from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
-    from foveate.chat.models import Prompt, Shown, Subject
-    from foveate.cli.answering import Outcome
+    from foveate.chat.models import Prompt, Subject
+    from foveate.chat.timed_answers import TimedAnswers
+    from foveate.chat.visuals import VisualInput
     from foveate.method import Method
     from foveate.report import Report
 
@@ -97,10 +98,10 @@ def _check_outputs(request: Request) -> None:
     check_outputs([request.picture, request.report], [request.image, *model_files(request.model)])
 
 
-def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
+def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> TimedAnswers:
     import torch
 
-    from foveate.cli.answering import answer
+    from foveate.chat.timed_answers import answer
 
     try:
         return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeat)
@@ -108,7 +109,7 @@ def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method |
         raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
 
 
-def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> list[str]:
+def _save(request: Request, report: Report, shown: VisualInput, subject: Subject) -> list[str]:
     """Write what is to be written; what the user may want to know of it."""
     notes: list[str] = []
     if request.report:
@@ -124,7 +125,7 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> l
     return notes
 
 
-def _print(request: Request, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
+def _print(request: Request, method: Method | None, outcome: TimedAnswers, notes: Sequence[str]) -> None:
     from foveate.cli.table import results_table
 
     console.put(outcome.first.answer or "(no answer: the model ended at once)", style="bold green")
@@ -151,7 +152,13 @@ def _how_measured(request: Request) -> str:
 
 
 def _as_json(
-    request: Request, shown: Shown, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
+    request: Request,
+    shown: VisualInput,
+    subject: Subject,
+    prompt: Prompt,
+    method: Method | None,
+    outcome: TimedAnswers,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "answer": outcome.first.answer,

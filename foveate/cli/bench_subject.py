@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from foveate.chat.models import Subject
-    from foveate.measure.bench.shapes import Picture, Shape
+    from foveate.measure.bench.shapes import ImageFormat, ModelShape
     from foveate.method import Method
 
 __all__ = ["SHAPE", "Bench", "Prompts", "load_bench"]
@@ -41,7 +41,7 @@ class Bench:
 
     model: Any = field(repr=False)
     subject: Subject | None
-    picture: Picture | None
+    picture: ImageFormat | None
 
     def inputs(self, prompts: Prompts, batch: int, new_tokens: int) -> dict[str, Tensor]:
         """A prompt of that many rows.
@@ -67,9 +67,9 @@ class Bench:
     def _own_prompt(subject: Subject, size: tuple[int, int]) -> Any:
         from PIL import Image
 
-        from foveate.chat.models import Shown
+        from foveate.chat.visuals import VisualInput
 
-        return subject.prompt("what colour is the circle?", Shown((Image.new("RGB", size, "gray"),)), 1).inputs
+        return subject.prompt("what colour is the circle?", VisualInput((Image.new("RGB", size, "gray"),)), 1).inputs
 
 
 def load_bench(
@@ -134,7 +134,7 @@ def _shaped(
     return Bench(model, None, picture)
 
 
-def _check_memory(shape: Shape, where: Any, kind: Any, precision: str) -> None:
+def _check_memory(shape: ModelShape, where: Any, kind: Any, precision: str) -> None:
     """Refuse weights that do not fit, because a process that fills a machine's memory is ended without a word."""
     import torch
 

@@ -10,8 +10,8 @@ from rich.table import Table
 from foveate.cli.console import cell
 
 if TYPE_CHECKING:
-    from foveate.measure.bench.comparison import Pair
-    from foveate.measure.bench.records import Figure, Group, Row, Run
+    from foveate.measure.bench.comparison import RowPair
+    from foveate.measure.bench.records import Group, Quartiles, Row, Run
 
 __all__ = ["comparison_table", "generation_table", "headline", "memory_table", "prefill_table", "warnings"]
 
@@ -100,7 +100,7 @@ def warnings(group: Group) -> list[str]:
     return found
 
 
-def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
+def comparison_table(pairs: Sequence[RowPair], names: tuple[str, str]) -> Table:
     """Two runs side by side: medians, and the second as a share of the first."""
     from foveate.measure.bench.records import figures
 
@@ -119,7 +119,7 @@ def comparison_table(pairs: Sequence[Pair], names: tuple[str, str]) -> Table:
     return _table(heads, rows)
 
 
-def _measured(group: Group) -> list[tuple[Row, Mapping[str, Figure]]]:
+def _measured(group: Group) -> list[tuple[Row, Mapping[str, Quartiles]]]:
     from foveate.measure.bench.records import figures
 
     return [(row, figures(group, row)) for row in group.rows]
@@ -134,11 +134,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _number(what: str, figure: Figure) -> str:
+def _number(what: str, figure: Quartiles) -> str:
     return f"{figure.median:.1f}" if what.startswith("tokens_per_second") else _seconds(figure.median)
 
 
-def _time(found: Mapping[str, Figure], name: str) -> str:
+def _time(found: Mapping[str, Quartiles], name: str) -> str:
     """A median with half the distance of its quartiles."""
     figure = found.get(name)
     if figure is None:
@@ -151,7 +151,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
 
 
-def _share(found: Mapping[str, Figure], name: str, *, digits: int = 1, sign: bool = False) -> str:
+def _share(found: Mapping[str, Quartiles], name: str, *, digits: int = 1, sign: bool = False) -> str:
     """A median in percent with half the distance of its quartiles, in points."""
     figure = found.get(name)
     if figure is None:

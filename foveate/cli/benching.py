@@ -250,24 +250,14 @@ def _earlier(request: Request) -> Run | None:
 
 
 def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
-    from foveate.files.records import brief
     from foveate.measure.bench.records import Run
     from foveate.measure.bench.shapes import sizes
-    from foveate.measure.facts import differences, facts
+    from foveate.measure.facts import facts
 
     settings = _settings(request, prompts, lengths)
     run = Run(settings, _command(request, settings), facts(loaded.model), sizes(loaded.model.config))
-    if earlier is None:
-        return run
-    changed = [
-        f"{name}: {brief(earlier.settings.get(name))}, now {value}"
-        for name, value in settings.items()
-        if earlier.settings.get(name) != value
-    ]
-    changed += differences(earlier.facts, run.facts)
-    if changed:
-        raise InputError(f"{request.out} holds another run ({'; '.join(changed)}); name another --out, or delete it")
-    run.groups = earlier.groups
+    if earlier is not None and request.out is not None:
+        run.resume(earlier, request.out)
     return run
 
 

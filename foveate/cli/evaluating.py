@@ -169,7 +169,7 @@ class _Session:
     def gather(self, settings: Sequence[Setting], tasks: Sequence[str]) -> dict[str, Any]:
         """Write what is finished as one document."""
         from foveate.measure.evaluation.results import gather
-        from foveate.measure.evaluation.runs import write_json
+        from foveate.measure.store import write_json
 
         cells: dict[str, dict[str, Any]] = {}
         for setting in settings:

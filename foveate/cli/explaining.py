@@ -15,7 +15,8 @@ from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
-    from foveate.chat.models import Prompt, Shown, Subject
+    from foveate.chat.models import Prompt, Subject
+    from foveate.chat.visuals import VisualInput
     from foveate.draw import Word
     from foveate.explain.relevance.result import ImageRelevance, Relevance
 
@@ -122,7 +123,7 @@ def _words(subject: Subject, found: Relevance) -> list[Word]:
     return words
 
 
-def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
+def _draw(request: Explanation, shown: VisualInput, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
     from foveate import draw
 
     assert request.picture is not None

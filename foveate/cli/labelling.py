@@ -129,10 +129,10 @@ def _is_video(source: SampleSource) -> bool:
 
 
 def _prompt(subject: Subject, new_tokens: int) -> Callable[[LabelSample], Mapping[str, Any]]:
-    from foveate.chat.models import Shown
+    from foveate.chat.visuals import VisualInput
 
     def prompt(sample: LabelSample) -> Mapping[str, Any]:
-        inputs: Mapping[str, Any] = subject.prompt(sample.question, Shown(sample.pictures, sample.video), new_tokens).inputs
+        inputs: Mapping[str, Any] = subject.prompt(sample.question, VisualInput(sample.pictures, sample.video), new_tokens).inputs
         return inputs
 
     return prompt

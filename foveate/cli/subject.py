@@ -12,16 +12,13 @@ from foveate.cli import console
 from foveate.errors import InputError
 
 if TYPE_CHECKING:
-    from foveate.chat.models import Shown, Subject
+    from foveate.chat.models import Subject
+    from foveate.chat.visuals import VisualInput
 
 __all__ = ["load", "read", "sized", "told", "unseen"]
 
-DEFAULT_FRAMES = 8
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
-"""Endings by which a file that cannot be read is called a damaged video and not a damaged picture."""
 
-
-def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[str]]:
+def read(path: Path, frames: int | None, max_pixels: int) -> tuple[VisualInput, list[str]]:
     """The picture; or the frames of a video, which a file is if frames are asked for or only a video's reader knows it.
 
     Args:
@@ -35,18 +32,10 @@ def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[s
     Raises:
         InputError: the file is neither, damaged, or beyond a limit.
     """
-    from foveate.chat.models import Shown
-    from foveate.images import is_picture, load_image
+    from foveate.chat.visuals import read_visual
 
     with sized():
-        if frames is None and (is_picture(path) or not _may_be_video(path)):
-            loaded = load_image(path, max_pixels=max_pixels)
-            return Shown((loaded.image,)), list(loaded.notes)
-        from foveate.video import read_frames
-
-        found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
-    many = f"{len(found.images)} frames" if len(found.images) > 1 else "one frame"
-    return Shown(found.images, found), [f"the model is shown {many} of {found.duration:.1f} seconds", *found.notes]
+        return read_visual(path, frames, max_pixels)
 
 
 @contextmanager
@@ -64,12 +53,6 @@ def sized() -> Iterator[None]:
         raise InputError(f"{error} (--max-megapixels)") from error
 
 
-def _may_be_video(path: Path) -> bool:
-    from foveate.video import is_video
-
-    return path.suffix.lower() in VIDEOS or is_video(path)
-
-
 def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:
     """`load_model`, and on the terminal that it goes on."""
     from foveate.chat.models import is_local, load_model
@@ -82,7 +65,7 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
     return load_model(name, dtype, device, compress=compress, video=video)
 
 
-def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
+def unseen(subject: Subject, shown: VisualInput, images: Sequence[Any], visual: int) -> list[str]:
     """A note if the processor cuts off so much of the picture that it may matter; none if it is not known.
 
     Args:
@@ -106,7 +89,7 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
-def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+def told(subject: Subject, shown: VisualInput, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
     """Who says where tokens lie, as options of what draws them, and a note.
 
     The picture and the processor are those that the model was given. So if its family expects other parts of them it is the family that is
@@ -130,7 +113,7 @@ def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[st
     return {"model": subject.model, "processor": subject.processor}, []
 
 
-def _regions(subject: Subject, shown: Shown, parts: Sequence[Any], video: bool, pictures: int) -> Sequence[Any]:
+def _regions(subject: Subject, shown: VisualInput, parts: Sequence[Any], video: bool, pictures: int) -> Sequence[Any]:
     from foveate.families import regions_of
 
     return regions_of(subject.model, subject.processor, shown.size, parts, video=video, pictures=max(1, pictures))

@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from foveate.cli.answering import Answer, Outcome
+    from foveate.chat.timed_answers import TimedAnswer, TimedAnswers
 
 __all__ = ["results_table"]
 
 _NONE = "-"
 
 
-def results_table(method: str, outcome: Outcome) -> Table:
+def results_table(method: str, outcome: TimedAnswers) -> Table:
     """What each way of answering took; with both there is a column for the difference.
 
     Args:
@@ -42,7 +42,7 @@ def results_table(method: str, outcome: Outcome) -> Table:
     return table
 
 
-def _row(answer: Answer, outcome: Outcome, cache_before: int | None) -> dict[str, str]:
+def _row(answer: TimedAnswer, outcome: TimedAnswers, cache_before: int | None) -> dict[str, str]:
     """The cells of one way by label; with `cache_before`, what there was before stands beside what remains."""
     return {
         "visual tokens": str(answer.visual_tokens) + (f" of {outcome.visual_tokens}" if cache_before else ""),
@@ -56,7 +56,7 @@ def _row(answer: Answer, outcome: Outcome, cache_before: int | None) -> dict[str
     }
 
 
-def _difference(label: str, compressed: Answer, full: Answer) -> str:
+def _difference(label: str, compressed: TimedAnswer, full: TimedAnswer) -> str:
     if label == "visual tokens":
         return f"{compressed.visual_tokens / full.visual_tokens:.1%} kept" if full.visual_tokens else ""
     if label == "key/value cache":

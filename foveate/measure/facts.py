@@ -1,4 +1,4 @@
-"""What figures depend on, for every file of results: versions, machine, weights. No host names, no paths."""
+"""What figures depend on, for every file of results: versions, machine and weights, without host names and paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VARYING = ("date",)
 
 
 def facts(model: nn.Module | None = None) -> dict[str, Any]:
-    """Versions and machine, and what the model is if there is one, as plain values for JSON.
+    """Versions, machine and, if given, the model, as plain values for JSON.
 
     Args:
         model: a loaded transformers model.
@@ -51,9 +51,9 @@ def facts(model: nn.Module | None = None) -> dict[str, Any]:
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Kind, size, precision, place, attention kernel, revision and fingerprint of a loaded model.
+    """Class, size, precision, device, attention kernel, revision and fingerprint of a loaded model.
 
-    "attention" has the implementations by part; "sdpa_backends" those from which torch may choose on CUDA, `None` elsewhere.
+    "attention" has the implementation of each part; "sdpa_backends" the kernels that torch may choose from on CUDA, `None` elsewhere.
     """
     config: Any = model.config
     first = next(model.parameters())
@@ -83,8 +83,8 @@ def attention(config: Any) -> dict[str, str]:
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the name, the shape and evenly spaced values of each parameter, in hexadecimal.
 
-    Values are taken as float32, so that weights stored in bfloat16 have one fingerprint in either precision. A sample is enough
-    to tell checkpoints and fine-tunings apart, and takes no minutes on a large model.
+    Values are taken as float32, so that weights stored in bfloat16 have one fingerprint in either precision. A sample of values is enough
+    to distinguish checkpoints and fine-tuned versions, and is quick even for a large model.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""What files of results hold: of `foveate eval` (a run's settings, its cells, and all of them together), and of `foveate analyse`."""
+"""Schemas of result files: of `foveate eval` (single evaluations, and all of them together) and of `foveate analyse`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pydantic import Field
 from foveate.files.records import Amount, Count, Number, RecordSchema, Seconds, Size, brief
 
 __all__ = [
-    "ANALYSED_CELL", "ANALYSIS", "CELL", "COMPARED", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "SETTINGS", "Facts",
+    "ANALYSED_CELL", "ANALYSIS", "CELL", "DRAWN", "DRAWN_SOURCES", "EVALUATION", "RESULTS_FORMAT", "Facts",
     "digest", "same_questions",
 ]  # fmt: skip
 
 RESULTS_FORMAT = 1
 DRAWN_SOURCES, DRAWN = ("hidden_states", "attention_output"), "effective_rank"
-"""Of which states, and by which measure, an analysis is drawn."""
+"""The states and the measure that the plot of an analysis shows."""
 _LIMIT = 2**30
-_REMEDY = "remove it, and the same command makes it again"
+_REMEDY = "remove it, and the same command recreates it"
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of `foveate.measure.facts.describe`, what is read again."""
+    """The part of `foveate.measure.facts.describe` that is read again."""
 
     fingerprint: str | None = None
     parameters: Count = 0
@@ -38,7 +38,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Of `foveate.measure.facts.facts`, what is read again."""
+    """The part of `foveate.measure.facts.facts` that is read again."""
 
     date: str | None = None
     accelerator: str | None = None
@@ -50,7 +50,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Answered:
-    """A question of `foveate.measure.evaluation.harness.Sample`."""
+    """A question with its answer, `foveate.measure.evaluation.harness.Sample`."""
 
     id: str
     answer: str
@@ -58,21 +58,9 @@ class _Answered:
     score: Number | None
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A model whose weights are known."""
-
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class _CellFacts:
-    model: _Known
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """What a cell and its entry in the results have in common."""
+    """What a single evaluation and its entry in the results have in common."""
 
     score: Number
     questions: Size
@@ -91,19 +79,21 @@ class _Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cell(_Scored):
-    """As `foveate.measure.evaluation.runs.cell_of` makes it."""
+    """As written by `foveate.measure.evaluation.runs.cell_of`."""
 
-    facts: _CellFacts
+    facts: Facts
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.facts.model is None or self.facts.model.fingerprint is None:
+            raise ValueError("facts.model.fingerprint is missing")
         if self.data != digest([(sample.id, sample.target) for sample in self.samples]):
-            raise ValueError("data is not the hash of the samples, so one of the two was changed")
+            raise ValueError("data is not the hash of the samples, so one of them was changed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Figures(_Scored):
-    """As `foveate.measure.evaluation.results.gather` makes it."""
+    """As written by `foveate.measure.evaluation.results.gather`."""
 
     low: Number | None
     high: Number | None
@@ -122,7 +112,7 @@ class _Figures(_Scored):
 
 @dataclass(frozen=True)
 class _Means:
-    """Of the means over tasks, what is read again."""
+    """The part of the means over tasks that is read again."""
 
     of_full: Number | None
     tokens_at_the_cut: Amount
@@ -130,14 +120,14 @@ class _Means:
 
 @dataclass(frozen=True)
 class _Named:
-    """A task's name for people."""
+    """A task's display name."""
 
     name: str | None = None
 
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """As `gather` makes it."""
+    """As written by `gather`."""
 
     command: str
     facts: Facts
@@ -145,20 +135,6 @@ class _Evaluation:
     results: dict[str, dict[str, _Figures]]
     mean: dict[str, _Means]
     tasks: dict[str, _Named] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _ComparedTask:
-    data: str
-    samples: list[_Answered]
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Of the results, what a comparison needs."""
-
-    results: dict[str, dict[str, _ComparedTask]]
-    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -216,7 +192,7 @@ class _AnalysisSettings:
 
 @dataclass(frozen=True)
 class _Analysis:
-    """As `foveate analyse` writes it."""
+    """As written by `foveate analyse`."""
 
     command: str
     facts: Facts
@@ -248,7 +224,7 @@ class _Analysis:
 
 @dataclass(frozen=True)
 class _AnalysedCell:
-    """As `foveate.measure.analysis.information_loss.measure_cell` makes it."""
+    """As written by `foveate.measure.analysis.information_loss.measure_cell`."""
 
     right: Annotated[str, Field(pattern=r"^[01]+$")]
     tokens: Amount
@@ -262,10 +238,8 @@ class _AnalysedCell:
                 )
 
 
-SETTINGS: RecordSchema[dict[str, Any]] = RecordSchema("the settings of a run", dict[str, Any], remedy="name another folder")
 CELL: RecordSchema[Any] = RecordSchema("a finished evaluation", _Cell, remedy=_REMEDY, limit=_LIMIT)
 EVALUATION: RecordSchema[Any] = RecordSchema("a file of results of foveate eval", _Evaluation, {"format": RESULTS_FORMAT}, limit=_LIMIT)
-COMPARED: RecordSchema[Any] = RecordSchema("a file of results of foveate eval", _Compared, {"format": RESULTS_FORMAT}, limit=_LIMIT)
 ANALYSIS: RecordSchema[Any] = RecordSchema(
     "a file of results of foveate analyse", _Analysis, {"kind": "foveate analyse", "format": 1}, limit=_LIMIT
 )
@@ -278,5 +252,5 @@ def digest(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def same_questions(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two evaluations of a task are about the same questions, so that they can be compared one by one."""
+    """Whether two evaluations of a task have the same questions, so that they can be compared question by question."""
     return bool(one["data"] == other["data"]) and len(one["samples"]) == len(other["samples"])

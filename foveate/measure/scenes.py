@@ -1,10 +1,10 @@
-"""How well a model answers about scenes: stock `generate`, exact answers, per family, with intervals.
+"""How well a model answers questions about scenes: with the stock `generate`, by exact match, per family, with intervals.
 
     from foveate.demo import load
     from foveate.measure.scenes import evaluate, samples, summary
     print(summary(evaluate(*load(), samples(50))))
 
-Whatever compresses the model around a call (`with foveate.compress(model, method):`) is measured with it.
+To measure a method, compress the model around the call (`with foveate.compress(model, method):`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BALANCED = 160  # questions of each family in the held-out set
 
 
 @dataclass(frozen=True)
-class Sample:
+class SceneQuestion:
     """One question about the scene of one seed."""
 
     seed: int
@@ -43,8 +43,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a model answered to a question."""
+class SceneAnswer:
+    """A model's answer to one question."""
 
     seed: int
     family: str
@@ -55,13 +55,13 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Whether the whole answer is right."""
+        """Whether the answer equals the reference exactly."""
         return self.given == self.answer
 
 
 @dataclass(frozen=True)
 class Score:
-    """A share of right answers, with its Wilson interval of 95 %."""
+    """A share of right answers, with its 95 % Wilson interval."""
 
     right: Count
     count: Size
@@ -70,38 +70,38 @@ class Score:
 
     @property
     def share(self) -> float:
-        """Right answers over questions."""
+        """Right answers divided by questions."""
         return self.right / self.count
 
     def __str__(self) -> str:
         return f"{self.share:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.count}"
 
 
-def samples(scenes: int | range, split: Split = "held_out") -> list[Sample]:
-    """All questions about the scenes of some seeds; a number means the first so many."""
+def samples(scenes: int | range, split: Split = "held_out") -> list[SceneQuestion]:
+    """All questions about the scenes of some seeds; a number n stands for the first n seeds."""
     seeds = range(scenes) if isinstance(scenes, int) else scenes
     drawn = ((seed, scene(seed, split)) for seed in seeds)
-    return [Sample(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
+    return [SceneQuestion(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
 
 
-def balanced(each: int = BALANCED, split: Split = "held_out") -> list[Sample]:
-    """The evaluation set: the first `each` questions of every family, at most one of a family about a scene.
+def balanced(each: int = BALANCED, split: Split = "held_out") -> list[SceneQuestion]:
+    """The evaluation set: the first `each` questions of every family, at most one per family and scene.
 
-    With the default, 2,080 questions about held-out scenes; see `foveate.demo.scenes.VERSION` for which. Families come one
-    after the other, so that answers of a batch are about as long.
+    With the default, 2,080 questions about held-out scenes; `foveate.demo.scenes.VERSION` fixes which. They are ordered by family,
+    so that the answers of a batch have similar lengths.
     """
-    found: dict[str, list[Sample]] = {family: [] for family in FAMILIES}
+    found: dict[str, list[SceneQuestion]] = {family: [] for family in FAMILIES}
     seed = 0
     while any(len(chosen) < each for chosen in found.values()):
         shown = scene(seed, split)
         for question in shown.questions:
             if len(found[question.family]) < each:
-                found[question.family].append(Sample(seed, shown.image, question))
+                found[question.family].append(SceneQuestion(seed, shown.image, question))
         seed += 1
     return [sample for family in FAMILIES for sample in found[family]]
 
 
-def digest(asked: Iterable[Sample]) -> str:
+def digest(asked: Iterable[SceneQuestion]) -> str:
     """SHA-256 over seeds, questions, answers and relevant patches of an evaluation set, and the pixels of its scenes."""
     total = hashlib.sha256()
     seen: set[int] = set()
@@ -116,10 +116,10 @@ def digest(asked: Iterable[Sample]) -> str:
 
 
 def wilson(right: int, count: int) -> Score:
-    """A score with its Wilson interval of 95 %.
+    """A score with its 95 % Wilson interval.
 
     Raises:
-        ValueError: there is nothing to score.
+        ValueError: `count` is zero.
     """
     return Score(right, count, *statistics.wilson(right, count))
 
@@ -128,13 +128,13 @@ def wilson(right: int, count: int) -> Score:
 def evaluate(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
     *,
     without_image: bool = False,
-) -> list[Result]:
-    """Ask a model every question through `generate`, greedily, and keep what it says.
+) -> list[SceneAnswer]:
+    """Ask a model every question, greedily, through `generate`.
 
     Args:
         model: a model with the embedded model's prompt, compressed or not.
@@ -142,9 +142,9 @@ def evaluate(
         asked: the questions.
         batch_size: questions at a time.
         progress: called with the number of questions just answered.
-        without_image: leave the image out of the prompt: what can be guessed from the question alone.
+        without_image: omit the image from the prompt, to see what can be guessed from the question alone.
     """
-    results: list[Result] = []
+    results: list[SceneAnswer] = []
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
         texts = [prompt(sample.question.text) for sample in batch]
@@ -156,7 +156,9 @@ def evaluate(
         output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         results += [
-            Result(sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags)
+            SceneAnswer(
+                sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags
+            )
             for sample, given in zip(batch, said, strict=True)
         ]
         if progress is not None:
@@ -165,18 +167,18 @@ def evaluate(
 
 
 READING = ("word", "number")
-SLICES: dict[str, Callable[[Result], bool]] = {
+SLICES: dict[str, Callable[[SceneAnswer], bool]] = {
     "reading": lambda result: result.family in READING,
     "small things": lambda result: "small" in result.tags and result.family not in READING,
     "large things": lambda result: "large" in result.tags and result.family not in READING,
     "sparse scenes": lambda result: "sparse" in result.tags,
     "crowded scenes": lambda result: "crowded" in result.tags,
 }
-"""Parts of the questions that cut across the families; see `Question.tags`."""
+"""Subsets of the questions across families; see `Question.tags`."""
 
 
-def summary(results: Iterable[Result]) -> dict[str, Score]:
-    """Scores by family in the order of `FAMILIES`, then by `SLICES`, and of `all` questions together."""
+def summary(results: Iterable[SceneAnswer]) -> dict[str, Score]:
+    """Scores by family in the order of `FAMILIES`, then by `SLICES`, then of `all` questions together."""
     counts: dict[str, list[bool]] = defaultdict(list)
     for result in results:
         slices = (name for name, holds in SLICES.items() if holds(result))
@@ -185,8 +187,8 @@ def summary(results: Iterable[Result]) -> dict[str, Score]:
     return {name: wilson(sum(counts[name]), len(counts[name])) for name in (*FAMILIES, *SLICES, "all") if counts[name]}
 
 
-def named_things(results: Iterable[Result]) -> float:
-    """How much of the scenes the descriptions name rightly: F1 over the things named, each with all its properties.
+def named_things(results: Iterable[SceneAnswer]) -> float:
+    """How much of the scenes the descriptions name correctly: F1 over the things named, each with all its properties.
 
     Raises:
         ValueError: there is no description among the results.
@@ -207,8 +209,8 @@ def _wording(question: str) -> str:
     return " ".join(word for word in re.sub(rf"\b({names}|an?)\b", "", question).split() if not unknown_words(word))
 
 
-def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
-    """How well the wording of a question alone does, by family: the answer that training scenes give to it most often.
+def chance(asked: Iterable[SceneQuestion], scenes: int = 400) -> dict[str, float]:
+    """Accuracy from the wording of a question alone, by family: always the most frequent answer in training scenes.
 
     Args:
         asked: the questions.
@@ -230,22 +232,22 @@ def chance(asked: Iterable[Sample], scenes: int = 400) -> dict[str, float]:
 def attention_recall(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     layer: int = 1,
     keep: int | None = None,
     batch_size: int = 8,
 ) -> dict[str, float]:
     """Share of the relevant visual tokens among those that the last prompt token attends to most, by family.
 
-    Attention is averaged over the heads of one decoder layer. Choosing at random gives `keep` over all of them. Questions
-    without a relevant patch (about what is not there) are left out.
+    Attention is averaged over the heads of one decoder layer. A random choice gives `keep` divided by all of them. Questions
+    without a relevant patch (about absent things) are omitted.
 
     Args:
         model: uncompressed; its attention implementation is `eager` during the call.
         processor: its processor.
         asked: the questions.
         layer: decoder layer, from 0.
-        keep: visual tokens chosen; two in nine of them if not given, which are 128 of 576.
+        keep: visual tokens chosen; by default two in nine of them, which is 128 of 576.
         batch_size: questions at a time.
     """
     shape = shape_of(model)
@@ -269,7 +271,7 @@ def attention_recall(
     return {name: sum(shares[name]) / len(shares[name]) for name in (*FAMILIES, "all") if shares[name]}
 
 
-def _last_row_attention(model: Any, processor: Any, batch: Sequence[Sample], layer: int) -> list[Tensor]:
+def _last_row_attention(model: Any, processor: Any, batch: Sequence[SceneQuestion], layer: int) -> list[Tensor]:
     """For each sample the attention (visual tokens,) of the last prompt token to the image, averaged over heads."""
     texts = [prompt(sample.question.text) for sample in batch]
     inputs = processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")

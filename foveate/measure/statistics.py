@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two of them on the same questions differ by more than chance."""
+"""Confidence intervals of scores, and tests of whether two scores on the same questions differ by more than chance."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LARGEST = 50_000_000
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """The interval of 95 % of a share.
+    """The 95 % interval of a share.
 
     Args:
-        right: how many are right.
-        count: of how many.
+        right: number of right answers.
+        count: number of questions.
 
     Raises:
-        ValueError: of none.
+        ValueError: `count` is below one.
     """
     if count < 1:
         raise ValueError("an interval needs at least one question")
@@ -34,7 +34,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
-    """The interval of 95 % of a mean: percentiles of the means of resampled values.
+    """The 95 % interval of a mean: percentiles of the means of resampled values.
 
     Args:
         values: one per question; at least one.
@@ -47,7 +47,7 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The interval of 95 % of a mean score: Wilson's where every question is right or wrong, else by bootstrap."""
+    """The 95 % interval of a mean score: Wilson's where every question is right or wrong, else by bootstrap."""
     top = max(values, default=0.0)
     if top > 0 and set(values) <= {0.0, top} and top in (1.0, 100.0):
         low, high = wilson(sum(value == top for value in values), len(values))
@@ -58,11 +58,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mcnemar(lost: int, won: int) -> float:
-    """The exact two-sided p-value of so uneven a split of the questions that only one of two runs has right.
+    """The exact two-sided p-value of the McNemar test, over the questions that only one of two runs answers correctly.
 
     Args:
-        lost: questions that only the first has right.
-        won: questions that only the second has right.
+        lost: questions that only the first answers correctly.
+        won: questions that only the second answers correctly.
     """
     total = lost + won
     tail = sum(math.comb(total, k) for k in range(min(lost, won) + 1))
@@ -79,8 +79,8 @@ def paired_bootstrap(first: Sequence[float], second: Sequence[float], seed: int 
         draws: resamplings of questions, both runs' scores together.
 
     Returns:
-        the bounds of the interval of 95 % of the difference, and the two-sided p-value: twice the share of resamplings in which
-        the difference is zero or has the other sign, at least one in `draws`.
+        the bounds of the 95 % interval of the difference, and the two-sided p-value: twice the share of resamplings in which
+        the difference is zero or has the opposite sign, at least one in `draws`.
     """
     if len(first) != len(second) or not first:
         raise ValueError(f"a paired test needs the same questions, at least one; there are {len(first)} and {len(second)}")

@@ -1,1 +1,1 @@
-"""Foveate inside other people's programs; each plugin is thin, and imports its program only when that runs."""
+"""Foveate inside other programs; each plugin is thin and imports its program only when that program runs."""

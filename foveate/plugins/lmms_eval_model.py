@@ -1,4 +1,4 @@
-"""The model that lmms-eval runs: any vision-language model of transformers, compressed by any method or whole."""
+"""The model that lmms-eval runs: any vision-language model of transformers, compressed by any method or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
-from foveate.chat.asking import Reply, ask
+from foveate.chat.asking import NO_METHOD, Reply, ask
 from foveate.chat.conversations import Chat, Conversation
-from foveate.chat.greedy import greedy
 from foveate.chat.models import Subject, load_model
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
@@ -26,34 +25,33 @@ if TYPE_CHECKING:
     from lmms_eval.api.instance import Instance
 __all__ = ["FoveateModel"]
 
-NO_METHOD = "none"
 IMAGE = ("seen", "blind")
 DEFAULT_NEW_TOKENS = 1024
-"""Longest answer where neither the task nor the user says anything, as in lmms-eval's own models."""
+"""Longest answer if neither the task nor the user sets one, as in lmms-eval's own models."""
 
 
 class FoveateModel(lmms):
-    """A chat model for lmms-eval. Whatever fails while answering is raised: a crash must never become a wrong answer.
+    """A chat model for lmms-eval. Every failure while answering is raised, because a crash must never count as a wrong answer.
 
     Args:
         pretrained: "demo", a folder or a Hugging Face id.
-        method: as `foveate methods` lists it, or one that is made already; "none" runs the full model through the same code.
+        method: a name as `foveate methods` lists it, or a method; "none" runs the full model through the same code.
         keep: visual tokens per image (int) or their share (float).
         layer: decoder layer before which tokens leave; `None` for the method's own.
-        image: "seen", or "blind" to leave pictures and videos out of the prompt.
-        frames: pictures taken from a video.
-        seed: for methods that draw lots.
-        clamp: let `keep` exceed the tokens there.
-        max_new_tokens: longest answer, whatever the task asks for.
+        image: "seen", or "blind" to omit images and videos from the prompt.
+        frames: frames taken from a video.
+        seed: for random methods.
+        clamp: keep all tokens where there are fewer than `keep`.
+        max_new_tokens: longest answer, in place of the task's own limit.
         batch_size: questions at a time.
-        max_batch_size: not used; lmms-eval passes it to every model.
+        max_batch_size: unused; lmms-eval passes it to every model.
         device: as `torch.device` takes it, or "auto".
         dtype: "auto", "float32", "bfloat16" or "float16".
-        subject: a model that is loaded already, instead of `pretrained`.
+        subject: a loaded model, instead of `pretrained`.
         settings: further options of the method.
 
     Raises:
-        FoveateError: an argument is unknown or wrong, the model cannot be had, it cannot take the method, or a launcher started
+        FoveateError: an argument is unknown or wrong, the model is not available or cannot take the method, or a launcher started
             several processes.
     """
 
@@ -79,7 +77,7 @@ class FoveateModel(lmms):
     ) -> None:
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UnsupportedError("foveate evaluates in one process; start it without a launcher, and share tasks between runs instead")
+            raise UnsupportedError("foveate evaluates in one process; start it without a launcher, and divide tasks between runs instead")
         self.method = _method(method, keep, layer, seed, clamp, settings)
         if image not in IMAGE:
             raise InputError(f"image={image!r} is not known; it is {' or '.join(IMAGE)}")
@@ -102,11 +100,11 @@ class FoveateModel(lmms):
     @property
     def _loaded(self) -> Subject:
         if self.subject is None:
-            raise UnsupportedError("this model was given back after its evaluation; make a new one")
+            raise UnsupportedError("this model was released after its evaluation; make a new one")
         return self.subject
 
     def clean(self) -> None:
-        """Give the memory back for what comes after the answers, such as a judge; a model that was handed in stays."""
+        """Free the memory for what follows the answers, such as a judge; a model that was passed in stays."""
         if self._own:
             self.subject = None
         super().clean()
@@ -146,7 +144,7 @@ class FoveateModel(lmms):
         raise UnsupportedError(f"{requests[0].task_name} asks in several rounds; foveate runs tasks that ask once")
 
     def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
-        """Places of requests that are answered together: same task and options, the longest questions first."""
+        """Indices of requests that are answered together: same task and options, longest questions first."""
         groups: dict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[f"{request.args[4]} {request.args[2]}"].append(index)
@@ -156,10 +154,10 @@ class FoveateModel(lmms):
                 yield members[start : start + self.batch_size]
 
     def _answer(self, requests: Sequence[Instance]) -> list[Reply]:
-        """Answer one batch, split once more where some prompts have pictures and others have none."""
+        """Answer one batch, split again if some prompts have images and others have none."""
         given = requests[0].args[2]
         conversations = [self._conversation(request) for request in requests]
-        options = {**greedy(self._chat.padding), **_sampling(given)}
+        options = _sampling(given)
         longest = self._longest or given.get("max_new_tokens") or DEFAULT_NEW_TOKENS
         replies: dict[int, Reply] = {}
         for kind in dict.fromkeys(conversation.kind for conversation in conversations):
@@ -182,7 +180,7 @@ def _method(
     if str(name).strip().lower() == NO_METHOD:
         if keep is not None or layer is not None or settings:
             given = [*settings, *(["keep"] if keep is not None else []), *(["layer"] if layer is not None else [])]
-            raise InputError(f"{', '.join(given)}: not an option of the full model (method=none); leave it out, or name a method")
+            raise InputError(f"{', '.join(given)}: not an option of the full model (method=none); omit it, or name a method")
         return None
     if keep is None:
         raise InputError(f"method={name} needs keep: visual tokens per image, such as keep=128, or a share, such as keep=0.25")
@@ -192,7 +190,7 @@ def _method(
 
 
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task wants of `generate` beyond the likeliest answer."""
+    """Options of `generate` that a task sets in place of greedy decoding."""
     beams = given.get("num_beams") or 1
     if given.get("do_sample") and (given.get("temperature") or 0) > 0:
         return {"do_sample": True, "temperature": given["temperature"], "top_p": given.get("top_p"), "num_beams": beams}
@@ -200,7 +198,7 @@ def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stopped(reply: Reply, until: str | Iterable[str] | None) -> Reply:
-    """The answer up to the first of the texts at which the task says that it ends."""
+    """The answer up to the first stop text of the task."""
     ends = [until] if isinstance(until, str) else list(until or ())
     text = reply.text
     for end in ends:
@@ -209,7 +207,7 @@ def _stopped(reply: Reply, until: str | Iterable[str] | None) -> Reply:
 
 
 def _log(replies: Sequence[Reply]) -> None:
-    """Hand the figures of all answers to lmms-eval, which shows their means as `avg_...` under `throughput`."""
+    """Pass the figures of all answers to lmms-eval, which shows their means as `avg_...` under `throughput`."""
     if not replies:
         return
     elapsed, tokens = sum(reply.seconds for reply in replies), sum(reply.output_tokens for reply in replies)

@@ -14,7 +14,6 @@ from PIL import Image
 from foveate import FastV, Plan, demo
 from foveate.chat.asking import ask, mean_tokens_over_layers
 from foveate.chat.conversations import Chat
-from foveate.chat.greedy import greedy
 from foveate.errors import InputError, UnsupportedError
 from foveate.report import ImageReport, Stage
 
@@ -63,7 +62,7 @@ def test_a_batch_answers_as_one_by_one_does(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     chat, shown = Chat(processor), demo.scene(5, "held_out")
     asked = [chat.read(message(question.text, shown.image)) for question in shown.questions[:4]]
-    method, options = FastV(keep=96), greedy(chat.padding)
+    method, options = FastV(keep=96), dict[str, Any]()
     together = ask(model, chat, asked, method, options, 12)
     alone = [ask(model, chat, [each], method, options, 12)[0] for each in asked]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
@@ -77,7 +76,7 @@ def test_the_full_model_and_the_blind_one_are_asked_by_the_same_code(loaded: tup
     shown = demo.scene(5, "held_out")
     for blind, tokens in ((False, 576), (True, 0)):
         chat = Chat(processor, blind=blind)
-        (reply,) = ask(model, chat, [chat.read(message(shown.questions[0].text, shown.image))], None, greedy(chat.padding), 12)
+        (reply,) = ask(model, chat, [chat.read(message(shown.questions[0].text, shown.image))], None, {}, 12)
         assert (reply.visual_tokens, reply.tokens_at_the_cut, reply.mean_tokens_over_layers) == (tokens, tokens, tokens)
         assert reply.method_seconds == 0
 
@@ -124,7 +123,7 @@ def test_what_cannot_be_shown_is_refused(loaded: tuple[Any, Any], tmp_path: Path
         chat.read(message("what?", str(tmp_path / "missing.png")))
     with pytest.raises(UnsupportedError, match="'audio'"):
         chat.read(message("what?", "sound.wav", kind="audio"))
-    with pytest.raises(UnsupportedError, match="whole of a video"):
+    with pytest.raises(UnsupportedError, match="as a whole file"):
         chat.read([{"role": "user", "content": [{"type": "video", "url": "clip.mp4", "start_time": 2.0}]}])
     with pytest.raises(InputError, match="chat template"):
         Chat(object())

@@ -223,7 +223,7 @@ CASES: dict[str, Case] = {
         setting("config.json", "image_token_id", 99_999), ("image_token_id=99999", "vocabulary")
     ),
     "config: image token negative": Case(setting("config.json", "image_token_id", -1), ("image_token_id=-1", "vocabulary")),
-    "config: image token of a word": Case(setting("config.json", "image_token_id", 7), ("stands for a picture", "7")),
+    "config: image token of a word": Case(setting("config.json", "image_token_id", 7), ("stands for an image", "7")),
     "code: a kind of its own": Case(
         every(setting("config.json", "model_type", "own"), setting("config.json", "auto_map", CODE), content("own.py", HARMLESS_CODE)),
         ("code that it ships itself", "never runs"),

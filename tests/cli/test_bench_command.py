@@ -73,7 +73,7 @@ def test_the_same_command_goes_on_and_another_is_refused(bench: Run, tmp_path: P
     before = out.read_bytes()
     refused = bench("--out", out, "--seed", "1")
     assert refused.code == 1
-    assert "another run (seed: 0, now 1)" in refused.err
+    assert "a run with other settings (seed was 0 and is 1)" in refused.err
     assert out.read_bytes() == before
 
 

@@ -17,6 +17,8 @@ from vila_release import CONTEXT, TOKENS
 import foveate
 from foveate import Report, draw
 from foveate.chat import models
+from foveate.chat.conversations import build_inputs, question_about
+from foveate.chat.visuals import VisualInput
 from foveate.errors import InputError
 from foveate.video import read_frames
 
@@ -161,7 +163,8 @@ def test_a_native_video_processor_is_told_the_times(clip: Path) -> None:
             return {}
 
     frames = read_frames(clip, 4)
-    models.Subject("x", None, Processor())._inputs(QUESTION, models.Shown(frames.images, frames))
+    processor = Processor()
+    build_inputs(processor, [question_about(processor, QUESTION, VisualInput(frames.images, frames))])
     assert given["text"] == ["videotext"]
     assert given["videos"] == [list(frames.images)]
     assert given["do_sample_frames"] is False
@@ -172,6 +175,7 @@ def test_a_native_video_processor_is_told_the_times(clip: Path) -> None:
 
 
 def test_frames_need_a_chat_template() -> None:
-    subject = models.Subject("folder", None, SimpleNamespace(chat_template=None))
-    with pytest.raises(InputError, match="folder has no chat template"):
-        subject._inputs("why?", models.Shown((Image.new("RGB", (9, 9)),) * 2))
+    processor = SimpleNamespace(chat_template=None)
+    asked = question_about(processor, "why?", VisualInput((Image.new("RGB", (9, 9)),) * 2))
+    with pytest.raises(InputError, match="processor has no chat template"):
+        build_inputs(processor, [asked])

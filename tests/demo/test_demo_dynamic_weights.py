@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from foveate import FastV, Method, Pool, Random, TokenCarve, compress, demo
 from foveate.demo.model.processing import DynamicProcessor
 from foveate.engine.remembered import remembered_features
-from foveate.measure.scenes import Sample, Score, attention_recall, chance, evaluate, samples, summary
+from foveate.measure.scenes import SceneQuestion, Score, attention_recall, chance, evaluate, samples, summary
 
 NAME = "qwen2-vl"
 UNSEEN = range(5000, 5008)  # not the seeds that the card was measured on
@@ -28,7 +28,7 @@ def loaded() -> tuple[Qwen2VLForConditionalGeneration, DynamicProcessor]:
 
 
 @cache
-def asked() -> tuple[Sample, ...]:
+def asked() -> tuple[SceneQuestion, ...]:
     return tuple(sample for sample in samples(UNSEEN) if sample.question.family != "description")
 
 

@@ -17,13 +17,13 @@ from foveate.demo.scenes.drawing import LONGEST, SHORTEST, WORDS, under
 from foveate.demo.scenes.glyphs import ALPHABET, glyph
 from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, patch_labels
 from foveate.demo.scenes.questions import FAMILIES, LONGEST_DESCRIPTION, phrase
-from foveate.measure.scenes import BALANCED, Sample, balanced, digest
+from foveate.measure.scenes import BALANCED, SceneQuestion, balanced, digest
 
 DIGEST = "29c21a29272b25fdc97e2fcd289ed7a1e9a42581bfb28b7461b3cc3d8470c59a"  # of version 2
 
 
 @cache
-def evaluation_set() -> list[Sample]:
+def evaluation_set() -> list[SceneQuestion]:
     return balanced()
 
 

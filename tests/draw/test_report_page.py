@@ -110,7 +110,7 @@ def test_results_of_one_model_and_the_same_questions_belong_together(everything:
 
 def test_another_model_is_refused_and_with_mixed_said_on_the_page(tmp_path: Path) -> None:
     inputs = read_inputs([evaluation(tmp_path / "eval"), speed(tmp_path / "bench.json", fingerprint="b" * 64)])
-    with pytest.raises(InputError, match=r"aaaaaaaa.*bbbbbbbb.*--mixed"):
+    with pytest.raises(InputError, match=r"aaaaaaaa.*bbbbbbbb.*mixed=True"):
         page(inputs)
     text = page(inputs, mixed=True)
     assert "mixes results" in text
@@ -120,10 +120,12 @@ def test_another_model_is_refused_and_with_mixed_said_on_the_page(tmp_path: Path
 
 def test_other_questions_are_refused(tmp_path: Path) -> None:
     inputs = read_inputs([evaluation(tmp_path / "one"), evaluation(tmp_path / "two", data="d2")])
-    with pytest.raises(InputError, match=r"foveate_pope: one/results\.json and two/results\.json are about other questions"):
+    with pytest.raises(InputError, match=r"foveate_pope: one/results\.json and two/results\.json are about different questions"):
         page(inputs)
     inputs = read_inputs([analysis(tmp_path / "three"), analysis(tmp_path / "four", questions="q2")])
-    assert differences(inputs) == ["held-out scenes: three/information_loss.json and four/information_loss.json are about other questions"]
+    assert differences(inputs) == [
+        "held-out scenes: three/information_loss.json and four/information_loss.json are about different questions"
+    ]
 
 
 def test_a_file_that_is_named_twice_is_shown_once(tmp_path: Path) -> None:

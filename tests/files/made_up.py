@@ -21,7 +21,7 @@ from foveate.explain.labels import label_files as labels_format
 from foveate.explain.labels.label_files import Counts, LabelsInfo, ShardWriter
 from foveate.explain.relevance.result import ImageRelevance, Relevance
 from foveate.families.vila.configuration import added_tokens
-from foveate.measure.analysis.information_loss import Cell, Cells
+from foveate.measure.analysis.information_loss import AnalysisCell, AnalysisFolder
 from foveate.measure.bench.records import Run
 from foveate.measure.evaluation.comparison import read_results
 from foveate.measure.evaluation.results import gather
@@ -169,9 +169,9 @@ def _make_run(folder: Path) -> Record:
 
 
 def _make_analysed_cell(folder: Path) -> Record:
-    cells, cell = Cells(folder, {"layers": [2]}), Cell("pool", 64)
+    cells, cell = AnalysisFolder(folder / "run", {"layers": [2]}), AnalysisCell("pool", 64).name
     cells[cell] = made = {"right": "010", "tokens": 64.0, "information": {"a": [1.0, 2.0, 3.5], "b": [0.0, 0.5, 1.0]}}
-    return Record.of(folder / "cells" / "pool-64.json", made, lambda path: cells[cell])
+    return Record.of(folder / "run" / "cells" / "pool-64.json", made, lambda path: cells[cell])
 
 
 def _info() -> LabelsInfo:

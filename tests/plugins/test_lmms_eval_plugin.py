@@ -115,12 +115,12 @@ def test_tasks_that_do_not_generate_are_refused(subject: Subject) -> None:
         model(subject).generate_until_multi_round([request(0)])
 
 
-def test_a_model_of_its_own_is_given_back_and_one_handed_in_stays(subject: Subject) -> None:
+def test_a_model_of_its_own_is_released_and_one_passed_in_stays(subject: Subject) -> None:
     handed_in = model(subject)
     handed_in.clean()
     assert handed_in.generate_until([request(0)])
     own = FoveateModel(device="cpu")
     own.task_dict["scenes"] = {"test": SCENE.questions}
     own.clean()
-    with pytest.raises(UnsupportedError, match="given back"):
+    with pytest.raises(UnsupportedError, match="released after"):
         own.generate_until([request(0)])

@@ -1,4 +1,4 @@
-"""Work that may take only so much time and memory, in a process of its own."""
+"""Work with limits on time and memory, in its own process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 2**16
 
 
 class OverBoundsError(Exception):
-    """Work took more than it may; the text says of what."""
+    """Work exceeded a limit; the text says which."""
 
 
 class WorkError(Exception):
@@ -32,13 +32,13 @@ class WorkError(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a piece of work may take.
+    """Limits of a piece of work.
 
     Attributes:
-        seconds: of a processor's time.
-        memory: bytes on top of what this process has.
-        result: bytes of what comes out.
-        patience: seconds on the clock after which it counts as hung, so that a busy machine has time.
+        seconds: of processor time.
+        memory: bytes in addition to those of this process.
+        result: bytes of the result.
+        patience: seconds of wall-clock time after which it counts as hung; generous, for busy machines.
     """
 
     seconds: float = 10.0
@@ -48,16 +48,16 @@ class Bounds:
 
 
 def run_bounded(work: Callable[[], Any], bounds: Bounds) -> Any:
-    """Do some work in a child process, which has everything that this one has in memory.
+    """Do some work in a child process, which starts with a copy of this one's memory.
 
-    Where processes cannot be forked safely (on systems other than Linux), it is done here, without bounds.
+    Where processes cannot be forked safely (on systems other than Linux), it runs in this process, without limits.
 
     Args:
-        work: gives something that JSON can hold. It computes on the CPU, in Python.
-        bounds: what it may take.
+        work: returns something that JSON can represent; it computes on the CPU, in Python.
+        bounds: its limits.
 
     Raises:
-        OverBoundsError: it takes more.
+        OverBoundsError: it exceeds a limit.
         WorkError: it raised something.
     """
     if sys.platform != "linux":
@@ -94,10 +94,10 @@ def run_bounded(work: Callable[[], Any], bounds: Bounds) -> Any:
 
 
 def _work(work: Callable[[], Any], writing: int, bounds: Bounds) -> NoReturn:
-    """The child's whole life. It leaves without the clean-up that belongs to the parent, devices and open files among it."""
+    """The child's whole life. It exits without cleaning up what belongs to the parent, such as devices and open files."""
     code = 1
     try:
-        gc.disable()  # what the parent has lost may hold memory of a device, which only the parent may give back
+        gc.disable()  # garbage of the parent may own memory of a device, which only the parent may free
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nothing, stream)

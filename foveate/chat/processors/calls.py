@@ -1,4 +1,4 @@
-"""The one place where processors, tokenizers and chat templates are called: what they raise becomes one line that names them."""
+"""The one place that calls processors, tokenizers and chat templates: what they raise becomes a one-line error that names them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LONGEST_TEMPLATE = 2**20
 
 
 def chat_texts(processor: Any, conversations: Sequence[Sequence[Mapping[str, Any]]], bounds: Bounds | None = None) -> list[str]:
-    """What a processor's chat template makes of conversations, each up to where an answer begins.
+    """Conversations as a processor's chat template writes them, each up to where an answer begins.
 
     A template is a program that comes with the checkpoint. It runs in a process of its own, with a limit on time and memory.
 
     Args:
         processor: with a chat template.
         conversations: messages, as templates take them.
-        bounds: what all of them together may take.
+        bounds: limits for all of them together.
 
     Raises:
-        ProcessorError: the template fails, or takes more than it may.
+        ProcessorError: the template fails or exceeds its limits.
     """
     whose = f"the chat template of this model's {type(processor).__name__}"
     template = getattr(processor, "chat_template", None)
@@ -60,8 +60,8 @@ def make_inputs(processor: Any, texts: Sequence[str], **given: Any) -> Any:
 
     Args:
         processor: of the model.
-        texts: prompts, whose first token may be there already.
-        given: pictures, videos and options, as the processor takes them.
+        texts: prompts, which may already contain the first token.
+        given: images, videos and options, as the processor takes them.
 
     Raises:
         ProcessorError: naming the processor and what it was given.
@@ -75,7 +75,7 @@ def make_inputs(processor: Any, texts: Sequence[str], **given: Any) -> Any:
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """The ids of a text, without those that a tokenizer puts around it.
+    """The ids of a text, without special tokens around it.
 
     Raises:
         ProcessorError: naming the tokenizer and the text.
@@ -85,13 +85,13 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def check_tokens(model: Any, processor: Any, ids: Any, placeholders: Sequence[int]) -> None:
-    """Refuse a prompt with a picture in another vocabulary than the model's, or with another token in the picture's place.
+    """Refuse a prompt that uses another vocabulary than the model's, or another placeholder for an image.
 
     Args:
         model: that will read it.
         processor: that made it.
         ids: (b, n) tokens.
-        placeholders: tokens that stand for pictures and videos by the model's configuration.
+        placeholders: tokens that stand for images and videos by the model's configuration.
 
     Raises:
         ProcessorError: naming the token.
@@ -106,14 +106,14 @@ def check_tokens(model: Any, processor: Any, ids: Any, placeholders: Sequence[in
         known = " or ".join(map(str, placeholders))
         found = f"token {own}" if strange else "no such token"
         raise ProcessorError(
-            f"by its configuration, token {known} stands for a picture in this model, but its {type(processor).__name__} writes {found} "
+            f"by its configuration, token {known} stands for an image in this model, but its {type(processor).__name__} writes {found} "
             f"there; they do not belong together"
         )
 
 
 @contextmanager
 def refusals_of(model: Any) -> Iterator[None]:
-    """Turn what a model's own code says against its inputs into one line; errors that come from anywhere else pass.
+    """Turn errors that a model's own code raises about its inputs into one line; errors from elsewhere pass.
 
     Raises:
         ProcessorError: naming the model's class and what it said.
@@ -141,7 +141,7 @@ def _naming(called: Any, what: Any) -> Iterator[None]:
         yield
     except (FoveateError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # processors are code of many hands and raise anything
+    except Exception as error:  # processors are code by many authors and raise anything
         raise ProcessorError(f"this model's {type(called).__name__} fails on {what()}: {_text(error)}") from error
 
 

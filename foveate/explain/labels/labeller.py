@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from foveate.chat.greedy import greedy
+from foveate.chat.greedy import generate_greedily
 from foveate.compression import compress
 from foveate.engine.remembered import remembered_features
 from foveate.errors import FoveateError, InputError
@@ -152,7 +152,7 @@ class Labeller:
         """The model's greedy answers, and the views at the language model's input, per row and image."""
         recorder = Recorder()
         with compress(self._model, recorder) as handle, torch.no_grad():
-            output = self._model.generate(**inputs, max_new_tokens=self.choice.max_new_tokens, **greedy(self._pad))
+            output = generate_greedily(self._model, inputs, self.choice.max_new_tokens, self._pad)
             images = handle.report.images
         if len(images) != len(recorder.views):
             raise InputError("two rows of the batch are the same sample, and only one of them was seen")

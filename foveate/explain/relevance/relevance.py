@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from foveate.chat.greedy import greedy
+from foveate.chat.greedy import generate_greedily
 from foveate.compression import is_compressed
 from foveate.engine.encoders import Encoders
 from foveate.engine.surroundings import check_not_compiled, unwrapped
@@ -210,7 +210,7 @@ def _own_answers(model: Any, given: dict[str, Any], max_new_tokens: int) -> tupl
     none = [torch.zeros(0, dtype=torch.long)] * len(given["input_ids"])
     prompts = laid_out(given, none, "left", _padding(model))
     with torch.no_grad():
-        output = model.generate(**prompts, max_new_tokens=max_new_tokens, **greedy(_padding(model)))
+        output = generate_greedily(model, prompts, max_new_tokens, _padding(model))
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return answers_of(output[:, prompts["input_ids"].shape[1] :], ends)

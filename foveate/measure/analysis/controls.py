@@ -1,4 +1,4 @@
-"""Selections that only the analysis uses, to compare with. They are no methods of the library, so they enter no list of methods."""
+"""Controls that only the analysis uses. They are not methods of the library and are not listed as such."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Norm"]
 
 @dataclass(frozen=True)
 class Norm(Method):
-    """Keeps the tokens whose hidden states are longest (L2 norm), and drops the rest: much energy, chosen without the question."""
+    """Keeps the tokens whose hidden states are longest (L2 norm) and drops the rest: high energy, chosen without the question."""
 
     def score(self, view: View) -> Tensor:
         """The L2 norm of each token's hidden state, shape (n,), float32."""

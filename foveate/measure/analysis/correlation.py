@@ -18,7 +18,7 @@ _MOST_PERMUTATIONS = 5040
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % interval; all three are `None` where there is no such figure, as for a correlation with a constant."""
+    """A figure with its 95 % interval; all three are `None` where the figure is undefined, as for a correlation with a constant."""
 
     value: float | None
     low: float | None
@@ -30,7 +30,7 @@ class Estimate:
 
 
 def resamples(clusters: Sequence[int], count: int, seed: int = 0) -> Floats:
-    """Weights (count + 1, n) of n questions: the first row is all ones, each other row one bootstrap resample.
+    """Weights (count + 1, n) of n questions: the first row is all ones, every other row is one bootstrap resample.
 
     Args:
         clusters: which cluster (scene) each question is about; clusters are drawn with replacement as a whole, because questions about
@@ -44,7 +44,7 @@ def resamples(clusters: Sequence[int], count: int, seed: int = 0) -> Floats:
 
 
 def ranks(values: Floats) -> Floats:
-    """Ranks (m, ...) of values (m, ...) along the first axis, from 1; equal ones share the mean of their ranks."""
+    """Ranks (m, ...) of values (m, ...) along the first axis, from 1; ties share the mean of their ranks."""
     found = np.empty(values.shape)
     for index, value in enumerate(values):
         found[index] = (values < value).sum(0) + ((values == value).sum(0) + 1) / 2
@@ -63,7 +63,7 @@ def correlation(x: Floats, y: Floats) -> Floats:
 def estimate(values: Floats) -> Estimate:
     """The first of the values (1 + resamples,), with the middle 95 % of the others.
 
-    Resamples in which the figure does not exist are left out of the interval.
+    Resamples in which the figure is undefined are omitted.
     """
     if np.isnan(values[0]):
         return Estimate(None, None, None)
@@ -78,9 +78,9 @@ def over_questions(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 
 def permutation_p(x: Floats, y: Floats) -> float | None:
-    """Two-sided p of the correlation of x and y (m, groups) within groups, if x's members were dealt to y's at random, alike in all groups.
+    """Two-sided permutation p of the correlation of x and y (m, groups) within groups; members are permuted alike in all groups.
 
-    All m! orders are tried, or 5040 random ones where there are more. `None` where there is no correlation.
+    All m! orders are tried, or 5040 random ones if there are more. `None` if the correlation is undefined.
     """
     members = range(len(x))
     orders: list[tuple[int, ...]]

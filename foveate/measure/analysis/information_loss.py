@@ -1,11 +1,10 @@
-"""Does a method that keeps more information keep more accuracy? Both, measured on the same questions about held-out scenes.
+"""Does a method that keeps more information keep more accuracy? Both are measured on the same questions about held-out scenes.
 
-This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): accuracy falls because the rank of what is kept falls.
+This is the founding claim of TokenCarve (https://arxiv.org/abs/2503.10501): accuracy falls because the rank of the kept tokens falls.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,17 +20,16 @@ from foveate.demo.scenes import FAMILIES
 from foveate.engine.remembered import remembered_features
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
-from foveate.files.writing import make_folder
 from foveate.measure.analysis.controls import Norm
 from foveate.measure.analysis.kept_states import KeptStates
 from foveate.measure.analysis.spectrum import information
-from foveate.measure.evaluation.runs import write_json
-from foveate.measure.result_forms import ANALYSED_CELL, SETTINGS
-from foveate.measure.scenes import Sample, balanced, evaluate
+from foveate.measure.result_forms import ANALYSED_CELL
+from foveate.measure.scenes import SceneQuestion, balanced, evaluate
+from foveate.measure.store import ResultStore
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
 
-__all__ = ["FULL", "Cell", "Cells", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
+__all__ = ["FULL", "AnalysisCell", "AnalysisFolder", "cells_of", "key", "measure_all", "measure_cell", "questions", "visual_tokens"]
 
 FULL = "full"
 """The name of the cell in which every visual token stays."""
@@ -41,17 +39,17 @@ _SPREAD = 4
 
 
 def key(source: str, layer: int, measure: str) -> str:
-    """How results call one measure of one source at one layer: "hidden_states 2 effective_rank"."""
+    """The name in results of one measure of one source at one layer: "hidden_states 2 effective_rank"."""
     return f"{source} {layer} {measure}"
 
 
 @dataclass(frozen=True)
-class Cell:
+class AnalysisCell:
     """One way of choosing tokens at one budget.
 
     Attributes:
         method: as `foveate methods` lists it, "norm" for the control, or `FULL`.
-        keep: visual tokens that stay.
+        keep: number of kept visual tokens.
         seed: of the random choice; `None` for methods without one.
     """
 
@@ -61,7 +59,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Unique among cells, and fit for a file."""
+        """Unique among cells, and usable as a file name."""
         return "-".join(str(part) for part in (self.method, self.keep, self.seed) if part is not None)
 
     def build(self, layer: int) -> Method | None:
@@ -74,19 +72,19 @@ class Cell:
         return found(self.keep, layer) if self.seed is None else Random(self.keep, layer, seed=self.seed)
 
 
-def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: int) -> list[Cell]:
-    """Every method at every budget, random choices once for each seed, and the full model once.
+def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: int) -> list[AnalysisCell]:
+    """Every method at every budget, random choices once per seed, and the full model once.
 
     Args:
         names: methods by name, "norm" among them.
         budgets: visual tokens to keep; `tokens` itself is the full model.
-        seeds: how often random choices are drawn.
+        seeds: number of draws of random choices.
         tokens: visual tokens of an image.
 
     Raises:
-        UnknownNameError: a method that does not exist.
-        BudgetError: a budget below 1 or above `tokens`.
-        InputError: nothing is left to compare.
+        UnknownNameError: a method does not exist.
+        BudgetError: a budget is below 1 or above `tokens`.
+        InputError: there is nothing to compare.
     """
     known = [Norm.name if name.strip().lower() == Norm.name else find_method(name).name for name in names]
     for keep in budgets:
@@ -101,19 +99,19 @@ def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: i
         )
     if seeds < 1:
         raise InputError(f"seeds={seeds} must be at least 1")
-    found = [Cell(FULL, tokens)]
+    found = [AnalysisCell(FULL, tokens)]
     for keep in kept:
         for name in chosen:
             draws = range(seeds) if name == Random.name else (None,)
-            found += [Cell(name, keep, seed) for seed in draws]
+            found += [AnalysisCell(name, keep, seed) for seed in draws]
     return found
 
 
-def questions(count: int) -> list[Sample]:
-    """That many held-out questions, as many of each family as of any other, give or take one, about as many scenes as is quick to draw.
+def questions(count: int) -> list[SceneQuestion]:
+    """A number of held-out questions, spread evenly over families and over many scenes.
 
     Raises:
-        InputError: fewer than two, from which no interval can come.
+        InputError: fewer than two, which give no interval.
     """
     if count < 2:
         raise InputError(f"samples={count}: at least 2 questions are needed for an interval")
@@ -127,11 +125,11 @@ def questions(count: int) -> list[Sample]:
     return [sample for family in found for sample in family]
 
 
-def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
-    """Visual tokens of the picture of a question.
+def visual_tokens(model: Any, processor: Any, sample: SceneQuestion) -> int:
+    """Number of visual tokens of a question's image.
 
     Raises:
-        InputError: the model's tokenizer has no words for the question, so it is no model of the demo's kind.
+        InputError: the model's tokenizer lacks words of the question, so the model is not of the embedded model's kind.
         ProcessorError: the processor fails, or belongs to another model.
     """
     inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
@@ -139,8 +137,8 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and bool((ids == unknown).any()):
         raise InputError(
-            f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the demo model's "
-            "scenes, so take demo, or a folder that foveate demo train wrote"
+            f"this model's tokenizer reads words of {sample.question.text!r} as {UNKNOWN}; the questions are about the embedded model's "
+            "scenes, so use the model demo, or a folder that foveate demo train wrote"
         )
     placeholders = list(family_of(model).placeholders(model).values())
     check_tokens(model, processor, ids, placeholders)
@@ -150,25 +148,26 @@ def visual_tokens(model: Any, processor: Any, sample: Sample) -> int:
 def measure_cell(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
+    asked: Sequence[SceneQuestion],
     method: Method | None,
     layers: Sequence[int],
     batch_size: int = 16,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Any]:
-    """Ask every question once, and measure what is kept during the very prefill that leads to the answer.
+    """Ask every question once, and measure the kept tokens during the very prefill that leads to the answer.
 
     Args:
-        model: a model of the demo's kind.
+        model: a model of the embedded model's kind.
         processor: its processor.
         asked: the questions.
-        method: what chooses; `None` for the full model.
+        method: chooses the tokens; `None` for the full model.
         layers: decoder layers to measure at.
         batch_size: questions at a time.
         progress: called with the number of questions just answered.
 
     Returns:
-        "right", a string of 0 and 1; "tokens", the mean number that stayed; and "information", by `key` a list of one figure per question.
+        "right", a string of 0 and 1; "tokens", the mean number of kept tokens; and "information", by `key`, a list with one figure per
+        question.
     """
     right, kept, found = "", 0, dict[str, list[float]]()
     with ExitStack() as stack:
@@ -187,61 +186,37 @@ def measure_cell(
     return {"right": right, "tokens": kept / matrices, "information": found}
 
 
-class Cells:
-    """The results of cells in a folder, one file each, so that a run that was stopped goes on where it ended.
+class AnalysisFolder(ResultStore):
+    """The results of cells, one file each, in a folder that this process already holds; a stopped run resumes from them.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         settings: what the results depend on.
 
     Raises:
-        InputError: the folder holds results of other settings.
+        InputError: the folder holds results of other settings, or something else.
     """
 
-    _SETTINGS = "settings.json"
-
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._folder = folder / "cells"
-        path = folder / self._SETTINGS
-        if path.exists():
-            before = SETTINGS.read(path).raw
-            changed = [name for name in {**before, **settings} if json.dumps(before.get(name)) != json.dumps(settings.get(name))]
-            if changed:
-                raise InputError(
-                    f"{folder} holds an analysis with another {', another '.join(sorted(changed))}; "
-                    "choose another folder, or remove that one"
-                )
-        make_folder(self._folder)
-        write_json(path, settings)
-
-    def __contains__(self, cell: Cell) -> bool:
-        return self._path(cell).exists()
-
-    def __getitem__(self, cell: Cell) -> dict[str, Any]:
-        return ANALYSED_CELL.read(self._path(cell)).raw  # type: ignore[no-any-return]
-
-    def __setitem__(self, cell: Cell, result: Mapping[str, Any]) -> None:
-        write_json(self._path(cell), result)
-
-    def _path(self, cell: Cell) -> Path:
-        return self._folder / f"{cell.name}.json"
+        super().__init__(folder, settings, ANALYSED_CELL)
+        self.begin()
 
 
 def measure_all(
     model: Any,
     processor: Any,
-    asked: Sequence[Sample],
-    wanted: Sequence[Cell],
-    done: Cells,
+    asked: Sequence[SceneQuestion],
+    wanted: Sequence[AnalysisCell],
+    done: AnalysisFolder,
     *,
     cut: int,
     layers: Sequence[int],
     batch_size: int,
     progress: Callable[[int], object],
-) -> Iterator[Cell]:
-    """Measure the cells that are not done yet, one after the other; each is kept as soon as it is there."""
+) -> Iterator[AnalysisCell]:
+    """Measure the unfinished cells one after the other, saving each as soon as it is finished."""
     with remembered_features(model):
         for cell in wanted:
-            if cell not in done:
-                done[cell] = measure_cell(model, processor, asked, cell.build(cut), layers, batch_size, progress)
+            if cell.name not in done:
+                done[cell.name] = measure_cell(model, processor, asked, cell.build(cut), layers, batch_size, progress)
             yield cell

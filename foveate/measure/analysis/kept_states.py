@@ -1,4 +1,4 @@
-"""Reading the states of the visual tokens that stayed, at any decoder layer, while a model runs compressed or not."""
+"""Reads the states of the kept visual tokens at any decoder layer, while a model runs, compressed or not."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["SOURCES", "KeptStates", "Source", "check_layers"]
 Source = Literal["hidden_states", "attention_output"]
 
 SOURCES: tuple[Source, ...] = ("hidden_states", "attention_output")
-"""What is read at a layer: the states that enter it, behind a cut there, and the output of its self-attention before the residual."""
+"""What is read at a layer: the states that enter it (after a cut there), and the output of its self-attention before the residual."""
 
 
 class KeptStates:
-    """While this context is open, the last prefill's states at some decoder layers can be read.
+    """Within this context, the last prefill's states at some decoder layers can be read.
 
-    Open it behind `foveate.compress`, whose hooks then come first, so that what enters a layer is what the layer really gets.
+    Enter it after `foveate.compress`, whose hooks then run first, so that it reads what really enters a layer.
 
     Args:
         model: a loaded model of a known family.
@@ -62,12 +62,12 @@ class KeptStates:
         self._hooks, self._seen = [], {}
 
     def read(self, report: Report | None) -> Iterator[tuple[int, Source, int, Tensor]]:
-        """Row of the batch, source, layer, and the states (k, d) of the row's visual tokens that stayed, in their order.
+        """Row of the batch, source, layer, and the states (k, d) of the row's kept visual tokens, in order.
 
-        Before the cut these are the rows of those tokens among all tokens; a merged token counts as the one that took it in.
+        Before the cut these are the rows of those tokens among all tokens; a merged token is represented by the one it was merged into.
 
         Args:
-            report: of the handle, about the same prefill; `None` for the full model.
+            report: the handle's report on the same prefill; `None` for the full model.
         """
         placeholders = torch.tensor(list(self._family.placeholders(self._model).values()))
         width = self._ids.shape[1]
@@ -97,10 +97,10 @@ class KeptStates:
 
 
 def check_layers(model: nn.Module, layers: Sequence[int]) -> None:
-    """See that the decoder has these layers.
+    """Check that the decoder has these layers.
 
     Raises:
-        LayerError: it does not, or none is named, or one twice.
+        LayerError: it does not, or none is named, or one is named twice.
     """
     there = len(family_of(model).layers(model))
     wrong = [layer for layer in layers if not 0 <= layer < there]

@@ -1,4 +1,4 @@
-"""From measured cells to what they say: accuracy and information of each method and budget, and how the two correlate."""
+"""Conclusions from measured cells: accuracy and information of each method and budget, and how the two correlate."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from foveate.errors import InputError
 from foveate.measure.analysis.correlation import Floats, correlation, estimate, over_questions, permutation_p, ranks, resamples
-from foveate.measure.analysis.information_loss import FULL, Cell, key
+from foveate.measure.analysis.information_loss import FULL, AnalysisCell, key
 from foveate.measure.analysis.kept_states import SOURCES
 from foveate.measure.analysis.spectrum import MEASURES
-from foveate.measure.scenes import Sample
+from foveate.measure.scenes import SceneQuestion
 
 __all__ = ["SCOPES", "analyse"]
 
@@ -22,7 +22,7 @@ SCOPES = {
     "equal_question": "methods at equal budgets, question by question: is an answer right where more information was kept for it?",
     "equal_draws": "random choices of one size for one question: is an answer right where chance kept more information?",
 }
-"""What is held equal while information and accuracy are correlated."""
+"""What is held constant while information and accuracy are correlated."""
 
 RESAMPLES = 2000
 
@@ -30,7 +30,7 @@ RESAMPLES = 2000
 class _Table:
     """Accuracy and information as arrays: methods first, then budgets, then questions; random choices are averaged over their seeds."""
 
-    def __init__(self, results: Mapping[Cell, Mapping[str, Any]]) -> None:
+    def __init__(self, results: Mapping[AnalysisCell, Mapping[str, Any]]) -> None:
         self._results = results
         chosen = [cell for cell in results if cell.method != FULL]
         self.methods = list(dict.fromkeys(cell.method for cell in chosen))
@@ -44,32 +44,32 @@ class _Table:
         self.drawn = next((method for method, drawn in self._seeds.items() if len(drawn) > 1), None)
 
     def methods_by_budget(self, name: str | None) -> Floats:
-        """(methods, budgets, questions) of one measure, or of right answers."""
+        """(methods, budgets, questions) of one measure, or of right answers if `None`."""
         rows = [[self.cell(method, keep, name).mean(0) for keep in self.budgets] for method in self.methods]
         return np.array(rows)
 
     def draws_by_budget(self, name: str | None) -> Floats | None:
-        """(seeds, budgets, questions) of the method that draws lots."""
+        """(seeds, budgets, questions) of the random method."""
         if self.drawn is None:
             return None
         return np.stack([self.cell(self.drawn, keep, name) for keep in self.budgets], axis=1)
 
     def cell(self, method: str, keep: int, name: str | None) -> Floats:
         """(seeds, questions) of one method and budget."""
-        return np.stack([self._values(Cell(method, keep, seed), name) for seed in self._seeds[method]])
+        return np.stack([self._values(AnalysisCell(method, keep, seed), name) for seed in self._seeds[method]])
 
     def whole(self, name: str | None) -> Floats:
         """(questions,) of the full model."""
         return self._values(self.full, name)
 
-    def _values(self, cell: Cell, name: str | None) -> Floats:
+    def _values(self, cell: AnalysisCell, name: str | None) -> Floats:
         result = self._results[cell]
         values = [float(sign) for sign in result["right"]] if name is None else result["information"][name]
         return np.asarray(values, dtype=float)
 
 
-def analyse(results: Mapping[Cell, Mapping[str, Any]], asked: Sequence[Sample], layers: Sequence[int]) -> dict[str, Any]:
-    """What the cells say, as plain values for JSON.
+def analyse(results: Mapping[AnalysisCell, Mapping[str, Any]], asked: Sequence[SceneQuestion], layers: Sequence[int]) -> dict[str, Any]:
+    """The conclusions from all cells, as plain values for JSON.
 
     Intervals are the middle 95 % over resampled scenes.
 
@@ -79,20 +79,20 @@ def analyse(results: Mapping[Cell, Mapping[str, Any]], asked: Sequence[Sample], 
         layers: decoder layers that were measured.
 
     Raises:
-        InputError: a cell is about other questions or layers.
+        InputError: a cell is about different questions or layers.
 
     Returns:
         "full" and "cells": accuracy and mean information of each method and budget; "correlations": one entry for each source, layer and
-        measure, with Pearson's and Spearman's coefficient for each of `SCOPES`; for "equal_budget" also the p of Spearman's if
-        methods' information were dealt to methods at random, and Spearman's "without" each of the methods, because a single one
-        that is far from all others can make a correlation.
+        measure, with Pearson's and Spearman's coefficient for each of `SCOPES`; for "equal_budget" also the permutation p of Spearman's
+        coefficient over methods, and Spearman's coefficient "without" each of the methods, because a single outlier can create a
+        correlation.
     """
     names = [key(source, layer, measure) for source in SOURCES for layer in layers for measure in MEASURES]
     for cell, result in results.items():
         missing = [name for name in names if name not in result["information"]]
         if missing or len(result["right"]) != len(asked):
             what = f"no {missing[0]}" if missing else f"{len(result['right'])} answers to {len(asked)} questions"
-            raise InputError(f"the cell {cell.name} holds {what}; remove its file, and the same command measures it again")
+            raise InputError(f"the cell {cell.name} has {what}; remove its file, and the same command measures it again")
     table = _Table(results)
     weights = resamples([sample.seed for sample in asked], RESAMPLES)
     weights /= weights.sum(1, keepdims=True)
@@ -122,7 +122,7 @@ def _summary(right: Floats, found: Mapping[str, Floats], weights: Floats) -> dic
 
 
 def _correlations(table: _Table, name: str, weights: Floats) -> dict[str, Any]:
-    """Both coefficients for each of `SCOPES` (the last one only where lots were drawn)."""
+    """Both coefficients for each of `SCOPES` (the last one only if there are random choices)."""
     x, y = table.methods_by_budget(name), table.methods_by_budget(None)
     cells = x @ weights.T, y @ weights.T
     flat = [
@@ -143,7 +143,7 @@ def _correlations(table: _Table, name: str, weights: Floats) -> dict[str, Any]:
 
 
 def _without_each(methods: Sequence[str], x: Floats, y: Floats) -> dict[str, Any]:
-    """Spearman's coefficient at equal budgets without each of the methods, if at least two others are left."""
+    """Spearman's coefficient at equal budgets without each of the methods, if at least two others remain."""
     if len(methods) < 3:
         return {}
     others = {method: [place for place in range(len(methods)) if place != left_out] for left_out, method in enumerate(methods)}

@@ -1,4 +1,4 @@
-"""How much information a matrix of states holds, told from its singular values."""
+"""How much information a matrix of states contains, from its singular values."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ ENERGIES = (90, 95, 99)
 """Percentages of the energy for which `information` gives the energy rank."""
 
 MEASURES = ("effective_rank", *(f"energy_rank_{percent}" for percent in ENERGIES))
-"""The names that `information` uses."""
+"""The keys that `information` returns."""
 
 
 def singular_values(states: Tensor) -> Tensor:
-    """Singular values (min(n, d),) of states (n, d), descending, in float64; those that are rounding noise are 0.
+    """Singular values (min(n, d),) of states (n, d), descending, in float64; rounding noise is set to 0.
 
     Raises:
-        InputError: `states` holds NaN or infinity, or is no matrix with at least one row and column.
+        InputError: `states` contains NaN or infinity, or is not a matrix with at least one row and column.
     """
     if states.ndim != 2 or states.numel() == 0:
         raise InputError(f"states must have shape (n, d), none of them 0, not {tuple(states.shape)}")
     doubles = states.double()
     if not bool(doubles.isfinite().all()):
-        raise InputError("states hold NaN or infinity, so they have no singular values; check the model's dtype")
+        raise InputError("states contain NaN or infinity, so they have no singular values; check the model's dtype")
     gram = doubles.mT @ doubles if len(states) > states.shape[1] else doubles @ doubles.mT
     squares: Tensor = torch.linalg.eigvalsh(gram).flip(0)
     noise = squares[0].clamp(min=0) * (len(squares) * torch.finfo(squares.dtype).eps)
@@ -36,7 +36,7 @@ def singular_values(states: Tensor) -> Tensor:
 def effective_rank(values: Tensor) -> float:
     """Exponential of the entropy of the singular values (k,), normalised to sum to one; 0 for a matrix of zeros.
 
-    Between 1 (one direction holds everything) and k (all directions are equal). From "The effective rank: a measure of effective
+    Between 1 (one direction only) and k (all directions are equal). From "The effective rank: a measure of effective
     dimensionality", Roy and Vetterli, EUSIPCO 2007.
     """
     total = values.sum()
@@ -47,7 +47,7 @@ def effective_rank(values: Tensor) -> float:
 
 
 def energy_rank(values: Tensor, share: float) -> int:
-    """How many of the largest singular values (k,), descending, hold `share` of the sum of their squares; 0 for zeros.
+    """The number of largest singular values (k,), descending, that make up `share` of the sum of squares; 0 for zeros.
 
     Raises:
         ValueError: `share` is not in (0, 1].
@@ -57,7 +57,7 @@ def energy_rank(values: Tensor, share: float) -> int:
     energy = values.square().cumsum(0)
     if energy[-1] <= 0:
         return 0
-    # Rounding in the running sum must not ask for one direction more.
+    # Rounding in the running sum must not add a direction.
     return int((energy < share * energy[-1] * (1 - 1e-12)).sum()) + 1
 
 

@@ -1,20 +1,20 @@
-"""Whether two runs of `foveate bench` may be compared, and in what else they differ."""
+"""Whether two runs of `foveate bench` are comparable, and how else they differ."""
 
 from __future__ import annotations
 
 from foveate.measure.bench.records import Group, Row, Run
 from foveate.measure.facts import differences
 
-__all__ = ["Pair", "notes", "pairs", "unfair"]
+__all__ = ["RowPair", "notes", "pairs", "unfair"]
 
 _DECISIVE = ("class", "model_type", "parameters", "dtype", "device", "attention", "sdpa_backends")
-"""Facts of the model that make times incomparable; others, such as its weights, do not."""
+"""Facts about the model that make times incomparable; others, such as its weights, do not."""
 
-Pair = tuple[Group, Row, Group, Row]
+RowPair = tuple[Group, Row, Group, Row]
 
 
 def unfair(one: Run, other: Run) -> list[str]:
-    """Why the runs cannot be compared: other kernels, precisions, shapes or prompts, each as "what: one, other"."""
+    """Why the runs cannot be compared: different kernels, precisions, shapes or prompts, each as "what: one, other"."""
     mine, theirs = one.facts.get("model") or {}, other.facts.get("model") or {}
     found = [f"{name}: {mine.get(name)}, {theirs.get(name)}" for name in _DECISIVE if mine.get(name) != theirs.get(name)]
     for part in {**one.shape, **other.shape}:
@@ -36,11 +36,11 @@ def unfair(one: Run, other: Run) -> list[str]:
 
 
 def notes(one: Run, other: Run) -> list[str]:
-    """What else differs, such as versions, machine or weights."""
+    """Other differences, such as versions, machine or weights."""
     return [text for text in differences(one.facts, other.facts) if text.partition(":")[0] not in _DECISIVE]
 
 
-def pairs(one: Run, other: Run) -> list[Pair]:
+def pairs(one: Run, other: Run) -> list[RowPair]:
     """The rows that both runs have, by batch size and name, each with its group."""
     groups = [(group, rival) for group in one.groups for rival in other.groups if group.batch == rival.batch]
     return [

@@ -1,9 +1,9 @@
 """Floating-point operations by formula, and the attention kernels that ran, both from the operators of a real run.
 
-Counted are the products: a matrix product of (m, k) and (k, n) has 2 m n k operations, attention of q queries over k keys with heads
-of size d has 4 q k d per head, without the half that a causal mask leaves out (as torch counts). A Hermitian eigendecomposition of order
-n counts as 9 n^3, a Cholesky factor as n^3 / 3, a triangular solve of order n for m columns as n^2 m. The rest (norms, activations,
-softmax, sorting) is not counted.
+Products are counted: a matrix product of (m, k) and (k, n) has 2 m n k operations; attention of q queries over k keys with heads
+of size d has 4 q k d per head, including, as in torch's own counter, the half that a causal mask hides. A Hermitian eigendecomposition of
+order n counts as 9 n^3, a Cholesky factor as n^3 / 3, a triangular solve of order n for m columns as n^2 m. Norms, activations,
+softmax and sorting are not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Count"]
+__all__ = ["OperationCounter"]
 
 _ATEN = torch.ops.aten
 
@@ -44,7 +44,7 @@ _FORMULAS = {
 }
 
 
-class Count(FlopCounterMode):
+class OperationCounter(FlopCounterMode):
     """A context manager that counts what runs inside it."""
 
     def __init__(self) -> None:
@@ -57,6 +57,6 @@ class Count(FlopCounterMode):
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The fused attention kernels that ran, as torch names them; empty where attention was made of matrix products."""
+        """The fused attention kernels that ran, as torch names them; empty if attention ran as matrix products."""
         names = (str(operator).removeprefix("aten.") for operator in self.get_flop_counts().get("Global", {}))
         return tuple(sorted(name for name in names if "attention" in name))

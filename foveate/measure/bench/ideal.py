@@ -1,4 +1,4 @@
-"""What compression would cost if choosing were free: the same decoder on fewer tokens, with no method at all."""
+"""The cost of compression if choosing were free: the same decoder on fewer tokens, without any method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of one piece of work, and how much is free for it."""
+"""Peak memory of a piece of work, and the memory available for it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CPU_TOOL = (
 
 @dataclass
 class Memory:
-    """Peak memory. All are bytes; `None` where the system does not tell.
+    """Peak memory in bytes; `None` where the system does not report it.
 
     Attributes:
         before: in use before the work, weights included.
-        peak: the most in use during the work.
+        peak: the maximum in use during the work.
         tool: how it was measured, with its limits.
     """
 
@@ -37,7 +37,7 @@ class Memory:
 
     @property
     def added(self) -> int | None:
-        """What the work needed on top of what was there."""
+        """What the work needed in addition."""
         return None if self.peak is None or self.before is None else self.peak - self.before
 
 
@@ -60,7 +60,7 @@ def peak_memory(device: torch.device) -> Iterator[Memory]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a new tensor could take on a device; `None` where that is not known."""
+    """Bytes available for new tensors on a device; `None` if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     listing = Path("/proc/meminfo")
@@ -75,18 +75,18 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out, on any device."""
+    """Whether an error means that a device ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
 
 
 def _reset_peak() -> bool:
-    """Forget the process's peak; false where the system cannot."""
+    """Reset the process's peak; false where the system cannot."""
     try:
         if sys.platform == "linux":
             with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-                ctypes.CDLL("libc.so.6").malloc_trim(0)  # or what earlier work has freed would count as in use
+                ctypes.CDLL("libc.so.6").malloc_trim(0)  # else memory that earlier work freed would count as in use
             Path("/proc/self/clear_refs").write_text("5")
             return _status("VmHWM") is not None
     except OSError:

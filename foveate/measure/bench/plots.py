@@ -1,4 +1,4 @@
-"""Pictures of one run of `foveate bench`: where the time goes, and key/value bytes against visual tokens."""
+"""Plots of one run of `foveate bench`: where the time goes, and key/value bytes against visual tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_ROW = 90
 
 
 def draw(run: Run, path: Path) -> None:
-    """Write one picture with a row of panels for each batch size, whole or not at all.
+    """Write one plot with a row of panels for each batch size, whole or not at all.
 
     Args:
         run: with at least one finished round.
@@ -35,7 +35,7 @@ def draw(run: Run, path: Path) -> None:
 
     Raises:
         ValueError: nothing has been measured yet.
-        WriteError: the picture cannot be written.
+        WriteError: the plot cannot be written.
     """
     figure = figure_of(run)
     with matplotlib.rc_context({"svg.fonttype": "none"}):
@@ -43,7 +43,7 @@ def draw(run: Run, path: Path) -> None:
 
 
 def figure_of(run: Run) -> Figure:
-    """What `draw` writes.
+    """The figure that `draw` writes.
 
     Raises:
         ValueError: nothing has been measured yet.
@@ -62,7 +62,7 @@ def figure_of(run: Run) -> Figure:
 
 
 def _times(axes: Axes, group: Group) -> None:
-    """Stacked bars, one per row; each stage carries its own label in the first bar where it has room."""
+    """Stacked bars, one per row; each stage is labelled in the first bar with enough room."""
     measured = [(row, _stages(group, row)) for row in group.rows if row.timings and row.failed is None]
     longest = max(sum(stages.values()) for _, stages in measured)
     named: set[str] = set()
@@ -108,7 +108,7 @@ def _stages(group: Group, row: Row) -> dict[str, float]:
 
 
 def _caches(axes: Axes, group: Group) -> None:
-    """One line per method and kind of ideal, with its name at its end; methods that trim alike share one."""
+    """One line per method and kind of ideal, with its name at its end; methods with equal caches share one."""
     full = group.rows[0]
     lines: dict[str, set[tuple[int, float]]] = {}
     for row in group.rows[1:]:
@@ -129,7 +129,7 @@ def _caches(axes: Axes, group: Group) -> None:
         drawn = style(full.name)
         axes.plot(full.tokens, full.cache_bytes / 2**20, color=drawn.colour, marker=drawn.mark, markersize=9)
         axes.annotate(drawn.name, (full.tokens, full.cache_bytes / 2**20), (-8, -3), textcoords="offset points", ha="right", fontsize=_TEXT)
-    axes.set(xlabel="visual tokens that remain", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="kept visual tokens", xlim=(0, None), ylim=(0, None))
     axes.set_title(f"Batch {group.batch}: key/value cache after the prefill, MiB")
     name_lines(axes, labels, _TEXT)
 

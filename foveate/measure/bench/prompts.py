@@ -1,4 +1,4 @@
-"""Prompts of exact length with random words and images: what is measured must not depend on what is said."""
+"""Prompts of exact length with random words and images, because measurements must not depend on the content."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.errors import InputError
+from foveate.errors import InputError, ParameterError
 from foveate.families import family_of
-from foveate.measure.bench.shapes import Picture
+from foveate.measure.bench.shapes import ImageFormat
 
-__all__ = ["Words", "prompt_like", "random_prompt", "visual_tokens"]
+__all__ = ["RandomWords", "prompt_like", "random_prompt", "visual_tokens"]
 
 FIRST_WORD = 3
-"""Ids below are padding, beginning and end in most vocabularies."""
+"""Lower ids are padding, beginning and end in most vocabularies."""
 
 
-class Words:
+class RandomWords:
     """Draws token ids that are ordinary words.
 
     Args:
         vocabulary: number of token ids.
-        special: ids that are not to be drawn.
+        special: ids that must not be drawn.
         seed: of the draws.
     """
 
@@ -35,32 +35,32 @@ class Words:
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, rows: int, count: int) -> Tensor:
-        """Ids (rows, count), another sequence in each row."""
+        """Ids (rows, count), a different sequence in each row."""
         return self._ids[torch.randint(len(self._ids), (rows, count), generator=self.generator)]
 
 
-def random_prompt(model: nn.Module, picture: Picture, *, before: int, after: int, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
+def random_prompt(model: nn.Module, image: ImageFormat, *, before: int, after: int, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
     """One random image in random text, for a model without a processor; rows differ, and none is padded.
 
     Args:
         model: a model in a shape of `foveate.measure.bench.shapes`; the tensors go to its device, pixels in its precision.
-        picture: how it is shown an image.
-        before: text tokens in front of the image's placeholders, those that open an image included.
-        after: text tokens behind them, those that close an image included.
+        image: how it is given an image.
+        before: text tokens before the image's placeholders, including those that open an image.
+        after: text tokens after them, including those that close an image.
         batch: rows.
         seed: of words and pixels.
 
     Raises:
-        InputError: too few text tokens for what stands around an image.
+        ParameterError: too few text tokens for those that must surround an image.
     """
     config: Any = model.config
     text = config.get_text_config()
-    words = Words(text.vocab_size, {*family_of(model).placeholders(model).values(), *picture.around}, seed)
-    opening, closing = picture.around[: len(picture.around) // 2], picture.around[len(picture.around) // 2 :]
-    visual = torch.full((picture.tokens,), config.image_token_id)
+    words = RandomWords(text.vocab_size, {*family_of(model).placeholders(model).values(), *image.around}, seed)
+    opening, closing = image.around[: len(image.around) // 2], image.around[len(image.around) // 2 :]
+    visual = torch.full((image.tokens,), config.image_token_id)
     inputs = _text(words, opening, visual, closing, before, after, batch)
-    inputs |= _pixels(config.vision_config, picture, batch, words.generator)
-    if picture.layout == "patches":
+    inputs |= _pixels(config.vision_config, image, batch, words.generator)
+    if image.layout == "patches":
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == config.image_token_id).long()
     return _ready(model, inputs)
 
@@ -68,28 +68,29 @@ def random_prompt(model: nn.Module, picture: Picture, *, before: int, after: int
 def prompt_like(
     model: nn.Module, inputs: Mapping[str, Tensor], special: Collection[int], *, before: int, after: int, batch: int = 1, seed: int = 0
 ) -> dict[str, Tensor]:
-    """A prompt of the wanted length around the image of one that a processor made; rows differ in words and pixels.
+    """A prompt of the wanted length around the image of a prompt from a processor; rows differ in words and pixels.
 
     Args:
         model: the model that takes them.
         inputs: one row with one image, from the model's own processor.
         special: the tokenizer's special ids.
-        before: text tokens in front of the first placeholder.
-        after: text tokens behind the last one.
+        before: text tokens before the first placeholder.
+        after: text tokens after the last one.
         batch: rows.
         seed: of words and pixels.
 
     Raises:
-        InputError: there is no image, or there are too few text tokens.
+        InputError: there is no image.
+        ParameterError: there are too few text tokens.
     """
     config: Any = model.config
     placeholders = set(family_of(model).placeholders(model).values())
     ids = inputs["input_ids"][0].cpu()
     places = torch.isin(ids, torch.tensor(sorted(placeholders))).nonzero()[:, 0]
     if not len(places):
-        raise InputError("the processor's prompt holds no placeholder of an image, so there is nothing to compress")
+        raise InputError("the processor's prompt has no placeholder of an image, so there is nothing to compress")
     first, last = int(places[0]), int(places[-1]) + 1
-    words = Words(config.get_text_config().vocab_size, {*special, *placeholders}, seed)
+    words = RandomWords(config.get_text_config().vocab_size, {*special, *placeholders}, seed)
     opening, closing = (tuple(side.tolist()) for side in (ids[max(0, first - 1) : first], ids[last : last + 1]))
     made = _text(words, opening, ids[first:last], closing, before, after, batch)
     for name, tensor in inputs.items():
@@ -105,18 +106,20 @@ def prompt_like(
 
 
 def visual_tokens(model: nn.Module, input_ids: Tensor) -> int:
-    """Placeholders of images in the first row, newlines and the like included where they share the id."""
+    """Placeholders of images in the first row, including newlines and the like where they share the id."""
     ids = torch.tensor(sorted(family_of(model).placeholders(model).values()), device=input_ids.device)
     return int(torch.isin(input_ids[0], ids).sum())
 
 
 def _text(
-    words: Words, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
+    words: RandomWords, opening: tuple[int, ...], visual: Tensor, closing: tuple[int, ...], before: int, after: int, batch: int
 ) -> dict[str, Tensor]:
     if before < len(opening) or after < len(closing) + 1:
-        raise InputError(
-            f"--prompt {before}+{after}: this model needs at least {len(opening)} token(s) before the image "
-            f"and {len(closing) + 1} behind it"
+        raise ParameterError(
+            f"before={before}, after={after}: this model needs at least {len(opening)} text token(s) before the image "
+            f"and {len(closing) + 1} after it",
+            "before",
+            "after",
         )
     parts = [
         words.draw(batch, before - len(opening)),
@@ -129,10 +132,10 @@ def _text(
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _pixels(vision: Any, picture: Picture, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    if picture.layout == "square":
-        return {"pixel_values": torch.randn(batch, 3, picture.height, picture.width, generator=generator)}
-    rows, columns = picture.height // vision.patch_size, picture.width // vision.patch_size
+def _pixels(vision: Any, image: ImageFormat, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    if image.layout == "square":
+        return {"pixel_values": torch.randn(batch, 3, image.height, image.width, generator=generator)}
+    rows, columns = image.height // vision.patch_size, image.width // vision.patch_size
     values = 3 * vision.temporal_patch_size * vision.patch_size**2
     return {
         "pixel_values": torch.randn(batch * rows * columns, values, generator=generator),

@@ -1,4 +1,4 @@
-"""What was measured, as plain records that go to JSON and back: `Run`, its `Group`s by batch size, their `Row`s, and `Figure`s of them."""
+"""Measurements as plain records that convert to JSON and back: `Run`, its `Group`s by batch size, their `Row`s, and `Figure`s of them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from pydantic import Field
 
 from foveate.files.records import Count, Document, RecordSchema, Seconds, Size
 from foveate.files.writing import write_whole
+from foveate.measure.facts import differences
 from foveate.measure.result_forms import Facts
+from foveate.measure.store import check_same
 
-__all__ = ["Figure", "Group", "Row", "Run", "Timing", "figures"]
+__all__ = ["Group", "Quartiles", "Row", "Run", "Timing", "figures"]
 
-KIND, FORMAT = "bench", 1
+BENCH_KIND, BENCH_FORMAT = "bench", 1
 _Lasting = Annotated[float, Field(ge=1e-9, le=1e9)]
 _Operations = Annotated[int, Field(ge=-(10**24), le=10**24)]
 _Length = Annotated[int, Field(ge=1, le=2**31)]
 
 
 @dataclass(frozen=True)
-class Figure:
+class Quartiles:
     """A median over rounds with its quartiles."""
 
     median: float
@@ -32,7 +34,7 @@ class Figure:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Figure:
+    def of(cls, values: Sequence[float]) -> Quartiles:
         """Median and quartiles of one value per round."""
         if len(values) < 2:
             return cls(values[0], values[0], values[0])
@@ -45,10 +47,10 @@ class Timing:
     """One timed generation, in seconds.
 
     Attributes:
-        tower: from pixels to features: vision tower and projector.
+        tower: from pixels to features, in vision tower and projector.
         prefill: the rest of the forward pass that takes the prompt, the method included.
-        method: of it, and of the tower, in signals and plans.
-        ends: from the start to the end of the n-th new token, by n; 1 is the time to first token.
+        method: the part of prefill and tower spent on signals and plans.
+        ends: from the start to the logits of the n-th new token, by n; 1 is the time to first token.
     """
 
     tower: Seconds
@@ -68,15 +70,15 @@ class Row:
     Attributes:
         name: unique in its group.
         kind: "full", "ideal" (fewer tokens, no method) or "method".
-        tokens: visual tokens that remain, per row of the batch.
+        tokens: kept visual tokens, per row of the batch.
         layer: decoder layer before which the others leave; `None` for the full model.
-        rival: the ideal that it is held against.
+        rival: name of the ideal that it is compared with.
         method: name and options.
         cache_bytes: keys and values after the prefill.
         flops: operations in "tower", "prefill", "method" (part of tower and prefill) and "decode" (one token of every row).
         kernels: fused attention kernels that ran.
-        memory: bytes "before" and at the "peak" of one generation, and the "tool".
-        failed: why it could not be measured.
+        memory: bytes "before" and at the "peak" of one generation, and the "tool" that measured them.
+        failed: why it was not measured.
         timings: one per round.
     """
 
@@ -96,11 +98,11 @@ class Row:
 
 @dataclass
 class Group:
-    """All ways of running one prompt, which took turns.
+    """All ways of running one prompt, which take turns.
 
     Attributes:
         batch: rows of the prompt.
-        prompt_tokens: positions per row, visual tokens among them.
+        prompt_tokens: positions per row, including visual tokens.
         visual_tokens: per row.
         rows: the full model first, then ideals and methods.
         failed: why the group has no rows.
@@ -114,7 +116,7 @@ class Group:
 
     @property
     def rounds(self) -> int:
-        """Rounds that every row that did not fail has been through."""
+        """Rounds that every row has finished, apart from rows that failed."""
         return min((len(row.timings) for row in self.rows if row.failed is None), default=0)
 
     def row(self, name: str | None) -> Row | None:
@@ -122,10 +124,10 @@ class Group:
         return next((row for row in self.rows if row.name == name), None)
 
     def contradiction(self) -> str | None:
-        """Which key does not fit the others, and why; `None` if all do."""
+        """The first key that contradicts the others, and why; `None` if none does."""
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names) or (not names and self.failed is None):
-            return "rows should each have a name of their own, and be there unless the group failed"
+            return "rows should have distinct names, and exist unless the group failed"
         lengths = {tuple(timing.ends) for row in self.rows for timing in row.timings}
         if len(lengths) > 1 or any(1 not in ends for ends in lengths):
             return "rows.timings should all have ends for the same numbers of new tokens, 1 among them"
@@ -143,8 +145,8 @@ class Run:
     """One run of `foveate bench`.
 
     Attributes:
-        settings: what was asked for.
-        command: the command line that asks for it.
+        settings: what decides what is measured.
+        command: its command line.
         facts: versions, machine and model; see `foveate.measure.facts`.
         shape: sizes of the model's parts; see `foveate.measure.bench.shapes.sizes`.
         groups: by batch size.
@@ -157,15 +159,29 @@ class Run:
     groups: Annotated[list[Group], Field(max_length=100)] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with the figures of every row beside what they come from."""
-        data = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        """Plain values for JSON, with the figures of every row beside its timings."""
+        data = {"kind": BENCH_KIND, "format": BENCH_FORMAT, **asdict(self)}
         for group, plain in zip(self.groups, data["groups"], strict=True):
             for row, cells in zip(group.rows, plain["rows"], strict=True):
                 cells["figures"] = {name: asdict(figure) for name, figure in figures(group, row).items()}
         return data
 
+    def resume(self, earlier: Run, path: Path) -> None:
+        """Take over the finished rounds of an earlier run.
+
+        Args:
+            earlier: as loaded from `path`.
+            path: of its file, for the message.
+
+        Raises:
+            InputError: it has other settings, or was measured elsewhere or on another model.
+        """
+        known = {name: earlier.settings.get(name) for name in self.settings}
+        check_same(path, known, self.settings, differences(earlier.facts, self.facts))
+        self.groups = earlier.groups
+
     def save(self, path: Path) -> None:
-        """Write it to a file, which is never left half-written."""
+        """Write it to a file, whole or not at all."""
         write_whole(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
@@ -173,16 +189,16 @@ class Run:
         """Read what `save` wrote.
 
         Raises:
-            RecordError: there is no such file, it is none of ours, or it contradicts itself; the message names the key.
+            RecordError: the file does not exist, is not a result of foveate bench, or contradicts itself; the message names the key.
         """
         return cls.of(_FORM.read(path))
 
     @classmethod
     def of(cls, document: Document[Any]) -> Run:
-        """The same, of a file that has been read.
+        """The same, from a document that has been read.
 
         Raises:
-            RecordError: it is none of ours, or contradicts itself; the message names the key.
+            RecordError: it is not a result of foveate bench, or contradicts itself; the message names the key.
         """
         run: Run = _FORM.narrow(document).value
         _FACTS.narrow(document)
@@ -195,26 +211,26 @@ class Run:
 
 @dataclass(frozen=True)
 class _Surroundings:
-    """What is read of a run beside its groups."""
+    """What is read of a run in addition to its groups."""
 
     facts: Facts
     shape: dict[str, dict[str, Any]]
 
 
 _WHAT = "a file of results of foveate bench"
-_FORM: RecordSchema[Run] = RecordSchema(_WHAT, Run, {"kind": KIND, "format": FORMAT}, limit=2**28)
+_FORM: RecordSchema[Run] = RecordSchema(_WHAT, Run, {"kind": BENCH_KIND, "format": BENCH_FORMAT}, limit=2**28)
 _FACTS: RecordSchema[_Surroundings] = RecordSchema(_WHAT, _Surroundings)
 
 
-def figures(group: Group, row: Row) -> dict[str, Figure]:
-    """Median and quartiles over rounds of everything that was timed.
+def figures(group: Group, row: Row) -> dict[str, Quartiles]:
+    """Median and quartiles over rounds of every timed quantity.
 
-    Ratios are formed within each round. There are none to a row that failed or ran another attention kernel.
+    Ratios are formed within each round; none is formed with a row that failed or ran another attention kernel.
 
     Returns:
         seconds: "tower", "prefill", "method", "first_token", and for each number n of new tokens "decode n" (per token after the first)
         and "end_to_end n"; "tokens_per_second n"; ratios to the full model: "prefill_of_full", "first_token_of_full", "decode_of_full n",
-        "end_to_end_of_full n", "method_of_full_prefill"; "over_ideal", prefill over that of the ideal, minus one.
+        "end_to_end_of_full n", "method_of_full_prefill"; "over_ideal", the prefill divided by that of the ideal, minus one.
     """
     if row.failed is not None or not row.timings:
         return {}
@@ -227,23 +243,23 @@ def figures(group: Group, row: Row) -> dict[str, Figure]:
     for count in counts:
         measures[f"decode {count}"] = lambda timing, count=count: timing.decode(count)  # type: ignore[misc]
         measures[f"end_to_end {count}"] = lambda timing, count=count: timing.ends[count]  # type: ignore[misc]
-    found = {name: Figure.of([measure(timing) for timing in row.timings]) for name, measure in measures.items()}
+    found = {name: Quartiles.of([measure(timing) for timing in row.timings]) for name, measure in measures.items()}
     for count in (1, *counts):
-        found[f"tokens_per_second {count}"] = Figure.of([group.batch * count / timing.ends[count] for timing in row.timings])
+        found[f"tokens_per_second {count}"] = Quartiles.of([group.batch * count / timing.ends[count] for timing in row.timings])
     if row.kind == "method":
-        found["method"] = Figure.of([timing.method for timing in row.timings])
+        found["method"] = Quartiles.of([timing.method for timing in row.timings])
     full, rival = (_comparable(group, row, name) for name in ("full", row.rival))
     if full is not None:
         for name, measure in measures.items():
             kind, _, length = name.partition(" ")
             if kind != "tower":
                 ratios = [measure(a) / measure(b) for a, b in zip(row.timings, full.timings, strict=True)]
-                found[f"{kind}_of_full {length}".strip()] = Figure.of(ratios)
+                found[f"{kind}_of_full {length}".strip()] = Quartiles.of(ratios)
         if row.kind == "method":
             shares = [a.method / b.prefill for a, b in zip(row.timings, full.timings, strict=True)]
-            found["method_of_full_prefill"] = Figure.of(shares)
+            found["method_of_full_prefill"] = Quartiles.of(shares)
     if rival is not None:
-        found["over_ideal"] = Figure.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
+        found["over_ideal"] = Quartiles.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Random weights in the shape of published models: what speed and memory depend on, without a download.
+"""Random weights in the shape of published models: all that speed and memory depend on, without a download.
 
 `shapes.json` holds their configurations as data: sizes of decoder and tower, and how pixels become visual tokens.
 """
@@ -19,33 +19,33 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import foveate.families  # noqa: F401 - some families bring models that transformers has not
-from foveate.errors import InputError, UnknownNameError
+from foveate.errors import ParameterError, UnknownNameError
 from foveate.files.records import ANYTHING
 
-__all__ = ["Picture", "Shape", "Size", "build", "find_shape", "parse_size", "shapes", "sizes"]
+__all__ = ["ImageFormat", "ModelShape", "Scale", "build", "find_shape", "parse_size", "shapes", "sizes"]
 
 FEWEST_LAYERS = 4
-"""Below, nothing would be left behind the usual cut."""
+"""With fewer, no layers would remain after the usual cut."""
 
 _WIDE = 64
-"""Intermediate sizes are multiples of it, as kernels like them."""
+"""Intermediate sizes are multiples of it, which suits kernels."""
 
 _WIDTH, _LAYERS, _HEADS = ("embed_dim", "hidden_size"), ("num_hidden_layers", "depth"), ("num_attention_heads", "num_heads")
-"""What configurations call the same thing, the first that is there counts."""
+"""Names of the same thing in different configurations; the first one present counts."""
 
 _CHOSEN_LAYERS = ("fullatt_block_indexes", "deepstack_visual_indexes")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """How a model of this shape is shown an image.
+class ImageFormat:
+    """How a model of this shape is given an image.
 
     Args:
         layout: "square", pixel_values (images, 3, side, side); or "patches", flattened patches with their grids.
         width: of the image, pixels.
         height: of the image, pixels.
         pixels_per_token: side of the square that becomes one visual token.
-        around: token ids directly before and behind the image's placeholders.
+        around: token ids directly before and after the image's placeholders.
     """
 
     layout: str
@@ -64,30 +64,30 @@ class Picture:
         """Visual tokens of one image."""
         return math.prod(self.grid)
 
-    def sized(self, width: int, height: int) -> Picture:
-        """The same for an image of another size.
+    def sized(self, width: int, height: int) -> ImageFormat:
+        """The same format for an image of another size.
 
         Raises:
-            InputError: the tower takes one size only, or the size is no multiple of a token's.
+            ParameterError: the tower takes one size only, or the size is not a multiple of a token's.
         """
         if (width, height) == (self.width, self.height):
             return self
         if self.layout == "square":
-            raise InputError(
-                f"--image-size {width}x{height}: this tower takes images of {self.width}x{self.height} only; leave the option out"
+            raise ParameterError(
+                f"{width}x{height} pixels: this tower takes images of {self.width}x{self.height} only; omit the size", "image_size"
             )
         for length in (width, height):
             if length < self.pixels_per_token or length % self.pixels_per_token:
                 fitting = max(1, round(length / self.pixels_per_token)) * self.pixels_per_token
-                raise InputError(
-                    f"--image-size {width}x{height}: sides must be multiples of {self.pixels_per_token} pixels in this model, "
-                    f"such as {fitting}"
+                raise ParameterError(
+                    f"{width}x{height} pixels: sides must be multiples of {self.pixels_per_token} pixels in this model, such as {fitting}",
+                    "image_size",
                 )
         return replace(self, width=width, height=height)
 
 
 @dataclass(frozen=True)
-class Size:
+class Scale:
     """How far a shape is scaled: by one factor, or to a width and a number of layers."""
 
     factor: float = 1.0
@@ -96,26 +96,26 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """The configuration of a published model, scaled or not.
 
     Attributes:
         name: as in `shapes`.
-        source: the checkpoint on the Hugging Face hub that has it.
+        source: the checkpoint on the Hugging Face hub with this configuration.
         config: for `AutoConfig.for_model`.
-        picture: how it is shown an image.
+        picture: how it is given an image.
     """
 
     name: str
     source: str
     config: Mapping[str, Any]
-    picture: Picture
+    picture: ImageFormat
 
-    def scaled(self, size: Size) -> Shape:
-        """The same with a smaller decoder and tower: head sizes and vocabulary stay, and at least four layers do.
+    def scaled(self, size: Scale) -> ModelShape:
+        """The same shape with a smaller decoder and tower; head sizes and vocabulary stay, and at least four layers remain.
 
         Raises:
-            InputError: a width that is no multiple of the head size, or fewer than four layers.
+            ParameterError: the width is not a multiple of the head size, or there are fewer than four layers.
         """
         config = copy.deepcopy(dict(self.config))
         text, vision = config["text_config"], config["vision_config"]
@@ -139,16 +139,16 @@ class Shape:
         return replace(self, config=config)
 
 
-def shapes() -> dict[str, Shape]:
-    """The shapes that are known, by name."""
+def shapes() -> dict[str, ModelShape]:
+    """The known shapes, by name."""
     return {name: _shape(name, entry) for name, entry in _data().items()}
 
 
-def find_shape(name: str) -> Shape:
+def find_shape(name: str) -> ModelShape:
     """The shape called `name`.
 
     Raises:
-        UnknownNameError: with the nearest name and all known ones.
+        UnknownNameError: the message has the nearest name and all known ones.
     """
     known, wanted = shapes(), name.strip().lower().replace("_", "-")
     if wanted in known:
@@ -158,31 +158,33 @@ def find_shape(name: str) -> Shape:
     raise UnknownNameError(f"unknown shape {name!r}: {hint}known shapes are {', '.join(known)}")
 
 
-def parse_size(text: str) -> Size:
-    """What --scale says: a factor in (0, 1] such as 0.25, or hidden size and layers such as 1024/16.
+def parse_size(text: str) -> Scale:
+    """How far to scale a shape: a factor in (0, 1] such as 0.25, or hidden size and layers such as 1024/16.
 
     Raises:
-        InputError: if it is neither.
+        ParameterError: if it is neither.
     """
     hidden, slash, layers = text.partition("/")
     try:
-        size = Size(hidden=int(hidden), layers=int(layers)) if slash else Size(factor=float(text))
+        size = Scale(hidden=int(hidden), layers=int(layers)) if slash else Scale(factor=float(text))
     except ValueError:
-        size = Size(factor=math.nan)
+        size = Scale(factor=math.nan)
     if not 0 < size.factor <= 1:
-        raise InputError(f"--scale {text!r} is neither a factor in (0, 1], such as 0.25, nor hidden size and layers, such as 1024/16")
+        raise ParameterError(
+            f"scale={text!r} is neither a factor in (0, 1], such as 0.25, nor hidden size and layers, such as 1024/16", "scale"
+        )
     return size
 
 
-def build(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int = 0, attention: str | None = None) -> nn.Module:
-    """A model of that shape with random weights, made where and in the precision in which they are used.
+def build(shape: ModelShape, *, device: torch.device, dtype: torch.dtype, seed: int = 0, attention: str | None = None) -> nn.Module:
+    """A model of that shape with random weights, created directly on the device and in the precision of the run.
 
     Args:
         shape: scaled or not.
-        device: where the weights are made; "meta" makes none.
-        dtype: of the weights; there is no copy in another precision.
+        device: where the weights are created; "meta" creates none.
+        dtype: of the weights, without a copy in another precision.
         seed: of the weights.
-        attention: attention implementation, as transformers calls it; its own choice if `None`.
+        attention: attention implementation by its name in transformers; `None` for transformers' own choice.
     """
     torch.manual_seed(seed)
     options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
@@ -194,7 +196,7 @@ def build(shape: Shape, *, device: torch.device, dtype: torch.dtype, seed: int =
 
 
 def sizes(config: Any) -> dict[str, dict[str, Any]]:
-    """What the speed of a model depends on, of its text decoder and of its tower, by the names in its configuration."""
+    """The sizes of text decoder and vision tower that a model's speed depends on, by their names in its configuration."""
     names = (*_WIDTH, *_LAYERS, *_HEADS, "num_key_value_heads", "head_dim", "intermediate_size", "vocab_size", "image_size", "patch_size")
     parts = {"text": config.get_text_config(), "vision": getattr(config, "vision_config", None)}
     return {
@@ -209,10 +211,10 @@ def _data() -> dict[str, Any]:
     return ANYTHING.read(Path(__file__).parent / "shapes.json").raw  # type: ignore[no-any-return]
 
 
-def _shape(name: str, entry: Mapping[str, Any]) -> Shape:
+def _shape(name: str, entry: Mapping[str, Any]) -> ModelShape:
     image = entry["image"]
-    picture = Picture(image["layout"], image["side"], image["side"], image["pixels_per_token"], tuple(image["around"]))
-    return Shape(name, entry["source"], entry["config"], picture)
+    picture = ImageFormat(image["layout"], image["side"], image["side"], image["pixels_per_token"], tuple(image["around"]))
+    return ModelShape(name, entry["source"], entry["config"], picture)
 
 
 def _name(config: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -227,11 +229,13 @@ def _head_size(config: Mapping[str, Any]) -> int:
 def _check_size(hidden: int, layers: int, head: int) -> None:
     if hidden < head or hidden % head:
         fitting = max(1, round(hidden / head)) * head
-        raise InputError(
-            f"--scale {hidden}/{layers}: the hidden size must be a multiple of this model's head size, {head}, such as {fitting}"
+        raise ParameterError(
+            f"scale={hidden}/{layers}: the hidden size must be a multiple of this model's head size, {head}, such as {fitting}", "scale"
         )
     if layers < FEWEST_LAYERS:
-        raise InputError(f"--scale {hidden}/{layers}: at least {FEWEST_LAYERS} layers are needed, so that some lie behind the cut")
+        raise ParameterError(
+            f"scale={hidden}/{layers}: at least {FEWEST_LAYERS} layers are needed, so that some lie after the cut", "scale"
+        )
 
 
 def _resize(config: dict[str, Any], width: int, layers: int) -> None:

@@ -1,8 +1,8 @@
-"""Time, memory and work of a compressed model, beside the full model and beside the ideal.
+"""Time, memory and operations of a compressed model, compared with the full model and with the ideal.
 
-All ways of running take turns within each round, starting with another one each time, and ratios are formed within a round, so
-that a machine whose speed drifts does not favour one of them. There are two kinds of *ideal*, which choose nothing: one has the full
-sequence up to the method's layer and the short one from there on, as the method has; the other has the short one from the start.
+All ways of running take turns within each round, each round starts with another one, and ratios are formed within a round, so that
+a machine whose speed drifts favours none of them. There are two kinds of *ideal*, which choose nothing: one has the full
+sequence up to the method's layer and the short one after it, like the method; the other has the short one from the start.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from foveate.chat.counting import recorded
+from foveate.chat.timing import GenerationTimer, inside_vision
 from foveate.compression import compress
 from foveate.engine.arguments import as_argument, cache_of
 from foveate.engine.cache import cache_bytes
-from foveate.engine.clock import seconds
 from foveate.errors import InputError
 from foveate.families import ImageTokens
-from foveate.measure.bench.flops import Count
+from foveate.measure.bench.flops import OperationCounter
 from foveate.measure.bench.ideal import ideal
 from foveate.measure.bench.memory import out_of_memory, peak_memory
 from foveate.measure.bench.records import Group, Row, Timing
-from foveate.measure.bench.stages import Timeline, inside_tower
 from foveate.method import Method
 
 __all__ = ["FULL", "measure", "runs_before"]
@@ -36,7 +35,7 @@ FULL = "full"
 """The name of the full model's row."""
 
 UNCOUNTED = 2
-"""Rounds before those that count: one for operations, one for memory. They are the warm-up too."""
+"""Untimed rounds at the start: one for operations, one for memory. They also warm up."""
 
 
 @dataclass
@@ -56,18 +55,18 @@ def measure(
     after_round: Callable[[Group], None] = lambda group: None,
     progress: Callable[[], object] = lambda: None,
 ) -> Group:
-    """Run the full model, the ideals and every method in turn, `rounds` times after two rounds whose time does not count.
+    """Run the full model, the ideals and every method in turn, `rounds` times after two untimed rounds.
 
-    A row that runs out of memory is marked as failed, and the others go on.
+    A row that runs out of memory is marked as failed, and the others continue.
 
     Args:
         model: a loaded model of a known family.
         inputs: a prompt with one image per row and no padding; rows must differ, because equal ones share one plan.
         methods: each at its own layer; ideals are measured for each distinct (layer, tokens).
-        rounds: counted rounds, those that `group` has already among them.
-        new_tokens: numbers of new tokens at which the clock is read; the longest is generated.
-        group: an interrupted measurement of the same model, prompt and methods, to go on with.
-        after_round: called with the group after every counted round, to save it.
+        rounds: timed rounds, including those that `group` already has.
+        new_tokens: numbers of new tokens at which times are taken; the largest is generated.
+        group: an interrupted measurement of the same model, prompt and methods, to resume.
+        after_round: called with the group after every timed round, to save it.
         progress: called after every single run.
 
     Returns:
@@ -99,7 +98,7 @@ def measure(
             progress()
             if timing is not None:
                 found[variant.row.name] = timing
-        # All at once, so that an interruption leaves whole rounds.
+        # All at once, so that an interruption leaves only whole rounds.
         for variant in variants:
             if variant.row.failed is None:
                 variant.row.timings.append(found[variant.row.name])
@@ -108,7 +107,7 @@ def measure(
 
 
 def runs_before(rounds: int, methods: Sequence[Method], tokens: int) -> int:
-    """How often `measure` will call `progress` for a fresh group of that many visual tokens."""
+    """How often `measure` calls `progress` for a new group with that many visual tokens."""
     rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
     return (rounds + UNCOUNTED) * (1 + len(methods) + len(rivals))
 
@@ -121,7 +120,7 @@ def _start(inputs: Mapping[str, Tensor], variants: Sequence[_Variant]) -> Group:
 
 def _variants(model: nn.Module, inputs: Mapping[str, Tensor], methods: Sequence[Method]) -> list[_Variant]:
     for method in methods:
-        compress(model, method).remove()  # refuses layers and signals that are not there
+        compress(model, method).remove()  # refuses layers and signals that do not exist
     image = _image(model, inputs)
     total, length = image.columns.numel(), inputs["input_ids"].shape[1]
     budgets = [method.budget(total, image.grid[0]) for method in methods]
@@ -148,7 +147,7 @@ def _ideal_name(keep: int, layer: int) -> str:
 
 
 def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
-    """Where the image lies in each row, found by one forward pass."""
+    """The position of the image in each row, found by one forward pass."""
     with recorded(model) as images:
         with torch.no_grad():
             model(**inputs, use_cache=False, logits_to_keep=1)
@@ -160,15 +159,15 @@ def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:
 
 
 def _bound(variants: Sequence[_Variant], group: Group) -> list[_Variant]:
-    """The same ways of running, which write to the rows of `group`."""
+    """The same ways of running, writing to the rows of `group`."""
     mine, theirs = [variant.row.name for variant in variants], [row.name for row in group.rows]
     if mine != theirs:
-        raise InputError(f"the measurement to go on with has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
+        raise InputError(f"the measurement to resume has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
     return [_Variant(row, variant.around) for row, variant in zip(group.rows, variants, strict=True)]
 
 
 def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | None:
-    """Run it, unless it has failed before; out of memory is a result, everything else an error."""
+    """Run it, unless it failed before; running out of memory is a result, anything else is an error."""
     if variant.row.failed is not None:
         return None
     try:
@@ -183,7 +182,7 @@ def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | No
 
 
 def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after: Callable[[int, Any], None]) -> None:
-    """Greedy generation of `count` tokens; `after(n, cache)` is called when the n-th is there, and with 0 after the prefill."""
+    """Greedy generation of `count` tokens; `after(n, cache)` is called after the n-th token, and with 0 after the prefill."""
     output = model(**inputs, use_cache=True, logits_to_keep=1)
     cache = cache_of(output)
     after(0, cache)
@@ -196,9 +195,9 @@ def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after:
 
 def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """Operations of the prefill and of one decoding step, and the attention kernels."""
-    tower = Count()
-    counts = [Count(), Count()]
-    with torch.no_grad(), inside_tower(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
+    tower = OperationCounter()
+    counts = [OperationCounter(), OperationCounter()]
+    with torch.no_grad(), inside_vision(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
         counting.enter_context(counts[0])
 
         def next_stage(number: int, cache: Any) -> None:
@@ -212,7 +211,7 @@ def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) ->
 
 
 def _split_method_flops(group: Group) -> None:
-    """What a method costs is what its ideal, which does the same without choosing, does not."""
+    """A method's own operations are those that its ideal, which does the same without choosing, does not have."""
     for row in group.rows:
         rival = group.row(row.rival)
         if rival is not None and rival.flops and row.flops:
@@ -233,19 +232,9 @@ def _weigh(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], co
 
 
 def _time(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int]) -> Timing:
-    device = inputs["input_ids"].device
-    line = Timeline(device)
-    wanted = {0, *marks}
-
-    def after(number: int, cache: Any) -> None:
-        if number in wanted:
-            line.mark(str(number))
-
-    with torch.no_grad(), inside_tower(model, line.span), variant.around() as handle:
-        seconds(device)  # earlier work must not be waited for later
-        line.mark("start")
-        _generate(model, inputs, marks[-1], after)
+    with torch.no_grad(), GenerationTimer(model) as timer, variant.around() as handle:
+        with timer.generation() as times:
+            _generate(model, inputs, marks[-1], lambda number, cache: None)
         method = handle.report.method_seconds if variant.row.kind == "method" else 0.0
-    tower = line.inside()
-    ends = {mark: line.seconds("start", str(mark)) for mark in marks}
-    return Timing(tower, line.seconds("start", "0") - tower, method, ends)
+    ends = {mark: times.token_seconds(mark) for mark in marks}
+    return Timing(times.vision_seconds or 0.0, times.prefill_seconds, method, ends)

@@ -10,7 +10,7 @@ from typing import Any
 
 from foveate.errors import InputError
 from foveate.measure.evaluation.results import half
-from foveate.measure.result_forms import COMPARED, same_questions
+from foveate.measure.result_forms import EVALUATION, same_questions
 from foveate.measure.statistics import mcnemar, paired_bootstrap
 
 __all__ = ["Comparison", "compare", "read_results"]
@@ -24,14 +24,14 @@ class Comparison:
         first: name of the first setting.
         second: name of the second.
         task: the task.
-        questions: how many have a score in both.
+        questions: number of questions with a score in both.
         difference: mean score of the second minus that of the first, in the scale of a question's score.
-        low: of the interval of 95 % of the difference, by paired bootstrap.
-        high: likewise.
+        low: lower bound of the 95 % interval of the difference, by paired bootstrap.
+        high: its upper bound.
         bootstrap_p: two-sided, by paired bootstrap.
-        lost: questions that only the first has right.
-        won: questions that only the second has right.
-        mcnemar_p: exact McNemar test; `None` where questions can be partly right.
+        lost: questions that only the first answers correctly.
+        won: questions that only the second answers correctly.
+        mcnemar_p: exact McNemar test; `None` if questions can be partly right.
     """
 
     first: str
@@ -48,10 +48,10 @@ class Comparison:
 
 
 def read_results(text: str) -> tuple[dict[str, Any], str | None]:
-    """The results that "FILE" or "FILE:SETTING" names, and the setting, if one is named.
+    """Read the results that "FILE" or "FILE:SETTING" names; returns them with the setting, if one is named.
 
     Raises:
-        InputError: there is no such file, it holds no results, or it has no such setting.
+        InputError: the file does not exist, contains no results, or lacks the setting.
     """
     path, setting = Path(text), None
     if not path.exists() and ":" in text:
@@ -60,8 +60,8 @@ def read_results(text: str) -> tuple[dict[str, Any], str | None]:
     if path.is_dir():
         path = path / "results.json"
     if not path.is_file():
-        raise InputError(f"no such file of results: {path}; foveate eval writes results.json in its --out folder")
-    data = COMPARED.read(path).raw
+        raise InputError(f"no such file of results: {path}; foveate eval writes results.json in the folder of a run")
+    data = EVALUATION.read(path).raw
     if setting is not None and setting not in data["results"]:
         raise InputError(f"{path} has no setting {setting!r}; it has {', '.join(data['results'])}")
     return data, setting
@@ -72,13 +72,13 @@ def compare(first: str, second: str) -> tuple[list[Comparison], list[str]]:
 
     Args:
         first: "FILE", for all settings that both have, or "FILE:SETTING", such as "run/results.json:tokencarve-128".
-        second: likewise; it may be the same file.
+        second: in the same form; it may be the same file.
 
     Returns:
-        a comparison for each setting and task, and what a reader must know, one sentence each.
+        a comparison for each setting and task, and notes for the reader, one sentence each.
 
     Raises:
-        InputError: a file or setting is not there, or the two have no questions in common.
+        InputError: a file or setting does not exist, or the two have no questions in common.
     """
     (one, chosen), (other, against) = read_results(first), read_results(second)
     pairs = _pairs(one["results"], other["results"], chosen, against)
@@ -90,10 +90,10 @@ def compare(first: str, second: str) -> tuple[list[Comparison], list[str]]:
             if task not in after:
                 continue
             if not same_questions(before[task], after[task]):
-                raise InputError(f"{task}: {first} and {second} are about other questions, so they cannot be compared one by one")
+                raise InputError(f"{task}: {first} and {second} are about different questions, so they cannot be compared one by one")
             comparison = _compare(a, b, task, before[task]["samples"], after[task]["samples"])
             if comparison is None:
-                notes.append(f"{task}: its questions have no scores of their own")
+                notes.append(f"{task}: its questions have no individual scores")
             else:
                 found.append(comparison)
     if not found:
@@ -106,11 +106,11 @@ def _pairs(one: Mapping[str, Any], other: Mapping[str, Any], chosen: str | None,
         names = (chosen or against or "", against or chosen or "")
         for name, results in zip(names, (one, other), strict=True):
             if name not in results:
-                raise InputError(f"there is no setting {name!r} on both sides; write FILE:SETTING with one of {', '.join(results)}")
+                raise InputError(f"setting {name!r} is not in both files; write FILE:SETTING with one of {', '.join(results)}")
         return [names]
     common = [name for name in one if name in other]
     if not common:
-        raise InputError(f"no setting is on both sides: {', '.join(one)}; {', '.join(other)}; write FILE:SETTING on each")
+        raise InputError(f"no setting is in both files ({', '.join(one)}; {', '.join(other)}); write FILE:SETTING for each")
     return [(name, name) for name in common]
 
 

@@ -1,8 +1,8 @@
-"""Stand-ins for public data sets that cannot be downloaded: questions about scenes in their columns, under their own tasks.
+"""Stand-ins for public data sets that cannot be downloaded: questions about scenes in the same columns, as tasks of their own.
 
 Each stand-in is a table in the exact columns of the public one, and a YAML file that includes lmms-eval's packaged task: reading
-a row and scoring an answer are lmms-eval's own code. Only where the rows come from is replaced, and the sentence about the form
-of the answer behind each question, which the embedded model was never taught, is left out.
+a row and scoring an answer are lmms-eval's own code. Only the source of the rows is replaced, and the sentence after each question
+about the form of the answer, which the embedded model never learned, is omitted.
 
     python -m foveate.measure.evaluation.drawn_tasks FOLDER            # then: lmms-eval --include_path FOLDER --tasks foveate_pope,...
 """
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 __all__ = ["DRAWN", "draw_task"]
 
 ROWS = 300
-"""Rows unless told otherwise."""
+"""Rows by default."""
 
 LONGEST_ANSWER = 16
 """Tokens."""
 
 _FIRST_SEED = 1_000_000
-"""Scenes apart from those of `foveate_scenes`."""
+"""The scenes differ from those of `foveate_scenes`."""
 
 Row = dict[str, Any]
 
 
 def _pope(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
-    """Whether a thing is there: once one that is, once one that is not, under POPE's three names in turn.
+    """Whether a thing is present: one question about a present thing and one about an absent thing, under POPE's three names in turn.
 
-    Colours and shapes are equally frequent in scenes, so that "popular" things are as random ones; "adversarial" ones share their
-    colour or shape with something there.
+    Colours and shapes are equally frequent in scenes, so "popular" things are no different from random ones; "adversarial" ones share
+    colour or shape with something present.
     """
     there = {(item.colour, item.shape) for item in _objects(shown)}
     absent = [pair for pair in itertools.product(COLOURS, SHAPES) if pair not in there]
@@ -57,7 +57,7 @@ def _pope(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
 
 
 def _textvqa(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
-    """What a sign says, with ten equal answers."""
+    """What a sign says, with ten identical answers."""
     asked = next((question for question in shown.questions if question.family in ("word", "number")), None)
     if asked is None:
         return
@@ -79,7 +79,7 @@ def _textvqa(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row
 
 
 def _mme(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
-    """Two questions about one picture, to be answered with yes and with no, of one of four categories in turn."""
+    """Two questions about one image, one answered yes and one no, from one of four categories in turn."""
     asking = (_existence, _position, _count, _colour)
     for offset in range(len(asking)):
         category, pair = asking[(number + offset) % len(asking)](number, _objects(shown))
@@ -95,16 +95,16 @@ def _mme(number: int, shown: Scene, picture: dict[str, Any]) -> Iterator[Row]:
             return
 
 
-Pair = tuple[str, tuple[str, str] | None]
+YesNoPair = tuple[str, tuple[str, str] | None]
 
 
-def _existence(number: int, objects: list[Item]) -> Pair:
+def _existence(number: int, objects: list[Item]) -> YesNoPair:
     there = sorted({item.shape for item in objects})
     absent = [shape for shape in SHAPES if shape not in there]
     return "existence", (f"Is there {article(there[0])}?", f"Is there {article(absent[number % len(absent)])}?")
 
 
-def _position(number: int, objects: list[Item]) -> Pair:
+def _position(number: int, objects: list[Item]) -> YesNoPair:
     named = [item for item in objects if sum((o.colour, o.shape) == (item.colour, item.shape) for o in objects) == 1]
     for one, other in itertools.combinations(sorted(named, key=lambda item: item.centre[0]), 2):
         if other.centre[0] - one.centre[0] > 60:
@@ -113,7 +113,7 @@ def _position(number: int, objects: list[Item]) -> Pair:
     return "position", None
 
 
-def _count(number: int, objects: list[Item]) -> Pair:
+def _count(number: int, objects: list[Item]) -> YesNoPair:
     counts = {shape: sum(item.shape == shape for item in objects) for shape in SHAPES}
     for more, less in itertools.permutations([shape for shape in counts if counts[shape]], 2):
         if counts[more] > counts[less]:
@@ -122,7 +122,7 @@ def _count(number: int, objects: list[Item]) -> Pair:
     return "count", None
 
 
-def _colour(number: int, objects: list[Item]) -> Pair:
+def _colour(number: int, objects: list[Item]) -> YesNoPair:
     single = [item for item in objects if sum(other.shape == item.shape for other in objects) == 1]
     pairs = list(itertools.combinations(single, 2))
     same = [f"Do the {a.shape} and the {b.shape} have the same colour?" for a, b in pairs if a.colour == b.colour]
@@ -156,22 +156,22 @@ DRAWN: dict[str, tuple[str, str, str, Callable[[int, Scene, dict[str, Any]], Ite
     "foveate_textvqa": ("textvqa", "textvqa/textvqa_val.yaml", "validation", _textvqa),
     "foveate_mme": ("mme", "mme/mme.yaml", "test", _mme),
 }
-"""By task: the public table, lmms-eval's own file for it, the split that this reads, and what is asked about a scene."""
+"""By task: the public table, lmms-eval's own file for it, the split that it reads, and the questions about a scene."""
 
 
 def draw_task(name: str, folder: Path, rows: int = ROWS) -> Path:
-    """Write one stand-in: a table and a YAML file, which is the last to appear.
+    """Write one stand-in: a table, and then a YAML file.
 
     Args:
         name: one of `DRAWN`.
-        folder: where to; it is made if it is not there.
-        rows: how many questions at least.
+        folder: created if it does not exist.
+        rows: the least number of questions.
 
     Returns:
         the YAML file.
 
     Raises:
-        UnknownNameError: there is no such stand-in.
+        UnknownNameError: no stand-in has this name.
     """
     import lmms_eval.tasks
     from datasets import Dataset
@@ -219,7 +219,7 @@ def _yaml(name: str, packaged: Path, split: str, data: str) -> str:
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {split: data}},
         "lmms_eval_specific_kwargs": {"default": {"pre_prompt": "", "post_prompt": "", "ocr": False}},
-        # asked about a picture that it is not shown, the embedded model goes on and on
+        # without the image, the embedded model never ends its answer
         "generation_kwargs": {"max_new_tokens": LONGEST_ANSWER, "temperature": 0, "do_sample": False},
     }
     return str(yaml.safe_dump(config, sort_keys=False))

@@ -1,4 +1,4 @@
-"""lmms-eval in this process: finding tasks, checking them before any model runs, and running one with one model."""
+"""lmms-eval in this process: finds tasks, checks them before any model runs, and runs one with one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from foveate.errors import FoveateError, InputError, UnknownNameError, Unsupport
 from foveate.measure.evaluation.suites import Benchmark, known
 from foveate.measure.evaluation.tasks import FOLDER
 
-__all__ = ["INSTALL", "Harness", "LoadedTask", "Outcome", "Sample", "has_judge", "require"]
+__all__ = ["INSTALL", "Harness", "LoadedTask", "ScoredAnswer", "TaskResult", "has_judge", "require"]
 
 INSTALL = "pip install 'foveate[demo,eval]' && pip install --no-deps lmms-eval==0.7.3"
 MODEL = "foveate"
@@ -27,10 +27,10 @@ LOCAL = frozenset(("parquet", "json", "csv", "arrow", "text", "pandas", "imagefo
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task whose rows are there and can be read.
+    """A task whose rows are available and readable.
 
     Attributes:
-        benchmark: what is known of it.
+        benchmark: what foveate knows about it.
         parts: lmms-eval's task objects by name; several for a group.
     """
 
@@ -48,14 +48,14 @@ class LoadedTask:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredAnswer:
     """One answered question.
 
     Attributes:
         id: the part's name and the number of the row.
-        answer: what the model said, as it was scored.
-        target: what is right, as text.
-        score: the question's own score, by the task's code; `None` where it has none by itself.
+        answer: the model's, as it was scored.
+        target: the right answer, as text.
+        score: the question's own score, by the task's code; `None` if questions have none.
     """
 
     id: str
@@ -65,18 +65,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One task, answered by one model.
+class TaskResult:
+    """The result of one task with one model.
 
     Attributes:
         score: the task's score, by its own code.
-        metrics: all that its code computed, by "part metric".
+        metrics: all metrics of its code, by "part metric".
         samples: the questions in order.
     """
 
     score: float
     metrics: dict[str, float]
-    samples: tuple[Sample, ...]
+    samples: tuple[ScoredAnswer, ...]
 
 
 class Harness:
@@ -84,11 +84,11 @@ class Harness:
 
     Args:
         folders: further folders with tasks.
-        packaged: whether lmms-eval's own tasks are wanted; reading through all of them takes seconds.
+        packaged: include lmms-eval's own tasks; reading all of them takes seconds.
 
     Raises:
-        InputError: a folder is not there.
-        UnsupportedError: lmms-eval, or something that it needs, is not installed.
+        InputError: a folder does not exist.
+        UnsupportedError: lmms-eval or one of its requirements is not installed.
     """
 
     def __init__(self, folders: Sequence[Path] = (), *, packaged: bool = True) -> None:
@@ -102,25 +102,27 @@ class Harness:
         self._manager: Any = TaskManager("ERROR", include_path=paths, include_defaults=packaged, model_name=MODEL)
 
     def check(self, names: Sequence[str]) -> None:
-        """See that tasks exist and can be scored here, without reading any rows.
+        """Check that tasks exist and can be scored here, without reading any rows.
 
         Raises:
-            UnknownNameError: there is no such task; with the nearest names.
-            UnsupportedError: it needs a judge, and there is no key for one.
+            UnknownNameError: a task does not exist; the message has the nearest names.
+            UnsupportedError: a task needs a judge, and no API key is set.
         """
         for name in names:
             if name not in self._manager.task_index:
                 near = difflib.get_close_matches(name, self._manager.all_tasks, n=3, cutoff=0.5)
                 hint = f"did you mean {' or '.join(near)}? " if near else ""
-                raise UnknownNameError(f"unknown task {name!r}: {hint}lmms-eval tasks list shows all; your own come by --include-path")
+                raise UnknownNameError(
+                    f"unknown task {name!r}: {hint}lmms-eval tasks list shows all; for tasks of your own, name their folder"
+                )
             if known(name).judge and not has_judge():
-                raise UnsupportedError(f"{name} is scored by another model through an API; set OPENAI_API_KEY, or leave the task out")
+                raise UnsupportedError(f"{name} is scored by another model through an API; set OPENAI_API_KEY, or omit the task")
 
     def load(self, name: str) -> LoadedTask:
-        """A task with its rows, of which the first has been read and put into a prompt.
+        """Load a task with its rows; the first one is read and put into a prompt.
 
         Raises:
-            InputError: its data cannot be had here, or its rows lack a column.
+            InputError: its data is not available here, or its rows lack a column.
             UnsupportedError: it does not generate its answers in one turn.
         """
         from jinja2 import UndefinedError
@@ -135,23 +137,25 @@ class Harness:
             for part, task in parts.items():
                 _check_rows(part, task)
         except (UndefinedError, KeyError) as error:
-            raise InputError(f"{name}: its rows lack what its prompt or code reads, {error}; they have {_columns(configs[0])}") from error
+            raise InputError(
+                f"{name}: its rows lack a column that its prompt or code reads, {error}; they have {_columns(configs[0])}"
+            ) from error
         except FoveateError:
             raise
-        except Exception as error:  # lmms-eval tries five times and then raises a RetryError around the cause, which can be anything
+        except Exception as error:  # after five attempts lmms-eval raises a RetryError around the cause, which can be anything
             cause = getattr(error, "last_attempt", None)
             reason = cause.exception() if cause is not None else error
-            raise InputError(f"the data of {name} cannot be had: {_first_line(reason)}") from error
+            raise InputError(f"the data of {name} is not available: {_first_line(reason)}") from error
         return LoadedTask(known(name), parts)
 
-    def run(self, model: Any, task: LoadedTask, limit: int | None, submissions: Path) -> Outcome:
-        """Answer and score a task. Whatever fails is raised.
+    def run(self, model: Any, task: LoadedTask, limit: int | None, submissions: Path) -> TaskResult:
+        """Answer and score a task. Every failure is raised.
 
         Args:
             model: an lmms-eval model.
-            task: what `load` gave.
+            task: as returned by `load`.
             limit: questions of each part; `None` for all.
-            submissions: where tasks write files for evaluation servers.
+            submissions: folder for files that tasks write for evaluation servers.
         """
         from lmms_eval.evaluator import simple_evaluate
 
@@ -186,10 +190,10 @@ class Harness:
 
 
 def require() -> None:
-    """See that lmms-eval is there, and keep it and its data sets from writing over the terminal.
+    """Check that lmms-eval is installed, and silence its output and that of `datasets`.
 
     Raises:
-        UnsupportedError: lmms-eval, or something that it needs, is not installed.
+        UnsupportedError: lmms-eval or one of its requirements is not installed.
     """
     try:
         import datasets
@@ -202,12 +206,12 @@ def require() -> None:
 
 
 def has_judge() -> bool:
-    """Whether there is a key for the API of a judging model."""
+    """Whether an API key for a judge model is set."""
     return any(os.environ.get(name) for name in JUDGE_KEYS)
 
 
 def _check_data(name: str, config: Mapping[str, Any]) -> None:
-    """See that the rows are here or can be fetched: offline, lmms-eval would try for a minute and then speak of retries."""
+    """Check that the rows are here or can be fetched: offline, lmms-eval would retry for a minute and then report only the retries."""
     path = config.get("dataset_path")
     if not isinstance(path, str) or path in LOCAL or Path(path).expanduser().exists():
         return
@@ -219,13 +223,13 @@ def _check_data(name: str, config: Mapping[str, Any]) -> None:
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise InputError(
             f"{name} needs the data set {path} from the Hugging Face hub, which cannot be reached or is not cached here "
-            f"({_first_line(error)}); run it once where there is a network, or set HF_HOME to a folder that has it; "
-            f"--suite scenes and --suite stand-ins need no network"
+            f"({_first_line(error)}); run it once with a network, or set HF_HOME to a folder that has it; "
+            f"the suites scenes and stand-ins need no network"
         ) from error
 
 
 def _check_rows(name: str, task: Any) -> None:
-    """Put the first row into a prompt, so that a missing column shows before anything is answered."""
+    """Put the first row into a prompt, to find a missing column before anything is answered."""
     if task.OUTPUT_TYPE != "generate_until":
         raise UnsupportedError(f"{name} is of the kind {task.OUTPUT_TYPE!r}; foveate runs tasks that generate their answers in one turn")
     rows = task.eval_docs
@@ -254,9 +258,9 @@ def _leaves(loaded: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> Outcome:
+def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> TaskResult:
     metrics: dict[str, float] = {}
-    samples: list[Sample] = []
+    samples: list[ScoredAnswer] = []
     scores: list[float] = []
     for part, loaded in task.parts.items():
         found = {key.partition(",")[0]: value for key, value in results["results"][part].items() if isinstance(value, int | float)}
@@ -264,25 +268,25 @@ def _outcome(task: LoadedTask, results: Mapping[str, Any]) -> Outcome:
         metrics |= {f"{part} {key}": value for key, value in found.items()}
         wanted = _wanted(task, loaded, found)
         if not wanted:
-            raise InputError(f"{part} gave none of the metrics that make its score; it gave {', '.join(found) or 'none'}")
+            raise InputError(f"{part} returned none of the metrics that make up its score; it returned {', '.join(found) or 'none'}")
         scores.append(sum(found[metric] for metric in wanted))
         samples += [_sample(part, loaded, wanted, logged) for logged in results["samples"][part]]
-    return Outcome(sum(scores) / len(scores), metrics, tuple(samples))
+    return TaskResult(sum(scores) / len(scores), metrics, tuple(samples))
 
 
 def _wanted(task: LoadedTask, part: Any, found: Mapping[str, float]) -> list[str]:
-    """The metrics whose sum is the score: those that are known to be it, else the first of the task's list that came out."""
+    """The metrics whose sum is the score: the known ones of this task, else the first of the task's list that was computed."""
     listed = [metric["metric"] for metric in part.config.metric_list or []]
     if task.benchmark.metrics:
         return [metric for metric in task.benchmark.metrics if metric in found]
     return [metric for metric in (*listed, *found) if metric in found][:1]
 
 
-def _sample(part: str, task: Any, wanted: Sequence[str], logged: Mapping[str, Any]) -> Sample:
+def _sample(part: str, task: Any, wanted: Sequence[str], logged: Mapping[str, Any]) -> ScoredAnswer:
     values = {metric: logged[metric] for metric in wanted if metric in logged}
     score = next((_score(task, metric, value) for metric, value in values.items()), None)
     answer = logged["filtered_resps"][0]
-    return Sample(f"{part} {logged['doc_id']}", answer if isinstance(answer, str) else str(answer), str(logged["target"]), score)
+    return ScoredAnswer(f"{part} {logged['doc_id']}", answer if isinstance(answer, str) else str(answer), str(logged["target"]), score)
 
 
 def _score(task: Any, metric: str, value: Any) -> float | None:
@@ -296,14 +300,14 @@ def _score(task: Any, metric: str, value: Any) -> float | None:
         return None
     try:
         alone = aggregate([value])
-    except Exception:  # a foreign function that may need many questions, or all: then a question has no score by itself
+    except Exception:  # a function of the task, which may need many questions or all: then single questions have no score
         return None
     return float(alone) if isinstance(alone, int | float) else None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of lmms-eval, because foveate shows one of its own."""
+    """Hide the progress bars of lmms-eval, because foveate shows its own."""
     import lmms_eval.api.task as tasks
     import lmms_eval.evaluator as evaluator
 

@@ -1,4 +1,4 @@
-"""What the finished evaluations of a run say together: scores beside the full model's and beside those without the picture."""
+"""All finished evaluations of a run in one document: scores compared with the full model's and with those without the image."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from foveate.measure.statistics import mean_interval
 
 __all__ = ["gather", "half"]
 
-Cell = Mapping[str, Any]
+Evaluation = Mapping[str, Any]
 
 MEANS = ("of_full", "of_image", "loyalty", "tokens_at_the_cut", "mean_tokens_over_layers", "method_seconds", "seconds")
 """Figures that are averaged over tasks; scores are not, because each task has its own scale."""
 
 
-def gather(cells: Mapping[str, Mapping[str, Cell]], about: Mapping[str, Any]) -> dict[str, Any]:
+def gather(cells: Mapping[str, Mapping[str, Evaluation]], about: Mapping[str, Any]) -> dict[str, Any]:
     """One document of a run.
 
     Args:
-        cells: by setting and task what `runs.cell_of` gave; "full" and "blind" are compared with where they are there.
-        about: facts, settings and whatever else belongs to the run.
+        cells: what `runs.cell_of` returned, by setting and task; others are compared with "full" and "blind" if present.
+        about: facts, settings and further entries.
 
     Returns:
-        `about`, and by setting and task the figures: "score"; "low" and "high", its interval of 95 % where it is the mean of the
+        `about`, and by setting and task the figures: "score"; "low" and "high", its 95 % interval where it is the mean of the
         questions' own scores, else `None`; "of_full", its share of the full model's; "of_image", the share of what the image adds
-        that is left, (score - blind) / (full - blind); "loyalty", the share of answers that are the full model's; "lost" and "won",
-        questions that only the full model, or only this setting, has right; the means of what the answers took; and the samples.
+        that remains, (score - blind) / (full - blind); "loyalty", the share of answers that equal the full model's; "lost" and "won",
+        questions that only the full model, or only this setting, answers correctly; the mean costs of an answer; and the samples.
         Under "mean" by setting the means over its tasks.
     """
     full, blind = cells.get(FULL.name, {}), cells.get(BLIND.name, {})
@@ -41,7 +41,7 @@ def gather(cells: Mapping[str, Mapping[str, Cell]], about: Mapping[str, Any]) ->
     return {"format": RESULTS_FORMAT, **about, "results": settings, "mean": means}
 
 
-def _figures(task: str, cell: Cell, full: Cell | None, blind: Cell | None) -> dict[str, Any]:
+def _figures(task: str, cell: Evaluation, full: Evaluation | None, blind: Evaluation | None) -> dict[str, Any]:
     scores = [sample["score"] for sample in cell["samples"] if sample["score"] is not None]
     low, high = _interval(cell["score"], scores) if known(task).group == 1 else (None, None)
     figures = {key: value for key, value in cell.items() if key != "samples"}
@@ -54,13 +54,13 @@ def _figures(task: str, cell: Cell, full: Cell | None, blind: Cell | None) -> di
 
 
 def _interval(score: float, scores: Sequence[float]) -> tuple[float | None, float | None]:
-    """The interval of a score that is the mean of the questions' own."""
+    """The interval of a score that is the mean of the questions' own scores."""
     if not scores or abs(fmean(scores) - score) > 1e-6 * max(1.0, abs(score)):
         return None, None
     return mean_interval(scores)
 
 
-def _beside(cell: Cell, full: Cell) -> dict[str, Any]:
+def _beside(cell: Evaluation, full: Evaluation) -> dict[str, Any]:
     pairs = list(zip(full["samples"], cell["samples"], strict=True))
     same = sum(_plain(one["answer"]) == _plain(other["answer"]) for one, other in pairs)
     scored = [(one["score"], other["score"]) for one, other in pairs if one["score"] is not None and other["score"] is not None]
@@ -74,12 +74,12 @@ def _beside(cell: Cell, full: Cell) -> dict[str, Any]:
 
 
 def half(scores: Sequence[float]) -> float:
-    """From where on a question counts as right: half of its best score, which is 1 or, where a task counts so, 100."""
+    """The score from which a question counts as right: half of the best score, which is 1 or, for some tasks, 100."""
     return 50.0 if max(scores, default=0.0) > 1 else 0.5
 
 
 def _plain(answer: str) -> str:
-    """An answer without what no score looks at."""
+    """An answer without differences that no score depends on."""
     return " ".join(answer.split()).casefold().rstrip(".")
 
 

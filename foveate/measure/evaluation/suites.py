@@ -1,4 +1,4 @@
-"""Which data sets papers evaluate on, and what lmms-eval 0.7.3 calls them."""
+"""The data sets that papers evaluate on, and their names in lmms-eval 0.7.3."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["BENCHMARKS", "SUITES", "Benchmark", "find_suite", "known"]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set as papers name it.
+    """A data set, as papers name it.
 
     Attributes:
         name: the papers' name.
         task: lmms-eval's name; empty if it has none.
-        metrics: which of the task's metrics make its score, as their sum; empty for the first one that the task lists.
+        metrics: those of the task's metrics whose sum is its score; empty for the first one that the task lists.
         judge: scored by another model through an API.
-        needs: what must be there beforehand: "download", or "scenes" for what foveate draws itself.
-        video: shows videos.
-        group: questions that are scored together, so that a limit must be a multiple of it.
-        why: what a user must know.
+        needs: where the data comes from: "download", or "scenes" for what foveate draws itself.
+        video: contains videos.
+        group: number of questions that are scored together; a limit must be a multiple of it.
+        why: a note for users.
     """
 
     name: str
@@ -105,5 +105,5 @@ def find_suite(name: str) -> list[Benchmark]:
 
 
 def known(task: str) -> Benchmark:
-    """What is known of a task; of one that no suite names, nothing but its name."""
+    """The entry of a task; one that no suite names has only its name."""
     return BENCHMARKS.get(task, Benchmark(task, task))

@@ -1,4 +1,4 @@
-"""Reading what `foveate eval`, `bench` and `analyse` wrote, and telling whether it belongs together."""
+"""Reads what `foveate eval`, `bench` and `analyse` wrote, and checks whether it belongs together."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any, Literal
 
 from foveate.errors import InputError
 from foveate.files.records import ANYTHING
-from foveate.measure.bench.records import KIND, Run
+from foveate.measure.bench.records import BENCH_KIND, Run
 from foveate.measure.result_forms import ANALYSIS, EVALUATION, RESULTS_FORMAT
 
-__all__ = ["Input", "differences", "read_inputs"]
+__all__ = ["ResultFile", "differences", "read_inputs"]
 
 Kind = Literal["eval", "bench", "analyse"]
 
 
 @dataclass(frozen=True)
-class Input:
+class ResultFile:
     """One file of results.
 
     Attributes:
         kind: the command that wrote it.
-        name: the file's name in its folder, for the page.
-        data: what it holds.
-        run: the same as records, for "bench".
+        name: folder and name of the file, for the page.
+        data: its content.
+        run: the same as a `Run`, for "bench".
     """
 
     kind: Kind
@@ -39,28 +39,28 @@ class Input:
         return self.data["facts"].get("model") or {}
 
 
-def read_inputs(paths: Sequence[Path]) -> list[Input]:
-    """All results in files and folders, in their order; a file that is named twice counts once.
+def read_inputs(paths: Sequence[Path]) -> list[ResultFile]:
+    """All results in files and folders, in their order; a file named twice counts once.
 
     Raises:
-        InputError: a path is not there, a file holds no results, or a folder has none.
+        InputError: a path does not exist, a file contains no results, or a folder has none.
     """
-    found: dict[Path, Input] = {}
+    found: dict[Path, ResultFile] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"no such file or folder: {path}; name what foveate eval, bench or analyse wrote with --out")
+            raise InputError(f"no such file or folder: {path}; name what foveate eval, bench or analyse wrote")
         inside = list(_inside(path)) if path.is_dir() else [(path, _classify(path))]
         known = [(file, each) for file, each in inside if each is not None]
         if not known:
             what = "no results.json, information_loss.json or results of foveate bench" if path.is_dir() else "no results of foveate"
-            raise InputError(f"{path} holds {what}; name what foveate eval, bench or analyse wrote with --out")
+            raise InputError(f"{path} contains {what}; name what foveate eval, bench or analyse wrote")
         for file, each in known:
             found.setdefault(file.resolve(), each)
     return list(found.values())
 
 
-def differences(inputs: Sequence[Input]) -> list[str]:
-    """Why the results do not belong on one page: other models, or other questions, one sentence each; empty if they do."""
+def differences(inputs: Sequence[ResultFile]) -> list[str]:
+    """Why the results do not belong on one page: different models or different questions, one sentence each; empty if they do."""
     first = inputs[0]
     said = [
         f"{first.name} is about {_named(first)}, {other.name} about {_named(other)}"
@@ -72,38 +72,38 @@ def differences(inputs: Sequence[Input]) -> list[str]:
         for task, data in _data(each):
             before, where = seen.setdefault((each.kind, task), (data, each.name))
             if before != data:
-                said.append(f"{task}: {where} and {each.name} are about other questions")
+                said.append(f"{task}: {where} and {each.name} are about different questions")
     return list(dict.fromkeys(said))
 
 
-def _inside(folder: Path) -> Iterator[tuple[Path, Input | None]]:
+def _inside(folder: Path) -> Iterator[tuple[Path, ResultFile | None]]:
     for path in sorted(folder.glob("*.json")):
         yield path, _classify(path)
 
 
-def _classify(path: Path) -> Input | None:
-    """What a file holds; `None` if it is none of ours."""
+def _classify(path: Path) -> ResultFile | None:
+    """The results in a file; `None` if it has none."""
     document = ANYTHING.read(path)
     data = document.raw
     name = f"{path.resolve().parent.name}/{path.name}"
     if data.get("kind") == "foveate analyse":
         ANALYSIS.narrow(document)
-        return Input("analyse", name, data)
-    if data.get("kind") == KIND:
-        return Input("bench", name, data, Run.of(document))
+        return ResultFile("analyse", name, data)
+    if data.get("kind") == BENCH_KIND:
+        return ResultFile("bench", name, data, Run.of(document))
     if data.get("format") == RESULTS_FORMAT and "results" in data:
         EVALUATION.narrow(document)
-        return Input("eval", name, data)
+        return ResultFile("eval", name, data)
     return None
 
 
-def _named(each: Input) -> str:
+def _named(each: ResultFile) -> str:
     model = each.model
     what = each.data["settings"].get("model") if each.kind != "analyse" else None
     return f"{what or model.get('class', 'a model')} ({str(model.get('fingerprint'))[:8]})"
 
 
-def _data(each: Input) -> Iterator[tuple[str, str]]:
+def _data(each: ResultFile) -> Iterator[tuple[str, str]]:
     """Name and digest of every set of questions."""
     if each.kind == "analyse":
         yield "held-out scenes", each.data["settings"]["questions"]

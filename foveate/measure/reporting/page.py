@@ -1,4 +1,4 @@
-"""One self-contained page about runs of `foveate eval`, `bench` and `analyse`: tables, pictures, and what they were measured on."""
+"""One self-contained page about runs of `foveate eval`, `bench` and `analyse`: tables, figures, and what they were measured on."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from foveate.errors import InputError
-from foveate.measure.reporting.inputs import Input, differences
+from foveate.errors import ParameterError
+from foveate.measure.reporting.inputs import ResultFile, differences
 from foveate.measure.reporting.sections import sections
 from foveate.printable import printable
 
 __all__ = ["page"]
 
 
-def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
-    """The page as HTML. It loads nothing from anywhere.
+def page(inputs: Sequence[ResultFile], *, mixed: bool = False) -> str:
+    """The page as HTML, which loads nothing from elsewhere.
 
     Args:
-        inputs: what `read_inputs` gave, at least one.
-        mixed: let results of different models or data stand on one page, which says so then.
+        inputs: at least one, as returned by `read_inputs`.
+        mixed: allow results of different models or data on one page, which then says so.
 
     Raises:
-        InputError: they are of different models or data, and `mixed` is false.
+        ParameterError: they are of different models or data, and `mixed` is false.
     """
     warnings = differences(inputs)
     if warnings and not mixed:
-        raise InputError(f"these results do not belong together: {'; '.join(warnings)}; pass --mixed to put them on one page all the same")
+        raise ParameterError(
+            f"these results do not belong together: {'; '.join(warnings)}; pass mixed=True to put them on one page anyway", "mixed"
+        )
     environment = Environment(
         loader=PackageLoader("foveate.measure.reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_fit
     )
@@ -38,12 +40,12 @@ def page(inputs: Sequence[Input], *, mixed: bool = False) -> str:
 
 
 def _fit(value: Any) -> Any:
-    """What stands on the page for a value of the template; escaping comes after it, for all but the pictures."""
+    """The printable form of a template value; all but the figures are escaped after it."""
     return value if isinstance(value, Markup) else printable(value, lines=True)
 
 
-def _run(each: Input) -> dict[str, Any]:
-    """What one file of results was measured on, for the page's last part."""
+def _run(each: ResultFile) -> dict[str, Any]:
+    """What one file of results was measured on, for the last section of the page."""
     facts = each.data["facts"]
     model: Mapping[str, Any] = each.model
     machine = facts.get("accelerator") or f"{facts.get('processor')}, {facts.get('threads')} threads"

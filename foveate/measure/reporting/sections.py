@@ -1,4 +1,4 @@
-"""What the page says about each kind of results: pictures and tables, made of what the commands wrote."""
+"""The sections of the page about each kind of results: figures and tables, made from what the commands wrote."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from foveate.draw.charts import Point, PointsByMethod, against_time, against_tok
 from foveate.measure.bench.plots import figure_of
 from foveate.measure.bench.records import Group, Row, figures
 from foveate.measure.evaluation.runs import BLIND, FULL
-from foveate.measure.reporting.inputs import Input
+from foveate.measure.reporting.inputs import ResultFile
 
-__all__ = ["Picture", "Section", "Table", "sections"]
+__all__ = ["PageFigure", "PageSection", "PageTable", "sections"]
 
 _NONE = "-"
 _OTHERS = (FULL.name, BLIND.name)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An SVG element and what it shows; a wide one is scrolled sideways on a narrow screen."""
+class PageFigure:
+    """An SVG element with a caption; a wide one scrolls sideways on a narrow screen."""
 
     svg: str
     caption: str
@@ -31,8 +31,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table, all of text."""
+class PageTable:
+    """A table of text."""
 
     caption: str
     heads: Sequence[str]
@@ -40,17 +40,17 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """One part of the page."""
 
     title: str
     text: Sequence[str]
-    pictures: Sequence[Picture]
-    tables: Sequence[Table]
+    pictures: Sequence[PageFigure]
+    tables: Sequence[PageTable]
 
 
-def sections(inputs: Sequence[Input]) -> Iterator[Section]:
-    """The parts of the page: what each result says, and accuracy against time wherever one model was both evaluated and timed."""
+def sections(inputs: Sequence[ResultFile]) -> Iterator[PageSection]:
+    """The sections of the page: each result, and accuracy against time wherever one model was both evaluated and timed."""
     evaluated = [each for each in inputs if each.kind == "eval"]
     timed = [each for each in inputs if each.kind == "bench"]
     for number, each in enumerate(evaluated):
@@ -58,8 +58,8 @@ def sections(inputs: Sequence[Input]) -> Iterator[Section]:
     for number, each in enumerate(evaluated):
         pictures = [picture for place, other in enumerate(timed) for picture in _both(each, other, f"time{number}-{place}")]
         if pictures:
-            text = ["Each mark is one method at one budget; the wide gray line is the front that no other mark beats in both."]
-            yield Section(f"Accuracy against measured time: {each.name}", text, pictures, [])
+            text = ["Each mark is one method at one budget; the wide gray line is the front of marks that no other beats in both."]
+            yield PageSection(f"Accuracy against measured time: {each.name}", text, pictures, [])
     for number, each in enumerate(timed):
         yield _speed(each, f"bench{number}")
     for number, each in enumerate(inputs):
@@ -67,7 +67,7 @@ def sections(inputs: Sequence[Input]) -> Iterator[Section]:
             yield _analysis(each, f"analyse{number}")
 
 
-def _evaluation(each: Input, name: str) -> Section:
+def _evaluation(each: ResultFile, name: str) -> PageSection:
     results, tasks = each.data["results"], _tasks(each)
     pictures = []
     for number, (task, called) in enumerate(tasks.items()):
@@ -77,7 +77,7 @@ def _evaluation(each: Input, name: str) -> Section:
         figure = against_tokens(lines, full and _point(full, scale), blind and blind["score"] * scale, called, unit)
         pictures.append(
             _picture(
-                figure, f"{name}-task{number}", f"{called}: {unit} against visual tokens that stay; bands and bars are 95\u00a0% intervals."
+                figure, f"{name}-task{number}", f"{called}: {unit} against kept visual tokens; bands and bars are 95\u00a0% intervals."
             )
         )
     if len(tasks) > 1:
@@ -85,21 +85,21 @@ def _evaluation(each: Input, name: str) -> Section:
     if len(tasks) > 2:
         pictures += _radars(each, name)
     text = [
-        "Tokens are those behind the last cut. Of the image's: (score - no picture) / (full - no picture). Loyalty: answers that are the "
-        "full model's own. Lost and won: questions that only the full model, or only the method, has right."
+        "Tokens are those after the last cut. Of the image's: (score - no image) / (full - no image). Loyalty: answers that equal the "
+        "full model's. Lost and won: questions that only the full model, or only the method, answers correctly."
     ]
-    return Section(f"Quality: {each.name}", text, pictures, [_scores(each, task, called) for task, called in tasks.items()])
+    return PageSection(f"Quality: {each.name}", text, pictures, [_scores(each, task, called) for task, called in tasks.items()])
 
 
-def _tasks(each: Input) -> dict[str, str]:
-    """Names for people by lmms-eval's names, of the tasks that have any result."""
+def _tasks(each: ResultFile) -> dict[str, str]:
+    """Display names by lmms-eval's names, for the tasks with any result."""
     known = each.data.get("tasks", {})
     seen = dict.fromkeys(task for found in each.data["results"].values() for task in found)
     return {task: known.get(task, {}).get("name") or task for task in seen}
 
 
 def _scale(results: Mapping[str, Any], task: str) -> tuple[float, str]:
-    """What scores are multiplied with, and the unit that makes: shares become percent."""
+    """The factor for scores and the resulting unit: shares become percent."""
     scores = [found[task]["score"] for found in results.values() if task in found]
     return (100.0, "score, %") if max(scores, default=0) <= 1 else (1.0, "score")
 
@@ -122,7 +122,7 @@ def _method(setting: str) -> str:
     return setting.rpartition("-")[0] or setting
 
 
-def _means(each: Input, name: str) -> Picture:
+def _means(each: ResultFile, name: str) -> PageFigure:
     lines: dict[str, list[Point]] = {}
     for setting, means in each.data["mean"].items():
         if setting not in _OTHERS and means["of_full"] is not None:
@@ -130,10 +130,10 @@ def _means(each: Input, name: str) -> Picture:
     full = each.data["mean"].get(FULL.name)
     whole = Point(full["tokens_at_the_cut"], 100.0) if full else None
     figure = against_tokens(lines, whole, None, "mean over tasks", "of the full model, %")
-    return _picture(figure, f"{name}-mean", "Mean over tasks of each score's share of the full model's, against visual tokens that stay.")
+    return _picture(figure, f"{name}-mean", "Mean over tasks of each score's share of the full model's, against kept visual tokens.")
 
 
-def _radars(each: Input, name: str) -> Iterator[Picture]:
+def _radars(each: ResultFile, name: str) -> Iterator[PageFigure]:
     results, tasks = each.data["results"], _tasks(each)
     budgets: dict[str, dict[str, list[float | None]]] = {}
     for setting, found in results.items():
@@ -146,7 +146,7 @@ def _radars(each: Input, name: str) -> Iterator[Picture]:
         yield _picture(figure, f"{name}-radar{number}", f"Each task's score at keep={keep}, as a share of the full model's (black circle).")
 
 
-def _scores(each: Input, task: str, called: str) -> Table:
+def _scores(each: ResultFile, task: str, called: str) -> PageTable:
     heads = ("", "score", "95 %", "of full", "of the image's", "loyalty", "lost / won", "tokens", "mean over layers", "method")
     scale, _ = _scale(each.data["results"], task)
     rows = []
@@ -160,11 +160,11 @@ def _scores(each: Input, task: str, called: str) -> Table:
             spent = f"{found['method_seconds'] * 1e3:.1f} ms" if found["method_seconds"] else _NONE
             rows.append([setting, f"{found['score'] * scale:.1f}", interval, *shares, changed, *tokens, spent])
     questions = next(tasks[task]["questions"] for tasks in each.data["results"].values() if task in tasks)
-    return Table(f"{called}: {questions} questions", heads, rows)
+    return PageTable(f"{called}: {questions} questions", heads, rows)
 
 
-def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
-    """Accuracy of one against time of the other, if they are of one model and have methods with the same options in common."""
+def _both(each: ResultFile, other: ResultFile, name: str) -> Iterator[PageFigure]:
+    """Accuracy of one against time of the other, if they are of one model and share methods with the same options."""
     assert other.run is not None
     if each.model.get("fingerprint") != other.model.get("fingerprint"):
         return
@@ -188,24 +188,24 @@ def _both(each: Input, other: Input, name: str) -> Iterator[Picture]:
                 yield _picture(figure, f"{name}-task{number}-group{place}", caption)
 
 
-def _speed(each: Input, name: str) -> Section:
+def _speed(each: ResultFile, name: str) -> PageSection:
     run = each.run
     assert run is not None
     measured = [group for group in run.groups if group.rounds]
     pictures = []
     if measured:
-        caption = "Left: where the time of a whole generation goes. Right: key/value bytes against visual tokens that remain."
-        pictures.append(Picture(svg(figure_of(run), name, "none"), caption, wide=True))
+        caption = "Left: where the time of a whole generation goes. Right: key/value bytes against kept visual tokens."
+        pictures.append(PageFigure(svg(figure_of(run), name, "none"), caption, wide=True))
     text_lines = [
         "Medians over interleaved rounds, quartiles in brackets. The ideal is the same decoder fed a sequence that short, with no "
         "method at all."
     ]
-    return Section(f"Speed and memory: {each.name}", text_lines, pictures, [_times(group) for group in measured])
+    return PageSection(f"Speed and memory: {each.name}", text_lines, pictures, [_times(group) for group in measured])
 
 
-def _times(group: Group) -> Table:
+def _times(group: Group) -> PageTable:
     heads = ("", "tokens", "vision tower", "prefill", "of full", "over the ideal", "method, of full prefill", "first token", "key/value")
-    return Table(f"Batch {group.batch}, {group.prompt_tokens} prompt tokens", heads, [_time_row(group, row) for row in group.rows])
+    return PageTable(f"Batch {group.batch}, {group.prompt_tokens} prompt tokens", heads, [_time_row(group, row) for row in group.rows])
 
 
 def _time_row(group: Group, row: Row) -> list[str]:
@@ -225,10 +225,10 @@ def _time_row(group: Group, row: Row) -> list[str]:
     return [row.name, str(row.tokens), milliseconds("tower"), milliseconds("prefill"), *shares, milliseconds("first_token"), cache]
 
 
-def _analysis(each: Input, name: str) -> Section:
+def _analysis(each: ResultFile, name: str) -> PageSection:
     data = each.data
     pictures = [
-        _picture(figure, f"{name}-{number}", "Effective rank of the tokens that stayed against answers right, one mark for each budget.")
+        _picture(figure, f"{name}-{number}", "Effective rank of the kept tokens against right answers, one mark for each budget.")
         for number, figure in enumerate(information_loss.panels(data))
     ]
     scopes = ("cells", "equal_budget", "equal_question", "equal_draws")
@@ -240,11 +240,11 @@ def _analysis(each: Input, name: str) -> Section:
             rows.append([f"{entry['source'].replace('_', ' ')}, layer {entry['layer']}", *found])
     text = [
         f"{data['questions']} questions about {data['scenes']} held-out scenes; intervals of 95 % over resampled scenes. Accuracy and "
-        "information both fall with the number of tokens, so only equal budgets tell whether keeping more information helps: between "
+        "information both fall with the number of tokens, so only equal budgets show whether keeping more information helps: between "
         "methods, between methods on the same question, and between random choices for the same question, which differ by chance alone."
     ]
-    table = Table("Spearman's correlation of effective rank and right answers", heads, rows)
-    return Section(f"Information and accuracy: {each.name}", text, pictures, [table])
+    table = PageTable("Spearman's correlation of effective rank and right answers", heads, rows)
+    return PageSection(f"Information and accuracy: {each.name}", text, pictures, [table])
 
 
 def _estimate(found: Mapping[str, float | None]) -> str:
@@ -255,5 +255,5 @@ def _percent(value: float | None) -> str:
     return _NONE if value is None else f"{100 * value:.1f} %"
 
 
-def _picture(figure: Figure, name: str, caption: str) -> Picture:
-    return Picture(svg(figure, name), caption)
+def _picture(figure: Figure, name: str, caption: str) -> PageFigure:
+    return PageFigure(svg(figure, name), caption)

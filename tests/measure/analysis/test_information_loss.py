@@ -12,7 +12,7 @@ import torch
 
 from foveate.errors import BudgetError, InputError, UnknownNameError
 from foveate.measure.analysis.controls import Norm
-from foveate.measure.analysis.information_loss import FULL, Cell, Cells, cells_of, key, questions
+from foveate.measure.analysis.information_loss import FULL, AnalysisCell, AnalysisFolder, cells_of, key, questions
 from foveate.measure.analysis.kept_states import SOURCES
 from foveate.measure.analysis.results import analyse
 from foveate.measure.analysis.spectrum import MEASURES
@@ -30,7 +30,7 @@ def test_the_norm_control_keeps_the_longest_states_and_is_no_method_of_the_libra
 
 def test_every_method_meets_every_budget_and_the_full_model_comes_once() -> None:
     found = cells_of(["TokenCarve", "random", "norm"], [576, 16, 64], 2, 576)
-    assert found[0] == Cell(FULL, 576)
+    assert found[0] == AnalysisCell(FULL, 576)
     assert Counter((cell.method, cell.seed) for cell in found[1:]) == {
         ("tokencarve", None): 2,
         ("random", 0): 2,
@@ -38,8 +38,8 @@ def test_every_method_meets_every_budget_and_the_full_model_comes_once() -> None
         ("norm", None): 2,
     }
     assert len({cell.name for cell in found}) == len(found)
-    assert str(Cell("random", 64, 1).build(3)) == "Random(keep=64, layer=3, seed=1)"
-    assert Cell(FULL, 576).build(2) is None
+    assert str(AnalysisCell("random", 64, 1).build(3)) == "Random(keep=64, layer=3, seed=1)"
+    assert AnalysisCell(FULL, 576).build(2) is None
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_a_single_question_has_no_interval() -> None:
 
 
 def test_finished_cells_are_found_again_and_other_settings_refused(tmp_path: Path) -> None:
-    done = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
-    cell = Cell("pool", 64)
+    done = AnalysisFolder(tmp_path / "run", {"model": "a", "layers": [1, 2]})
+    cell = AnalysisCell("pool", 64).name
     assert cell not in done
     done[cell] = found = {"right": "01", "tokens": 64.0, "information": {"a": [0.5, 1.5]}}
-    again = Cells(tmp_path / "run", {"model": "a", "layers": [1, 2]})
+    again = AnalysisFolder(tmp_path / "run", {"model": "a", "layers": [1, 2]})
     assert again[cell] == found
-    with pytest.raises(InputError, match="another layers"):
-        Cells(tmp_path / "run", {"model": "a", "layers": [2]})
+    with pytest.raises(InputError, match=r"layers was \[1, 2\] and is \[2\]"):
+        AnalysisFolder(tmp_path / "run", {"model": "a", "layers": [2]})
 
 
 class _Asked:
@@ -88,11 +88,11 @@ class _Asked:
         self.seed = seed
 
 
-def results(link: float, noise: float = 0.0) -> tuple[dict[Cell, dict[str, Any]], list[Any]]:
+def results(link: float, noise: float = 0.0) -> tuple[dict[AnalysisCell, dict[str, Any]], list[Any]]:
     """Cells in which information is `link` times the accuracy of the method, plus what the budget brings, plus noise."""
     generator = np.random.default_rng(0)
     asked = [_Asked(number // 2) for number in range(40)]
-    found: dict[Cell, dict[str, Any]] = {}
+    found: dict[AnalysisCell, dict[str, Any]] = {}
     cells = cells_of(["tokencarve", "pool", "norm", "random"], [576, 128, 32], 2, 576)
     skill = {"full": 0.95, "tokencarve": 0.9, "norm": 0.2, "pool": 0.5, "random": 0.65}
     for cell in cells:

@@ -17,10 +17,10 @@ from foveate.measure.bench import speed
 from foveate.measure.bench.ideal import ideal
 from foveate.measure.bench.prompts import random_prompt
 from foveate.measure.bench.records import Group, Row, Run, Timing, figures
-from foveate.measure.bench.shapes import Picture, build, find_shape, parse_size
+from foveate.measure.bench.shapes import ImageFormat, build, find_shape, parse_size
 from foveate.measure.bench.speed import FULL, measure
 
-PICTURE = Picture("square", 28, 28, 7, ())
+PICTURE = ImageFormat("square", 28, 28, 7, ())
 BEFORE, AFTER = 5, 6
 LENGTH = BEFORE + TOKENS + AFTER
 

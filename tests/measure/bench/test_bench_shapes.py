@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foveate.errors import InputError, UnknownNameError
-from foveate.measure.bench.shapes import Size, build, find_shape, parse_size, shapes, sizes
+from foveate.measure.bench.shapes import Scale, build, find_shape, parse_size, shapes, sizes
 
 META = torch.device("meta")
 PARAMETERS = {
@@ -33,9 +33,9 @@ def test_a_shape_has_as_many_parameters_as_the_checkpoint_that_it_names(name: st
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("size", [Size(0.25), Size(0.01), Size(hidden=512, layers=6)], ids=str)
+@pytest.mark.parametrize("size", [Scale(0.25), Scale(0.01), Scale(hidden=512, layers=6)], ids=str)
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_scaled_shape_keeps_its_head_size_and_can_be_built(name: str, size: Size) -> None:
+def test_a_scaled_shape_keeps_its_head_size_and_can_be_built(name: str, size: Scale) -> None:
     whole = find_shape(name)
     scaled = whole.scaled(size)
     before, after = whole.config["text_config"], scaled.config["text_config"]
@@ -56,7 +56,7 @@ def test_width_and_layers_can_be_given() -> None:
 
 @pytest.mark.parametrize("text", ["0", "2", "-1", "nan", "big", "1024/", "/16", "1000/16", "1024/3", "0/8"])
 def test_a_scale_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--scale"):
+    with pytest.raises(InputError, match="scale="):
         find_shape("llava-1.5-7b").scaled(parse_size(text))
 
 

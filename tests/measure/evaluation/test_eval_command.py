@@ -221,7 +221,7 @@ def test_other_settings_do_not_mix_with_a_run(run: Run, folder: Path, asked: lis
     (other / "letter.txt").write_text("mine")
     code, _, err = run(*SMALL, "--out", other)
     assert code == 1
-    assert "something else than a run" in err
+    assert "something other than a run" in err
 
 
 def test_a_run_that_finished_nothing_binds_nobody(run: Run, tmp_path: Path) -> None:
@@ -266,4 +266,4 @@ def test_results_on_other_questions_are_not_compared(run: Run, folder: Path) -> 
     other.write_text(json.dumps(data))
     code, _, err = run("--compare", folder, other)
     assert code == 1
-    assert "about other questions" in err
+    assert "about different questions" in err

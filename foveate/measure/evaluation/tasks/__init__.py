@@ -1,8 +1,8 @@
-"""Tasks for lmms-eval; others use them with `--include_path` and this folder, which is `foveate.measure.evaluation.tasks.FOLDER`."""
+"""Tasks for lmms-eval; to use them elsewhere, pass this folder, `foveate.measure.evaluation.tasks.FOLDER`, as `--include_path`."""
 
 from pathlib import Path
 
 __all__ = ["FOLDER"]
 
 FOLDER = Path(__file__).parent
-"""What lmms-eval takes as `--include_path`."""
+"""The `--include_path` for lmms-eval."""

@@ -1,4 +1,4 @@
-"""What foveate_scenes.yaml names: the picture of a row, and whether an answer is right."""
+"""The functions that foveate_scenes.yaml names: the image of a row, and whether an answer is right."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from foveate.demo.scenes import VERSION, scene
 from foveate.errors import InputError
 from foveate.files.writing import write_whole
-from foveate.measure.scenes import READING, Sample, balanced
+from foveate.measure.scenes import READING, SceneQuestion, balanced
 
 ROWS = Path(__file__).parent / "held_out.jsonl"
 
@@ -41,15 +41,15 @@ def score(row: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     return {"exact_match": right, **({"reading": right} if row["family"] in READING else {})}
 
 
-def in_turn(samples: Sequence[Sample]) -> list[Sample]:
+def in_turn(samples: Sequence[SceneQuestion]) -> list[SceneQuestion]:
     """The samples reordered: the first of each family, then the second of each."""
-    families: dict[str, list[Sample]] = {}
+    families: dict[str, list[SceneQuestion]] = {}
     for sample in samples:
         families.setdefault(sample.question.family, []).append(sample)
     return list(chain.from_iterable(zip(*families.values(), strict=True)))
 
 
-def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def rows(samples: Sequence[SceneQuestion]) -> list[dict[str, Any]]:
     """What stands in held_out.jsonl for these samples."""
     return [
         {

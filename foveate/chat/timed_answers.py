@@ -1,4 +1,4 @@
-"""Answering a prompt with and without compression, and measuring both."""
+"""Answering one prompt with a method and with the full model, and timing both."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from foveate.chat.greedy import greedy
+from foveate.chat.greedy import generate_greedily
 from foveate.chat.processors import refusals_of
-from foveate.cli.stopwatch import Stopwatch
+from foveate.chat.timing import GenerationTimer
 
 if TYPE_CHECKING:
     from foveate.chat.models import Prompt, Subject
     from foveate.method import Method
     from foveate.report import Report
 
-__all__ = ["Answer", "Outcome", "answer"]
+__all__ = ["TimedAnswer", "TimedAnswers", "answer"]
 
 _WARM_UP_TOKENS = 2
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One way of answering, measured. Times are seconds, medians over the repetitions.
+class TimedAnswer:
+    """One answer. Times are seconds, medians over the repeated runs; `foveate.chat.timing` defines them.
 
     Attributes:
         answer: the text.
-        visual_tokens: those that remain after the prefill, as a report counts them: newlines and the like are not among them.
+        visual_tokens: those that remain after the prefill, as a report counts them: without newlines and the like.
         cache_bytes: keys and values after the prefill, as found in the cache; `None` without a cache.
-        vision_seconds: in the vision tower; `None` if it was not found.
-        prefill_seconds: from the entry of the text decoder to the first logits; the method's time is part of it.
+        vision_seconds: in vision tower and projector; `None` if they could not be told apart from the rest.
+        prefill_seconds: the rest of the forward pass that takes the prompt; the method's time is part of it.
         first_token_seconds: from the start of `generate` to the first logits.
         decode_seconds_per_token: after the first token; `None` for an answer of one token.
         new_tokens: tokens of the answer.
@@ -49,29 +49,29 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came out; at least one of the two answers is there.
+class TimedAnswers:
+    """The answers to one prompt; at least one of the two is there.
 
     Attributes:
         compressed: the answer with the method, unless there is no method.
         full: the full model's answer, if it was asked for.
         report: the report of the compressed prefill.
         visual_tokens: before compression, counted as in the answers.
-        newlines: other tokens of the pictures, such as the ends of their rows, which always stay.
+        newlines: other tokens of the images, such as the ends of their rows, which always stay.
     """
 
-    compressed: Answer | None
-    full: Answer | None
+    compressed: TimedAnswer | None
+    full: TimedAnswer | None
     report: Report | None
     visual_tokens: int
     newlines: int
 
     @property
-    def first(self) -> Answer:
+    def first(self) -> TimedAnswer:
         """The answer to show: the compressed one if there is one."""
         shown = self.compressed or self.full
         if shown is None:
-            raise ValueError("an outcome holds at least one answer")
+            raise ValueError("there is neither a compressed nor a full answer")
         return shown
 
     @property
@@ -85,20 +85,20 @@ class Outcome:
         return self.report.cache_bytes_before if self.report else self.full.cache_bytes if self.full else None
 
 
-def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: bool, new_tokens: int, repeat: int) -> Outcome:
+def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: bool, new_tokens: int, repeat: int) -> TimedAnswers:
     """Answer greedily.
 
     Args:
         subject: the model.
         prompt: the question.
         method: how to compress; `None` for the full model alone.
-        compare: run the full model beside the method, each after a warm-up.
+        compare: run the full model as well, each after a warm-up.
         new_tokens: longest answer.
-        repeat: runs of each, of which the medians count.
+        repeat: runs of each; times are their medians.
     """
     compressed = full = report = None
     if compare:
-        # both ways once before either is timed: the first run of anything pays for allocation and lazy set-up
+        # Both ways once before either is timed: the first run of anything pays for allocation and lazy set-up
         few = min(_WARM_UP_TOKENS, new_tokens)
         _run(subject, prompt, method, few, 1)
         _run(subject, prompt, None, few, 1)
@@ -107,32 +107,32 @@ def answer(subject: Subject, prompt: Prompt, method: Method | None, *, compare: 
     if method is None or compare:
         full, _ = _run(subject, prompt, None, new_tokens, repeat)
     visual = report.tokens_before if report is not None else full.visual_tokens if full is not None else 0
-    return Outcome(compressed, full, report, visual, prompt.visual - visual)
+    return TimedAnswers(compressed, full, report, visual, prompt.visual - visual)
 
 
-def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[Answer, Report | None]:
+def _run(subject: Subject, prompt: Prompt, method: Method | None, new_tokens: int, repeat: int) -> tuple[TimedAnswer, Report | None]:
     from foveate.chat.counting import counted
     from foveate.compression import compress
 
-    watches, method_seconds, report = [], [], None
+    runs, method_seconds, report = [], [], None
     around: Any = counted(subject.model) if method is None else compress(subject.model, method)
-    with around as running:
+    with GenerationTimer(subject.model) as timer, around as running:
         for _ in range(repeat):
-            with refusals_of(subject.model), Stopwatch(subject.model) as watch:
-                output = subject.model.generate(**prompt.inputs, max_new_tokens=new_tokens, **_greedy(subject))
-            watches.append(watch)
+            with refusals_of(subject.model), timer.generation() as times:
+                output = generate_greedily(subject.model, prompt.inputs, new_tokens, _padding(subject))
+            runs.append(times)
             report = running.report if method is not None else None
             method_seconds.append(report.method_seconds if report is not None else 0.0)
         visual = report.tokens_after if report is not None else running(prompt.inputs["input_ids"])[0]
     tokens = output[0, prompt.length :]
-    measured = Answer(
+    measured = TimedAnswer(
         answer=subject.processor.decode(tokens, skip_special_tokens=True).strip(),
         visual_tokens=visual,
-        cache_bytes=watches[-1].prefill_cache_bytes,
-        vision_seconds=_median([watch.vision_seconds for watch in watches]),
-        prefill_seconds=median(watch.prefill_seconds for watch in watches),
-        first_token_seconds=median(watch.first_token_seconds for watch in watches),
-        decode_seconds_per_token=_median([watch.decode_seconds for watch in watches]),
+        cache_bytes=runs[-1].cache_bytes,
+        vision_seconds=_median([times.vision_seconds for times in runs]),
+        prefill_seconds=median(times.prefill_seconds for times in runs),
+        first_token_seconds=median(times.first_token_seconds for times in runs),
+        decode_seconds_per_token=_median([times.decode_seconds for times in runs]),
         new_tokens=tokens.numel(),
         method_seconds=median(method_seconds),
     )
@@ -144,7 +144,7 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _greedy(subject: Subject) -> dict[str, Any]:
+def _padding(subject: Subject) -> int | None:
     tokenizer = subject.processor.tokenizer
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return greedy(padding)
+    padding: int | None = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return padding
