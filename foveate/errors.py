@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "CompressorError",
     "ConsistencyError",
+    "ExtensionWarning",
     "FoveateError",
     "HandleError",
     "InputError",
@@ -105,6 +106,10 @@ class UnknownNameError(FoveateError, LookupError):
 
 class UsageError(FoveateError, TypeError):
     """An argument of the wrong kind: a class for an instance, a name for a method, a pipeline for a model."""
+
+
+class ExtensionWarning(UserWarning):
+    """An installed package that adds methods or families cannot be loaded; the others are there."""
 
 
 class UntestedVersionWarning(UserWarning):

@@ -19,10 +19,7 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of"]
-
-REGISTRY: dict[str, type[Method]] = {}
-"""The methods that come with foveate, by name; each enters when its module is imported."""
+__all__ = ["Method", "checked_plans", "ranking", "schedule_of"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,6 @@ class Method:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.name = cls.__dict__.get("name") or cls.__name__.lower()
-        if cls.__module__.startswith("foveate.methods."):
-            REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -110,7 +105,7 @@ class Method:
             per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
             raise BudgetError(
                 f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
-                f"lower keep, pass a share such as keep=0.25, or pass clamp=True (--clamp) to keep all when there are fewer"
+                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all when there are fewer"
             )
         return min(asked, tokens)
 

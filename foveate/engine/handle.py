@@ -139,7 +139,7 @@ class Handle:
         ]
         for index, layer in enumerate(self._layers):
             hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
-            if type(family).injected is not Family.injected:
+            if family.injects:
                 hooks.append(layer.register_forward_hook(functools.partial(self._after_layer, index)))
             following = self._cuts.get(index + 1)
             if following is not None and "attention_output" in following.needs:

@@ -7,10 +7,10 @@ from foveate.methods.information import information_contribution
 from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
-from foveate.methods.registry import find_method, methods
+from foveate.methods.registry import find_method, methods, register
 from foveate.methods.tokencarve import TokenCarve
 
 __all__ = [
     "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve", "find_method", "information_contribution",
-    "methods",
+    "methods", "register",
 ]  # fmt: skip

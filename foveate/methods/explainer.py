@@ -17,6 +17,7 @@ from foveate.explain.compressor.network import CompressorConfig, Sight
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
 
@@ -26,6 +27,7 @@ UNTRAINED = "untrained"
 """The name of a compressor of random weights."""
 
 
+@register
 @dataclass(frozen=True)
 class Explainer(Method):
     """Keeps the tokens that a small network, trained for this model, takes for relevant, before the language model has run at all.

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from foveate.method import Method
 from foveate.methods._attention import check_attention
+from foveate.methods.registry import register
 from foveate.view import View
 
 __all__ = ["FastV"]
 
 
+@register
 @dataclass(frozen=True)
 class FastV(Method):
     """Keeps the tokens that the last prompt token attends to most, and drops the rest.

@@ -9,11 +9,13 @@ from torch import Tensor
 from foveate.method import Method
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.registry import register
 from foveate.view import View
 
 __all__ = ["FirstLayerAttention"]
 
 
+@register
 @dataclass(frozen=True)
 class FirstLayerAttention(Method):
     """Keeps the tokens that the question attends to most in the first decoder layer: `Explainer` without its network, the lower bound.

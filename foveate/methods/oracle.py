@@ -11,12 +11,14 @@ from torch import Tensor
 from foveate.errors import InputError, OptionError
 from foveate.explain.relevance.result import Relevance
 from foveate.method import Method, ranking
+from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
 
 __all__ = ["Oracle"]
 
 
+@register
 @dataclass(frozen=True)
 class Oracle(Method):
     """Keeps the tokens of the highest true relevance, which must be given: the upper bound for `Explainer`, from Python only.

@@ -11,6 +11,7 @@ from heapq import heapify, heapreplace
 import torch
 
 from foveate.method import Method
+from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
 
@@ -20,6 +21,7 @@ Cell = tuple[int, int, int]
 """Frame, row and column of a token."""
 
 
+@register
 @dataclass(frozen=True)
 class Pool(Method):
     """Averages neighbouring tokens: the grid is cut into exactly `keep` cells, each of which becomes its mean.

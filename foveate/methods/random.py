@@ -10,11 +10,13 @@ from torch import Tensor
 
 from foveate.errors import OptionError
 from foveate.method import Method
+from foveate.methods.registry import register
 from foveate.view import View
 
 __all__ = ["Random"]
 
 
+@register
 @dataclass(frozen=True)
 class Random(Method):
     """Keeps a random set of tokens, the same one whenever the seed, the prompt and the image are the same.

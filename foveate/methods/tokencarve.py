@@ -15,12 +15,14 @@ from foveate.errors import OptionError
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods.information import information_contribution
+from foveate.methods.registry import register
 from foveate.plan import DROPPED, Plan
 from foveate.view import View
 
 __all__ = ["TokenCarve"]
 
 
+@register
 @dataclass(frozen=True)
 class TokenCarve(Method):
     """Drops tokens that rank low in attention and information together, then merges the most alike of the rest.
