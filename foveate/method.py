@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import Tensor, nn
 
-from foveate.errors import BudgetError, LayerError, MethodError, UsageError
+from foveate.errors import BudgetError, LayerError, MethodError, OptionError, UsageError
 from foveate.plan import Plan
 from foveate.printable import described
 from foveate.view import View
@@ -19,7 +21,13 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["Method", "checked_plans", "ranking", "schedule_of"]
+__all__ = ["FORMAT", "SAVING", "Method", "checked_plans", "ranking", "schedule_of"]
+
+FORMAT = 1
+"""Version of a method's configuration as `Method.to_dict` writes it."""
+
+SAVING = "saving"
+"""Key of a field's metadata: what to do where the option's value cannot be saved, as an instruction."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,33 @@ class Method:
     def plans(self, views: Sequence[View]) -> list[Plan]:
         """Decide for several images at once; override it where a batch is faster. The default asks `plan` for each."""
         return [self.plan(view) for view in views]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain lists, numbers and strings; `foveate.methods.method_from_dict` is the inverse.
+
+        Raises:
+            OptionError: an option holds an object of this process, such as a tensor, and how to save it instead.
+        """
+        return {"format": FORMAT, "method": self.name, **{option.name: self._plain(option) for option in fields(self) if option.init}}
+
+    def to_json(self) -> str:
+        """The configuration as one JSON document.
+
+        Raises:
+            OptionError: as `to_dict`.
+        """
+        return json.dumps(self.to_dict())
+
+    def _plain(self, option: Field[Any]) -> Any:
+        value = getattr(self, option.name)
+        try:
+            return to_jsonable_python(value)
+        except PydanticSerializationError as error:
+            way_out = option.metadata.get(SAVING, "use a plain value, such as a path")
+            raise OptionError(
+                f"{type(self).__name__} cannot be saved: {option.name} holds an object of this process "
+                f"({type(value).__name__}), which no file can; {way_out}"
+            ) from error
 
     @classmethod
     def summary(cls) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor.compressor import DEMO, WEIGHTS, ConvCompressor
 from foveate.explain.compressor.network import CompressorConfig, Sight
-from foveate.method import Method, ranking
+from foveate.method import SAVING, Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
 from foveate.methods.registry import register
@@ -53,7 +53,9 @@ class Explainer(Method):
 
     keep: int | float = 0.5
     layer: int = 0
-    compressor: str | Path | ConvCompressor = DEMO
+    compressor: str | Path | ConvCompressor = field(
+        default=DEMO, metadata={SAVING: "write it with its save_pretrained(folder), and pass that folder as compressor"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +64,8 @@ class Explainer(Method):
             raise OptionError(
                 f"compressor={self.compressor!r} must be a folder, a Hugging Face id, 'demo', 'untrained', or a ConvCompressor"
             )
+        if isinstance(self.compressor, Path):
+            object.__setattr__(self, "compressor", str(self.compressor))  # one spelling, so that a configuration equals its copy
 
     @property
     def needs(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.errors import InputError, OptionError
 from foveate.explain.relevance.result import Relevance
-from foveate.method import Method, ranking
+from foveate.method import SAVING, Method, ranking
 from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
@@ -40,14 +40,16 @@ class Oracle(Method):
 
     keep: int | float = 0.5
     layer: int = 0
-    relevance: Relevance | Sequence[Tensor] | None = field(default=None, repr=False, compare=False)
+    relevance: Relevance | Sequence[Tensor] | None = field(
+        default=None, repr=False, compare=False, metadata={SAVING: "save it with Relevance.save, load it, and make the oracle from it"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.relevance is None:
             raise OptionError(
-                "the oracle needs the true relevance, which no command line can give: "
-                "from Python, Oracle(keep=0.5, relevance=foveate.relevance(model, inputs))"
+                "the oracle needs the true relevance, which only a program can pass: "
+                "Oracle(keep=0.5, relevance=foveate.relevance(model, inputs))"
             )
 
     def plan(self, view: View) -> Plan:
