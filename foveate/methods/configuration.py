@@ -22,14 +22,14 @@ from foveate.files.writing import write_whole
 from foveate.files.yaml import YamlError, plain_yaml
 from foveate.method import FORMAT, Method, schedule_of
 from foveate.methods.registry import find_method
-from foveate.methods.schema import check_option, options_type
+from foveate.methods.schema import schema_of
 
 __all__ = ["load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "save_method"]
 
 LIMIT = 2**18
 """Bytes of a file; the longest schedule that makes sense takes a hundredth of it."""
 
-_WHAT, _REMEDY = "a method's configuration", "foveate.save_method writes one"
+_WHAT = "a method's configuration"
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class MethodRecord:
     method: str
 
 
-_HEAD: Form[Any] = Form(_WHAT, dict[str, Any], {"format": FORMAT}, _REMEDY, LIMIT)
-_SCHEDULE: Form[ScheduleRecord] = Form(_WHAT, ScheduleRecord, remedy=_REMEDY, limit=LIMIT)
-_METHOD: Form[MethodRecord] = Form(_WHAT, MethodRecord, remedy=_REMEDY, limit=LIMIT)
+_HEAD: Form[Any] = Form(_WHAT, dict[str, Any], {"format": FORMAT}, limit=LIMIT)
+_SCHEDULE: Form[ScheduleRecord] = Form(_WHAT, ScheduleRecord)
+_METHOD: Form[MethodRecord] = Form(_WHAT, MethodRecord)
 
 
 def method_to_dict(method: Method | Sequence[Method]) -> dict[str, Any]:
@@ -171,10 +171,11 @@ def _method(data: dict[str, Any], where: str) -> Method:
     except UnknownNameError as error:
         raise _METHOD.refusal(where, str(error)) from error
     options = {key: value for key, value in data.items() if key != "method"}
-    fault = next(filter(None, (check_option(kind, name) for name in options)), None)
+    schema = schema_of(kind)
+    fault = next(filter(None, map(schema.unknown, options)), None)
     if fault:
         raise _METHOD.refusal(where, fault)
-    values = Form[dict[str, Any]](_WHAT, options_type(kind), remedy=_REMEDY, limit=LIMIT).of(options, where).value
+    values = Form[dict[str, Any]](_WHAT, schema.record).of(options, where).value
     try:
         return kind(**values)
     except ValueError as error:  # a method's own checks; foveate's errors are ValueErrors too

@@ -6,14 +6,13 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
-
-from pydantic import ValidationError
 
 from foveate.errors import FoveateError, InputError
 from foveate.method import Method
 from foveate.methods.registry import find_method
-from foveate.methods.schema import check_option, option_adapter, option_types, required
+from foveate.methods.schema import schema_of
 
 __all__ = ["build_method", "parse_method", "split_methods"]
 
@@ -49,7 +48,7 @@ def parse_method(
     if colon and not rest.strip():
         raise InputError(f"{text!r} has no option after the colon; write {method.name}, or {method.name}:layer=2")
     given = {"keep": keep, "layer": layer, "seed": seed, "clamp": clamp}
-    options = {option: value for option, value in given.items() if value is not None and option in option_types(method)}
+    options = {option: value for option, value in given.items() if value is not None and option in schema_of(method).types}
     return _made(method, options | _values(method, _NEXT.split(rest) if colon else []))
 
 
@@ -86,7 +85,7 @@ def build_method(name: str, keep: int | float, layer: int | None, seed: int | No
     options: dict[str, Any] = {"keep": keep, "clamp": clamp}
     if layer is not None:
         options["layer"] = layer
-    if seed is not None and "seed" in option_types(method):
+    if seed is not None and "seed" in schema_of(method).types:
         options["seed"] = seed
     try:
         return _made(method, options | _values(method, settings, omitted=_SHARED))
@@ -97,7 +96,7 @@ def build_method(name: str, keep: int | float, layer: int | None, seed: int | No
 
 
 def _made(method: type[Method], options: Mapping[str, Any]) -> Method:
-    missing = [name for name in required(method) if name not in options]
+    missing = [name for name in schema_of(method).required if name not in options]
     if missing:
         raise InputError(f"{method.name} needs {', '.join(missing)}: {_EXAMPLES.get(missing[0], f'write {method.name}:{missing[0]}=...')}")
     try:
@@ -109,14 +108,15 @@ def _made(method: type[Method], options: Mapping[str, Any]) -> Method:
 
 
 def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str] = ()) -> dict[str, Any]:
+    schema = schema_of(method)
     chosen: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not value.strip():
-            known = [own for own in option_types(method) if own not in omitted]
+            known = [own for own in schema.types if own not in omitted]
             raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
-        fault = check_option(method, name, omitted)
+        fault = schema.unknown(name, omitted)
         if fault or name in chosen:
             raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")
         chosen[name] = _value(method, name, value.strip())
@@ -125,16 +125,14 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
 
 def _value(method: type[Method], name: str, text: str) -> Any:
     """The text as a value of the option's type: as it stands where the option takes text, else as Python or JSON writes values."""
-    adapter = option_adapter(method, name)
-    fault = None
-    for value in (text, _literal(text)) if option_types(method)[name] is not Any else (_literal(text),):
-        try:
-            return adapter.validate_json(json.dumps(value), strict=True)
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[-1]["msg"]
-    assert fault is not None
-    said = fault[0].lower() + fault[1:]
-    raise InputError(f"{method.name}: {name}={text} {said.replace('input should', 'should')}")
+    schema = schema_of(method)
+    if schema.types[name] is not Any:
+        with suppress(ValueError):
+            return schema.read(name, json.dumps(text))
+    try:
+        return schema.read(name, json.dumps(_literal(text)))
+    except ValueError as error:
+        raise InputError(f"{method.name}: {name}={text} {error}") from error
 
 
 def _literal(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What an option of a method may hold: the types of its fields, checked in the same way for files and for text."""
+"""What the options of a method may hold: the types of its fields, checked in the same way for files and for text."""
 
 from __future__ import annotations
 
@@ -6,69 +6,86 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
-from typing import Any, Required, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Required, cast, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, with_config
+from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator, with_config
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from foveate.method import Method
 
-__all__ = ["check_option", "option_adapter", "option_types", "options_type", "required"]
+__all__ = ["Schema", "schema_of"]
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, strict=True)
 _PLAIN = (bool, int, float, str)
+_SPOKEN = {int: "an integer", float: "a number", bool: "true or false", str: "text", Path: "a path", type(None): "null"}
 
 
-@cache
-def option_types(method: type) -> dict[str, Any]:
-    """The type of each option that a configuration can hold, by name.
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The options of one method.
 
-    A type that cannot be resolved is that of the default, or anything. Of a union, members that no plain value can be are omitted.
-    """
-    try:
-        known = get_type_hints(method)
-    except (NameError, TypeError):  # names that only type checkers see, or of a function's scope
-        known = {}
-    return {option.name: _readable(known.get(option.name, _fallback(option))) for option in dataclasses.fields(method) if option.init}
-
-
-@cache
-def options_type(method: type) -> Any:
-    """All options of a method as one type for a `Form`; options without a default are required."""
-    needed = required(method)
-    fields = {name: Required[kind] if name in needed else kind for name, kind in option_types(method).items()}
-    return with_config(_CONFIG)(TypedDict(method.__name__, fields, total=False))  # type: ignore[operator]
-
-
-@cache
-def option_adapter(method: type, name: str) -> TypeAdapter[Any]:
-    """What checks the values of one option."""
-    return _adapter(option_types(method)[name])
-
-
-def required(method: type) -> list[str]:
-    """Options that have no default."""
-    missing = dataclasses.MISSING
-    return [each.name for each in dataclasses.fields(method) if each.init and each.default is missing and each.default_factory is missing]
-
-
-def check_option(method: type[Method], name: str, omitted: Iterable[str] = ()) -> str | None:
-    """Why a method has no option of this name, with the nearest one; `None` where it has.
-
-    Args:
+    Attributes:
         method: the class.
-        name: what was asked for.
-        omitted: options that cannot be set in this place.
+        types: the type of each option by name. Of a union, members that no file can hold are omitted.
+        required: names of options without a default.
+        record: all options as one type for a `foveate.files.records.Form`.
     """
-    known = [own for own in option_types(method) if own not in omitted]
-    if name in known:
-        return None
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}"
+
+    method: type[Method]
+    types: dict[str, Any]
+    required: tuple[str, ...]
+    record: Any
+
+    def unknown(self, name: str, omitted: Sequence[str] = ()) -> str | None:
+        """Why there is no option of this name, with the nearest one; `None` where there is.
+
+        Args:
+            name: what was asked for.
+            omitted: options that cannot be set in this place.
+        """
+        known = [own for own in self.types if own not in omitted]
+        if name in known:
+            return None
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{self.method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}"
+
+    def read(self, name: str, text: str) -> Any:
+        """The value of an option from its JSON.
+
+        Raises:
+            ValueError: it is not of the option's type; the text says what is expected.
+        """
+        try:
+            return _adapter(self.types[name]).validate_json(text, strict=True)
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"]
+            raise ValueError(said.replace("Input should", "should")) from error
+
+
+def schema_of(method: type[Method]) -> Schema:
+    """The options of a method, from its fields."""
+    return _schema_of(cast(Hashable, method))
+
+
+@cache
+def _schema_of(method: Any) -> Schema:
+    try:
+        hints = get_type_hints(method)
+    except (NameError, TypeError):  # names that only type checkers see, or of a function's scope
+        hints = {}
+    options = [option for option in dataclasses.fields(method) if option.init]
+    kinds = {option.name: _readable(hints.get(option.name, _fallback(option))) for option in options}
+    missing = dataclasses.MISSING
+    needed = tuple(option.name for option in options if option.default is missing and option.default_factory is missing)
+    fields = {name: Required[kind] if name in needed else kind for name, kind in kinds.items()}
+    record = with_config(_CONFIG)(TypedDict(method.__name__, fields, total=False))  # type: ignore[operator]
+    return Schema(method, kinds, needed, record)
 
 
 def _fallback(option: dataclasses.Field[Any]) -> Any:
@@ -76,10 +93,26 @@ def _fallback(option: dataclasses.Field[Any]) -> Any:
 
 
 def _readable(kind: Any) -> Any:
-    """The part of a type that plain values can fill; `None` where there is none."""
-    members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    found = [member for member in members if _can_read(member)]
-    return typing.Union[tuple(found)] if found else None  # noqa: UP007 - made from a tuple
+    """The part of a type that a file can hold; `None` where there is none."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind if _can_read(kind) else None
+    members = tuple(member for member in typing.get_args(kind) if _can_read(member))
+    if len(members) < 2:
+        return members[0] if members else None
+    return Annotated[typing.Union[members], WrapValidator(_spoken(members))]  # noqa: UP007 - made from a tuple
+
+
+def _spoken(members: Sequence[Any]) -> Callable[[Any, Callable[[Any], Any]], Any]:
+    """A validator that names the members of a union, where pydantic reports the fault of each."""
+    names = " or ".join(_SPOKEN.get(member, getattr(member, "__name__", str(member))) for member in members)
+
+    def check(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise PydanticCustomError("option_type", f"Input should be {names}") from None  # type: ignore[arg-type]
+
+    return check
 
 
 def _can_read(kind: Any) -> bool:
