@@ -163,7 +163,15 @@ def test_a_file_of_tensors_is_read_or_refused(tmp_path: Path) -> None:
 
 
 def test_no_other_module_reads_json_or_pickles() -> None:
-    readers = {("json", "load"), ("json", "loads"), ("torch", "load"), ("pickle", "load"), ("pickle", "loads"), ("yaml", "safe_load"), ("yaml", "load")}
+    readers = {
+        ("json", "load"),
+        ("json", "loads"),
+        ("torch", "load"),
+        ("pickle", "load"),
+        ("pickle", "loads"),
+        ("yaml", "safe_load"),
+        ("yaml", "load"),
+    }
     found = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
         for folder in ("foveate", "benchmarks")
