@@ -194,7 +194,7 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
     if isinstance(method, nn.Module):
         raise UsageError(f"{wanted}; the second argument is a model ({type(method).__name__}). Pass the model first, once")
     if isinstance(method, str):
-        raise UsageError(f"{wanted}; got the name {method!r}. Methods are classes: `foveate methods` lists them")
+        raise UsageError(f"{wanted}; got the name {method!r}. Make a method from it: foveate.parse_method({method + ':keep=128'!r})")
     schedule = list(method) if isinstance(method, Sequence) else [method]
     for each in schedule:
         if isinstance(each, type) and issubclass(each, Method):
