@@ -14,7 +14,7 @@ from foveate.method import Method
 from foveate.methods.registry import find_method
 from foveate.methods.schema import schema_of
 
-__all__ = ["build_method", "parse_method", "split_methods"]
+__all__ = ["build_method", "parse_method", "split_methods", "split_options"]
 
 _SHARED = ("keep", "layer", "clamp")
 _NEXT = re.compile(r"[,:](?=\s*[A-Za-z_][\w-]*\s*=)")
@@ -43,13 +43,23 @@ def parse_method(
         InputError: an option is unknown, given twice, missing or of the wrong type.
         BudgetError, LayerError, OptionError: an option is outside its range.
     """
-    name, colon, rest = text.partition(":")
-    method = find_method(name.strip())
-    if colon and not rest.strip():
-        raise InputError(f"{text!r} has no option after the colon; write {method.name}, or {method.name}:layer=2")
+    name, settings = split_options(text)
+    method = find_method(name)
     given = {"keep": keep, "layer": layer, "seed": seed, "clamp": clamp}
     options = {option: value for option, value in given.items() if value is not None and option in schema_of(method).types}
-    return _made(method, options | _values(method, _NEXT.split(rest) if colon else []))
+    return _made(method, options | _values(method, settings))
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """The name in a text that spells a method, and its options, each as "name=value"; neither is looked up.
+
+    Raises:
+        InputError: nothing follows the colon.
+    """
+    name, colon, rest = text.partition(":")
+    if colon and not rest.strip():
+        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:layer=2")
+    return name.strip(), _NEXT.split(rest) if colon else []
 
 
 def split_methods(text: str) -> list[str]:
