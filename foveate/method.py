@@ -21,13 +21,13 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["FORMAT", "SAVING", "Method", "checked_plans", "ranking", "schedule_of"]
+__all__ = ["METHOD_FORMAT", "SAVING", "Method", "checked_plans", "ranking", "schedule_of"]
 
-FORMAT = 1
+METHOD_FORMAT = 1
 """Version of a method's configuration as `Method.to_dict` writes it."""
 
 SAVING = "saving"
-"""Key of a field's metadata: what to do where the option's value cannot be saved, as an instruction."""
+"""Key of a field's metadata whose value says, as an instruction, how to save what the option holds if no file can."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Method:
     Args:
         keep: visual tokens that remain per image (int; for a video per frame, times frames), or the share of the tokens
             in view that remains (float in (0, 1]; rounded half up, at least one token).
-        layer: decoder layer before which tokens leave; 0 is the language model's input.
-        clamp: let an int `keep` above the number of tokens mean all of them, instead of an error.
+        layer: the decoder layer that the method acts before; 0 is the language model's input.
+        clamp: let an int `keep` above the number of tokens keep all of them, instead of raising an error.
 
     Raises:
         BudgetError: `keep` is zero, negative, NaN or a share above 1.
@@ -52,10 +52,10 @@ class Method:
     clamp: bool = False
 
     name: ClassVar[str] = ""
-    """How the command line calls it; derived from the class name."""
+    """Its name once it is registered: the class name in lower case, unless the class sets another."""
 
     exact: ClassVar[bool] = True
-    """Whether a plan keeps exactly `budget` tokens, so that `tokens_after` knows how many. Else it keeps at most as many."""
+    """Whether a plan keeps exactly `budget` tokens, so that `tokens_after` can say how many. If not, it keeps at most that many."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -65,13 +65,13 @@ class Method:
         for option in fields(self):
             value = getattr(self, option.name)
             if isinstance(value, np.generic):
-                # NumPy numbers come out of sweeps; as plain ones they compare, print and go to JSON as expected.
+                # Sweeps produce NumPy numbers; plain ones compare, print and go to JSON as expected.
                 object.__setattr__(self, option.name, value.item())
         keep = self.keep
         if isinstance(keep, bool) or not isinstance(keep, int | float):
             raise BudgetError(f"keep={keep!r} must be an int (tokens per image) or a float in (0, 1] (share of the tokens)")
         if isinstance(keep, int) and keep < 1:
-            raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
+            raise BudgetError(f"keep={keep} must be at least 1 token per image; to use no image at all, omit it from the prompt")
         if isinstance(keep, float) and not (0 < keep <= 1):
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
@@ -79,8 +79,8 @@ class Method:
 
     def __str__(self) -> str:
         """`keep` and the options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
-        told = [f for f in fields(self) if f.repr and (f.name == "keep" or getattr(self, f.name) != f.default)]
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in told]
+        changed = [f for f in fields(self) if f.repr and (f.name == "keep" or getattr(self, f.name) != f.default)]
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in changed]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
@@ -89,19 +89,19 @@ class Method:
         return frozenset()
 
     def check(self, identify: Callable[[], ModelIdentity]) -> None:
-        """Refuse a model that the method was not made for; `compress` calls it before anything else of the method.
+        """Refuse a model that the method was not made for. `compress` calls this first.
 
-        Whatever must be loaded from a disk belongs here too, so that it fails before any work is done.
+        Load here what the method needs from disk, so that a failure comes before any work.
 
         Args:
-            identify: tells which model it is; reads weights, so only methods that want to know should call it.
+            identify: returns the identity of the model. It reads weights, so call it only if the method needs it.
 
         Raises:
             FoveateError: a subclass of it that says what does not fit, and what would.
         """
 
     def budget(self, tokens: int, frames: int = 1) -> int:
-        """How many of `tokens` visual tokens (of a video of `frames` frames) remain.
+        """How many of `tokens` visual tokens remain; for a video, `tokens` are those of all its `frames` frames.
 
         Raises:
             BudgetError: an int `keep` asks for more tokens than there are and `clamp` is false.
@@ -113,12 +113,12 @@ class Method:
             per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
             raise BudgetError(
                 f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
-                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all when there are fewer"
+                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all of them"
             )
         return min(asked, tokens)
 
     def score(self, view: View) -> Tensor:
-        """Importance of each token, shape (n,): the `keep` highest stay; ties go to the lower index."""
+        """Importance of each token, shape (n,). The `keep` highest stay; among equals, the lower index stays."""
         raise NotImplementedError(f"{type(self).__name__} must override score(view) or plan(view)")
 
     def plan(self, view: View) -> Plan:
@@ -127,10 +127,10 @@ class Method:
         return Plan.keep(ranking(self._checked(self.score(view), len(view)))[:budget], len(view))
 
     def _checked(self, score: Tensor, tokens: int) -> Tensor:
-        """A score as `score` promises it.
+        """The score, checked for what `score` promises.
 
         Raises:
-            MethodError: it has another shape, or NaN in it.
+            MethodError: it has another shape, or contains NaN.
         """
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
@@ -144,7 +144,7 @@ class Method:
         return score
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
-        """Decide for several images at once; override it where a batch is faster. The default asks `plan` for each."""
+        """Decide for several images at once. Override it if a batch is faster; the default calls `plan` for each."""
         return [self.plan(view) for view in views]
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,11 @@ class Method:
         Raises:
             OptionError: an option holds an object of this process, such as a tensor, and how to save it instead.
         """
-        return {"format": FORMAT, "method": self.name, **{option.name: self._plain(option) for option in fields(self) if option.init}}
+        return {
+            "format": METHOD_FORMAT,
+            "method": self.name,
+            **{option.name: self._plain(option) for option in fields(self) if option.init},
+        }
 
     def to_json(self) -> str:
         """The configuration as one JSON document.
@@ -177,18 +181,18 @@ class Method:
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring, for lists."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
 
 def schedule_of(method: Any, caller: str) -> list[Method]:
     """A method, or several, as a list.
 
     Args:
-        method: what a user gave.
-        caller: the function that takes it, for messages.
+        method: what a user passed.
+        caller: the function that it was passed to, for messages.
 
     Raises:
-        UsageError: it is no method, or no list of them.
+        UsageError: it is neither a method nor a list of methods.
     """
     wanted = f"{caller} takes a Method or a non-empty list of them, such as TokenCarve(keep=128)"
     if isinstance(method, nn.Module):
@@ -205,10 +209,10 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
 
 
 def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
-    """What `method.plans(views)` returned, once it is known to be what `tokens_after` promises.
+    """What `method.plans(views)` returned, checked for what `tokens_after` promises.
 
     Raises:
-        MethodError: the number of plans, their length or the tokens that they keep are not what they must be.
+        MethodError: the number of plans, the length of one, or the number of tokens that it keeps is wrong.
     """
     if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
         found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"

@@ -20,21 +20,21 @@ from foveate.errors import InputError, MethodError, RecordError, UnknownNameErro
 from foveate.files.records import Form, read_text, shown
 from foveate.files.writing import write_whole
 from foveate.files.yaml import YamlError, plain_yaml
-from foveate.method import FORMAT, Method, schedule_of
+from foveate.method import METHOD_FORMAT, Method, schedule_of
 from foveate.methods.registry import find_method
-from foveate.methods.schema import schema_of
+from foveate.methods.schema import options_of
 
 __all__ = ["load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "save_method"]
 
 LIMIT = 2**18
-"""Bytes of a file; the longest schedule that makes sense takes a hundredth of it."""
+"""Bytes of a file, a hundred times those of a long schedule."""
 
 _WHAT = "a method's configuration"
 
 
 @dataclass(frozen=True)
 class ScheduleRecord:
-    """A schedule as it stands in a file; each entry is checked against the method that it names."""
+    """A schedule as a file has it; each entry is checked against the method that it names."""
 
     schedule: list[dict[str, Any]]
 
@@ -46,7 +46,7 @@ class MethodRecord:
     method: str
 
 
-_HEAD: Form[Any] = Form(_WHAT, dict[str, Any], {"format": FORMAT}, limit=LIMIT)
+_HEAD: Form[Any] = Form(_WHAT, dict[str, Any], {"format": METHOD_FORMAT}, limit=LIMIT)
 _SCHEDULE: Form[ScheduleRecord] = Form(_WHAT, ScheduleRecord)
 _METHOD: Form[MethodRecord] = Form(_WHAT, MethodRecord)
 
@@ -61,7 +61,7 @@ def method_to_dict(method: Method | Sequence[Method]) -> dict[str, Any]:
     """
     schedule = schedule_of(method, "method_to_dict()")
     entries = [_entry(each) for each in schedule]
-    return {"format": FORMAT, **entries[0]} if isinstance(method, Method) else {"format": FORMAT, "schedule": entries}
+    return {"format": METHOD_FORMAT, **entries[0]} if isinstance(method, Method) else {"format": METHOD_FORMAT, "schedule": entries}
 
 
 def method_from_dict(data: dict[str, Any]) -> Method | list[Method]:
@@ -91,7 +91,7 @@ def method_from_json(text: str) -> Method | list[Method]:
 
 
 def save_method(method: Method | Sequence[Method], path: str | Path) -> None:
-    """Write a method, or several as a schedule, to a file that is there whole or not at all.
+    """Write a method, or several as a schedule, to a file, completely or not at all.
 
     Args:
         method: as `foveate.compress` takes it.
@@ -100,7 +100,7 @@ def save_method(method: Method | Sequence[Method], path: str | Path) -> None:
     Raises:
         UsageError, OptionError, MethodError: as `method_to_dict`.
         InputError: the name ends otherwise.
-        WriteError: it cannot be written; what was there is as it was.
+        WriteError: the file cannot be written; an earlier one is unchanged.
     """
     in_yaml = _is_yaml(path)
     data = method_to_dict(method)
@@ -108,14 +108,14 @@ def save_method(method: Method | Sequence[Method], path: str | Path) -> None:
 
 
 def load_method(path: str | Path) -> Method | list[Method]:
-    """Read what `save_method` wrote, or a person.
+    """Read a file that `save_method` or a person wrote.
 
     Returns:
         a method, or a list of them where the file says "schedule"; `foveate.compress` takes both.
 
     Raises:
         InputError: the name does not end in .json, .yaml or .yml.
-        RecordError: the file is not there, cannot be read, or is not a configuration of a format that this version reads.
+        RecordError: the file does not exist, cannot be read, or is not a configuration of a format that this version reads.
     """
     if not _is_yaml(path):
         document = _HEAD.read(path)
@@ -134,7 +134,7 @@ def _is_yaml(path: str | Path) -> bool:
 
 
 def _entry(method: Method) -> dict[str, Any]:
-    """One method without the format, once it is known that reading gives the same method."""
+    """One method without the format, after a check that reading it gives the same method."""
     data = {key: value for key, value in method.to_dict().items() if key != "format"}
     try:
         again = _method(data, "its configuration")
@@ -171,7 +171,7 @@ def _method(data: dict[str, Any], where: str) -> Method:
     except UnknownNameError as error:
         raise _METHOD.refusal(where, str(error)) from error
     options = {key: value for key, value in data.items() if key != "method"}
-    schema = schema_of(kind)
+    schema = options_of(kind)
     fault = next(filter(None, map(schema.unknown, options)), None)
     if fault:
         raise _METHOD.refusal(where, fault)

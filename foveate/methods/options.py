@@ -12,7 +12,7 @@ from typing import Any
 from foveate.errors import FoveateError, InputError
 from foveate.method import Method
 from foveate.methods.registry import find_method
-from foveate.methods.schema import schema_of
+from foveate.methods.schema import options_of
 
 __all__ = ["build_method", "parse_method", "split_methods", "split_options"]
 
@@ -46,7 +46,7 @@ def parse_method(
     name, settings = split_options(text)
     method = find_method(name)
     given = {"keep": keep, "layer": layer, "seed": seed, "clamp": clamp}
-    options = {option: value for option, value in given.items() if value is not None and option in schema_of(method).types}
+    options = {option: value for option, value in given.items() if value is not None and option in options_of(method).types}
     return _made(method, options | _values(method, settings))
 
 
@@ -95,7 +95,7 @@ def build_method(name: str, keep: int | float, layer: int | None, seed: int | No
     options: dict[str, Any] = {"keep": keep, "clamp": clamp}
     if layer is not None:
         options["layer"] = layer
-    if seed is not None and "seed" in schema_of(method).types:
+    if seed is not None and "seed" in options_of(method).types:
         options["seed"] = seed
     try:
         return _made(method, options | _values(method, settings, omitted=_SHARED))
@@ -106,7 +106,7 @@ def build_method(name: str, keep: int | float, layer: int | None, seed: int | No
 
 
 def _made(method: type[Method], options: Mapping[str, Any]) -> Method:
-    missing = [name for name in schema_of(method).required if name not in options]
+    missing = [name for name in options_of(method).required if name not in options]
     if missing:
         raise InputError(f"{method.name} needs {', '.join(missing)}: {_EXAMPLES.get(missing[0], f'write {method.name}:{missing[0]}=...')}")
     try:
@@ -118,7 +118,7 @@ def _made(method: type[Method], options: Mapping[str, Any]) -> Method:
 
 
 def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str] = ()) -> dict[str, Any]:
-    schema = schema_of(method)
+    schema = options_of(method)
     chosen: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -135,7 +135,7 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
 
 def _value(method: type[Method], name: str, text: str) -> Any:
     """The text as a value of the option's type: as it stands where the option takes text, else as Python or JSON writes values."""
-    schema = schema_of(method)
+    schema = options_of(method)
     if schema.types[name] is not Any:
         with suppress(ValueError):
             return schema.read(name, json.dumps(text))

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from foveate.method import Method
 
-__all__ = ["Schema", "schema_of"]
+__all__ = ["OptionSchema", "options_of"]
 
 _CONFIG = ConfigDict(arbitrary_types_allowed=True, strict=True)
 _PLAIN = (bool, int, float, str)
@@ -26,7 +26,7 @@ _SPOKEN = {int: "an integer", float: "a number", bool: "true or false", str: "te
 
 
 @dataclasses.dataclass(frozen=True)
-class Schema:
+class OptionSchema:
     """The options of one method.
 
     Attributes:
@@ -68,13 +68,13 @@ class Schema:
             raise ValueError(said.replace("Input should", "should")) from error
 
 
-def schema_of(method: type[Method]) -> Schema:
+def options_of(method: type[Method]) -> OptionSchema:
     """The options of a method, from its fields."""
-    return _schema_of(cast(Hashable, method))
+    return _options_of(cast(Hashable, method))
 
 
 @cache
-def _schema_of(method: Any) -> Schema:
+def _options_of(method: Any) -> OptionSchema:
     try:
         hints = get_type_hints(method)
     except (NameError, TypeError):  # names that only type checkers see, or of a function's scope
@@ -85,7 +85,7 @@ def _schema_of(method: Any) -> Schema:
     needed = tuple(option.name for option in options if option.default is missing and option.default_factory is missing)
     fields = {name: Required[kind] if name in needed else kind for name, kind in kinds.items()}
     record = with_config(_CONFIG)(TypedDict(method.__name__, fields, total=False))  # type: ignore[operator]
-    return Schema(method, kinds, needed, record)
+    return OptionSchema(method, kinds, needed, record)
 
 
 def _fallback(option: dataclasses.Field[Any]) -> Any:
