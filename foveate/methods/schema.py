@@ -13,7 +13,7 @@ from typing import Annotated, Any, Required, cast, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, WrapValidator, with_config
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 from typing_extensions import TypedDict
 
 from foveate.method import Method
@@ -33,12 +33,14 @@ class OptionSchema:
         method: the class.
         types: the type of each option by name. Of a union, members that no file can hold are omitted.
         required: names of options without a default.
+        defaults: the default of each option as a plain value, for lists; `None` if it is required.
         record: all options as one type for a `foveate.files.records.Form`.
     """
 
     method: type[Method]
     types: dict[str, Any]
     required: tuple[str, ...]
+    defaults: dict[str, Any]
     record: Any
 
     def unknown(self, name: str, omitted: Sequence[str] = ()) -> str | None:
@@ -85,7 +87,13 @@ def _options_of(method: Any) -> OptionSchema:
     needed = tuple(option.name for option in options if option.default is missing and option.default_factory is missing)
     fields = {name: Required[kind] if name in needed else kind for name, kind in kinds.items()}
     record = with_config(_CONFIG)(TypedDict(method.__name__, fields, total=False))  # type: ignore[operator]
-    return OptionSchema(method, kinds, needed, record)
+    return OptionSchema(method, kinds, needed, {option.name: _default(option) for option in options}, record)
+
+
+def _default(option: dataclasses.Field[Any]) -> Any:
+    missing = dataclasses.MISSING
+    value = option.default if option.default_factory is missing else option.default_factory()
+    return None if value is missing else to_jsonable_python(value, fallback=str)
 
 
 def _fallback(option: dataclasses.Field[Any]) -> Any:

@@ -183,7 +183,7 @@ def test_the_page_describes_the_interface_that_there_is() -> None:
 
 
 def test_the_page_names_files_and_helpers_that_there_are() -> None:
-    there = {path.name for folder in ("foveate/families", "tests/families") for path in (ROOT / folder).glob("*.py")}
+    there = {path.name for folder in ("foveate/families", "tests/families") for path in (ROOT / folder).rglob("*.py")}
     assert set(re.findall(r"`([a-z_0-9]+\.py)`", PAGE)) <= there
     helpers = re.findall(r"`(features|runs|towers)\.(\w+)", PAGE)
     assert helpers

@@ -30,6 +30,7 @@ from foveate.methods import (
     save_method,
     split_methods,
 )
+from foveate.methods.schema import options_of
 
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {
@@ -243,6 +244,28 @@ def test_options_of_many_types_survive(tmp_path: Path) -> None:
         4, edge=Edge.TOP, sizes=(3, 4), weights={"a": 1.0}, limit=7, anything=[1, 2]
     )
     assert parse_method("rich:keep=4,limit=none,edge=left") == Rich(4)
+
+
+def test_options_are_listed_with_plain_defaults() -> None:
+    @dataclass(frozen=True)
+    class Listed(Rich):
+        place: Path = Path("here")
+        device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    assert json.loads(json.dumps(options_of(Listed).defaults)) == {
+        "keep": None,
+        "layer": 2,
+        "clamp": False,
+        "edge": "left",
+        "sizes": [1, 2],
+        "weights": {},
+        "limit": None,
+        "anything": None,
+        "give": None,
+        "place": "here",
+        "device": "cpu",
+    }
+    assert options_of(Listed).required == ("keep",)
 
 
 @pytest.mark.parametrize(

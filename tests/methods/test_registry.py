@@ -232,5 +232,15 @@ def test_the_command_line_knows_the_methods_of_packages(tmp_path: Path) -> None:
     assert foveate.Report.load(report).images[0].stages[0].method == "Checkered(keep=9)"
 
 
+def test_lmms_eval_knows_the_methods_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("lmms_eval")
+    from foveate.plugins.lmms_eval_model import FoveateModel
+
+    install(tmp_path, "acme", foveate_methods={"checkered": "acme:Checkered"})
+    monkeypatch.syspath_prepend(tmp_path)
+    model = FoveateModel(pretrained="demo", method="checkered", keep=9, offset=1)
+    assert str(model.method) == "Checkered(keep=9, offset=1)"
+
+
 def test_reserved_names_are_those_that_results_use() -> None:
     assert {Norm.name, FULL, runs.FULL.name, runs.BLIND.name} <= set(registry.RESERVED)
