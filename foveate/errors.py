@@ -43,6 +43,9 @@ class FoveateError(Exception):
 class BudgetError(FoveateError, ValueError):
     """A token budget (`keep`) that cannot be met: zero, negative, NaN, a share above 1, or more tokens than there are."""
 
+    parameters: tuple[str, ...] = ("keep",)
+    """Names of the parameters that help, for a program that gives them other names, such as options of a command line."""
+
 
 class MethodError(FoveateError, ValueError):
     """What a method returned cannot be used: scores of the wrong shape, NaN, or a plan that keeps another number than its budget."""

@@ -111,10 +111,12 @@ class Method:
         asked = self.keep * frames
         if asked > tokens and not self.clamp:
             per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
-            raise BudgetError(
+            error = BudgetError(
                 f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
                 f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all of them"
             )
+            error.parameters = ("keep", "clamp")
+            raise error
         return min(asked, tokens)
 
     def score(self, view: View) -> Tensor:
