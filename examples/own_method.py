@@ -1,4 +1,4 @@
-"""A method of your own in five lines, tried without a model and then with one."""
+"""A method of your own: written in five lines, tried without a model and then with one, and used by name."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ import foveate.demo
 from foveate.demo import scenes
 
 
+@foveate.register
 @dataclass(frozen=True)
 class LargestNorm(foveate.Method):
     """Keeps the tokens whose hidden states have the largest norm."""
@@ -25,7 +26,7 @@ def main() -> None:
     model, processor = foveate.demo.load()
     scene = scenes.scene(3, split="held_out")
     inputs = processor(images=scene.image, text=foveate.demo.prompt(scene.questions[0].text), return_tensors="pt")
-    with foveate.compress(model, LargestNorm(keep=0.25)) as handle:
+    with foveate.compress(model, foveate.parse_method("largestnorm:keep=0.25")) as handle:
         model.generate(**inputs, max_new_tokens=8, do_sample=False)
         print(handle.report)
 

@@ -1,54 +1,37 @@
 """Foveate keeps the visual tokens that matter in a multimodal language model."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foveate.moved import accept_old_paths
-from foveate.version import __version__
 
-if TYPE_CHECKING:
-    from foveate.budget import tokens_after
-    from foveate.compression import Handle, compress, handle_of
-    from foveate.explain.compressor.compressor import ConvCompressor
-    from foveate.explain.relevance.relevance import relevance
-    from foveate.explain.relevance.result import Relevance
-    from foveate.method import Method
-    from foveate.methods import Explainer, FastV, FirstLayerAttention, Oracle, Pool, Random, TokenCarve
-    from foveate.plan import Plan
-    from foveate.report import Report
-    from foveate.view import View
+_FACE = {
+    "foveate.budget": ["tokens_after"],
+    "foveate.compression": ["Handle", "compress", "handle_of"],
+    "foveate.explain.compressor.compressor": ["ConvCompressor"],
+    "foveate.explain.relevance.relevance": ["relevance"],
+    "foveate.explain.relevance.result": ["Relevance"],
+    "foveate.method": ["Method"],
+    "foveate.methods": [
+        *("Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve"),
+        *("load_method", "parse_method", "register", "save_method"),
+    ],
+    "foveate.plan": ["Plan"],
+    "foveate.report": ["Report"],
+    "foveate.version": ["__version__"],
+    "foveate.view": ["View"],
+}
+"""The public names by the module that defines them. Type checkers read `__init__.pyi`, which `tests/test_public_face.py` writes from it."""
 
-__all__ = [
-    "ConvCompressor", "Explainer", "FastV", "FirstLayerAttention", "Handle", "Method", "Oracle", "Plan", "Pool", "Random", "Relevance",
-    "Report", "TokenCarve", "View", "__version__", "compress", "handle_of", "relevance", "tokens_after",
-]  # fmt: skip
+_HOMES = {name: module for module, names in _FACE.items() for name in names}
+
+__all__ = sorted(_HOMES)
 
 accept_old_paths()
 
-# Looked up on first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
-_HOMES = {
-    "compress": "foveate.compression",
-    "handle_of": "foveate.compression",
-    "Handle": "foveate.compression",
-    "relevance": "foveate.explain.relevance.relevance",
-    "Relevance": "foveate.explain.relevance.result",
-    "tokens_after": "foveate.budget",
-    "Method": "foveate.method",
-    "ConvCompressor": "foveate.explain.compressor.compressor",
-    "Explainer": "foveate.methods",
-    "FastV": "foveate.methods",
-    "FirstLayerAttention": "foveate.methods",
-    "Oracle": "foveate.methods",
-    "Pool": "foveate.methods",
-    "Random": "foveate.methods",
-    "TokenCarve": "foveate.methods",
-    "Plan": "foveate.plan",
-    "Report": "foveate.report",
-    "View": "foveate.view",
-}
-
 
 def __getattr__(name: str) -> Any:
+    # On first use, because torch and transformers take seconds to import and `foveate --help` needs neither.
     if name not in _HOMES:
         raise AttributeError(f"module 'foveate' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""How many visual tokens remain, from shapes alone, as a serving engine must know before anything runs."""
+"""How many visual tokens remain, computed from shapes alone, as a serving engine needs before anything runs."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["tokens_after"]
 
 
 def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Sequence[Grid]]) -> list[int]:
-    """How many visual tokens of each image remain behind the last cut, exactly, without a model or a picture.
+    """How many visual tokens of each image remain after the last method of a schedule, exactly, without a model or a picture.
 
     Args:
-        method: a method, or several as a schedule, as given to `compress`.
+        method: a method, or several as a schedule, as passed to `compress`.
         grids: per image (1, h, w) and per video (t, h, w), in tokens; for an image that is shown as several crops, which
             share one budget, the sequence of its parts.
 
     Returns:
-        one number per entry of `grids`. A video's is its total over all frames.
+        one number per entry of `grids`; for a video, the total over all frames.
 
     Raises:
-        BudgetError: a method asks for more tokens than there are, and its `clamp` is false; or how many it keeps depends on the image.
+        BudgetError: a method asks for more tokens than there are and its `clamp` is false, or the number it keeps depends on the image.
         LayerError: the layers of a schedule do not increase.
-        UsageError: no method was given.
-        ValueError: a grid is not made of three positive integers.
+        UsageError: no method was passed.
+        ValueError: a grid is not three positive integers.
     """
     schedule = schedule_of(method, "tokens_after()")
     for each in schedule:

@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "CompressorError",
     "ConsistencyError",
+    "ExtensionWarning",
     "FoveateError",
     "HandleError",
     "InputError",
@@ -42,6 +43,9 @@ class FoveateError(Exception):
 
 class BudgetError(FoveateError, ValueError):
     """A token budget (`keep`) that cannot be met: zero, negative, NaN, a share above 1, or more tokens than there are."""
+
+    parameters: tuple[str, ...] = ("keep",)
+    """Names of the parameters that help, for a program that gives them other names, such as options of a command line."""
 
 
 class MethodError(FoveateError, ValueError):
@@ -118,6 +122,10 @@ class UnknownNameError(FoveateError, LookupError):
 
 class UsageError(FoveateError, TypeError):
     """An argument of the wrong kind: a class instead of an instance, a name instead of a method, a pipeline instead of a model."""
+
+
+class ExtensionWarning(UserWarning):
+    """An installed package that adds methods or families cannot be loaded; the others are there."""
 
 
 class UntestedVersionWarning(UserWarning):

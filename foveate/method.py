@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import Tensor, nn
 
-from foveate.errors import BudgetError, LayerError, MethodError, UsageError
+from foveate.errors import BudgetError, LayerError, MethodError, OptionError, UsageError
 from foveate.plan import Plan
 from foveate.printable import described
 from foveate.view import View
@@ -19,10 +21,13 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["REGISTRY", "Method", "checked_plans", "ranking", "schedule_of"]
+__all__ = ["METHOD_FORMAT", "SAVING", "Method", "checked_plans", "ranking", "schedule_of"]
 
-REGISTRY: dict[str, type[Method]] = {}
-"""The methods that come with foveate, by name; each enters when its module is imported."""
+METHOD_FORMAT = 1
+"""Version of a method's configuration as `Method.to_dict` writes it."""
+
+SAVING = "saving"
+"""Key of a field's metadata whose value says, as an instruction, how to save what the option holds if no file can."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,8 @@ class Method:
     Args:
         keep: visual tokens that remain per image (int; for a video per frame, times frames), or the share of the tokens
             in view that remains (float in (0, 1]; rounded half up, at least one token).
-        layer: decoder layer before which tokens leave; 0 is the language model's input.
-        clamp: let an int `keep` above the number of tokens mean all of them, instead of an error.
+        layer: the decoder layer that the method acts before; 0 is the language model's input.
+        clamp: let an int `keep` above the number of tokens keep all of them, instead of raising an error.
 
     Raises:
         BudgetError: `keep` is zero, negative, NaN or a share above 1.
@@ -47,28 +52,26 @@ class Method:
     clamp: bool = False
 
     name: ClassVar[str] = ""
-    """How the command line calls it; derived from the class name."""
+    """Its name once it is registered: the class name in lower case, unless the class sets another."""
 
     exact: ClassVar[bool] = True
-    """Whether a plan keeps exactly `budget` tokens, so that `tokens_after` knows how many. Else it keeps at most as many."""
+    """Whether a plan keeps exactly `budget` tokens, so that `tokens_after` can say how many. If not, it keeps at most that many."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.name = cls.__dict__.get("name") or cls.__name__.lower()
-        if cls.__module__.startswith("foveate.methods."):
-            REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
             if isinstance(value, np.generic):
-                # NumPy numbers come out of sweeps; as plain ones they compare, print and go to JSON as expected.
+                # Sweeps produce NumPy numbers; plain ones compare, print and go to JSON as expected.
                 object.__setattr__(self, option.name, value.item())
         keep = self.keep
         if isinstance(keep, bool) or not isinstance(keep, int | float):
             raise BudgetError(f"keep={keep!r} must be an int (tokens per image) or a float in (0, 1] (share of the tokens)")
         if isinstance(keep, int) and keep < 1:
-            raise BudgetError(f"keep={keep} must be at least 1 token per image; to see no image at all, leave it out of the prompt")
+            raise BudgetError(f"keep={keep} must be at least 1 token per image; to use no image at all, omit it from the prompt")
         if isinstance(keep, float) and not (0 < keep <= 1):
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
@@ -76,8 +79,8 @@ class Method:
 
     def __str__(self) -> str:
         """`keep` and the options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
-        told = [f for f in fields(self) if f.repr and (f.name == "keep" or getattr(self, f.name) != f.default)]
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in told]
+        changed = [f for f in fields(self) if f.repr and (f.name == "keep" or getattr(self, f.name) != f.default)]
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in changed]
         return f"{type(self).__name__}({', '.join(shown)})"
 
     @property
@@ -86,19 +89,19 @@ class Method:
         return frozenset()
 
     def check(self, identify: Callable[[], ModelIdentity]) -> None:
-        """Refuse a model that the method was not made for; `compress` calls it before anything else of the method.
+        """Refuse a model that the method was not made for. `compress` calls this first.
 
-        Whatever must be loaded from a disk belongs here too, so that it fails before any work is done.
+        Load here what the method needs from disk, so that a failure comes before any work.
 
         Args:
-            identify: tells which model it is; reads weights, so only methods that want to know should call it.
+            identify: returns the identity of the model. It reads weights, so call it only if the method needs it.
 
         Raises:
             FoveateError: a subclass of it that says what does not fit, and what would.
         """
 
     def budget(self, tokens: int, frames: int = 1) -> int:
-        """How many of `tokens` visual tokens (of a video of `frames` frames) remain.
+        """How many of `tokens` visual tokens remain; for a video, `tokens` are those of all its `frames` frames.
 
         Raises:
             BudgetError: an int `keep` asks for more tokens than there are and `clamp` is false.
@@ -108,14 +111,16 @@ class Method:
         asked = self.keep * frames
         if asked > tokens and not self.clamp:
             per_frame = f" (keep={self.keep} x {frames} frames)" if frames > 1 else ""
-            raise BudgetError(
+            error = BudgetError(
                 f"keep={asked}{per_frame} asks for more visual tokens than the {tokens} that are there; "
-                f"lower keep, pass a share such as keep=0.25, or pass clamp=True (--clamp) to keep all when there are fewer"
+                f"lower keep, pass a share such as keep=0.25, or pass clamp=True to keep all of them"
             )
+            error.parameters = ("keep", "clamp")
+            raise error
         return min(asked, tokens)
 
     def score(self, view: View) -> Tensor:
-        """Importance of each token, shape (n,): the `keep` highest stay; ties go to the lower index."""
+        """Importance of each token, shape (n,). The `keep` highest stay; among equals, the lower index stays."""
         raise NotImplementedError(f"{type(self).__name__} must override score(view) or plan(view)")
 
     def plan(self, view: View) -> Plan:
@@ -124,10 +129,10 @@ class Method:
         return Plan.keep(ranking(self._checked(self.score(view), len(view)))[:budget], len(view))
 
     def _checked(self, score: Tensor, tokens: int) -> Tensor:
-        """A score as `score` promises it.
+        """The score, checked for what `score` promises.
 
         Raises:
-            MethodError: it has another shape, or NaN in it.
+            MethodError: it has another shape, or contains NaN.
         """
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
@@ -141,30 +146,61 @@ class Method:
         return score
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
-        """Decide for several images at once; override it where a batch is faster. The default asks `plan` for each."""
+        """Decide for several images at once. Override it if a batch is faster; the default calls `plan` for each."""
         return [self.plan(view) for view in views]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain lists, numbers and strings; `foveate.methods.method_from_dict` is the inverse.
+
+        Raises:
+            OptionError: an option holds an object of this process, such as a tensor, and how to save it instead.
+        """
+        return {
+            "format": METHOD_FORMAT,
+            "method": self.name,
+            **{option.name: self._plain(option) for option in fields(self) if option.init},
+        }
+
+    def to_json(self) -> str:
+        """The configuration as one JSON document.
+
+        Raises:
+            OptionError: as `to_dict`.
+        """
+        return json.dumps(self.to_dict())
+
+    def _plain(self, option: Field[Any]) -> Any:
+        value = getattr(self, option.name)
+        try:
+            return to_jsonable_python(value)
+        except PydanticSerializationError as error:
+            way_out = option.metadata.get(SAVING, "use a plain value, such as a path")
+            raise OptionError(
+                f"{type(self).__name__} cannot be saved: {option.name} holds an object of this process "
+                f"({type(value).__name__}), which no file can; {way_out}"
+            ) from error
 
     @classmethod
     def summary(cls) -> str:
         """The first line of the docstring, for lists."""
-        return (cls.__doc__ or "").strip().splitlines()[0]
+        return next(iter((cls.__doc__ or "").strip().splitlines()), "")
 
 
 def schedule_of(method: Any, caller: str) -> list[Method]:
     """A method, or several, as a list.
 
     Args:
-        method: what a user gave.
-        caller: the function that takes it, for messages.
+        method: what a user passed.
+        caller: the function that it was passed to, for messages.
 
     Raises:
-        UsageError: it is no method, or no list of them.
+        UsageError: it is neither a method nor a list of methods.
     """
     wanted = f"{caller} takes a Method or a non-empty list of them, such as TokenCarve(keep=128)"
     if isinstance(method, nn.Module):
         raise UsageError(f"{wanted}; the second argument is a model ({type(method).__name__}). Pass the model first, once")
     if isinstance(method, str):
-        raise UsageError(f"{wanted}; got the name {method!r}. Methods are classes: `foveate methods` lists them")
+        raise UsageError(f"{wanted}; got the name {method!r}. Make a method from it: foveate.parse_method({method + ':keep=128'!r})")
     schedule = list(method) if isinstance(method, Sequence) else [method]
     for each in schedule:
         if isinstance(each, type) and issubclass(each, Method):
@@ -175,10 +211,10 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
 
 
 def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
-    """What `method.plans(views)` returned, once it is known to be what `tokens_after` promises.
+    """What `method.plans(views)` returned, checked for what `tokens_after` promises.
 
     Raises:
-        MethodError: the number of plans, their length or the tokens that they keep are not what they must be.
+        MethodError: the number of plans, the length of one, or the number of tokens that it keeps is wrong.
     """
     if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
         found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"

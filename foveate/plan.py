@@ -1,4 +1,4 @@
-"""What happens to the visual tokens of one image: `Plan`, one integer map from which everything else follows."""
+"""What happens to the visual tokens of one image: `Plan`, an integer map from which everything else follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["DROPPED", "Plan"]
 
 DROPPED = -1
-"""Value of `Plan.target` for a token that leaves without a trace."""
+"""Value of `Plan.target` for a dropped token."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +21,14 @@ class Plan:
 
     Args:
         target: integer tensor of shape (n,). `target[i] == i`: token i stays. `target[i] == j`: it is merged into the
-            staying token j. `target[i] == -1`: it is dropped. It is moved to the CPU, once: all that follows from a plan
-            (lengths, positions, pictures) is needed there.
-        order: the merged tokens (m,) in the order in which a mean adds them, where a result should depend on it to the last
-            bit. `None`: ascending. It is no part of equality, and `then` and `to_list` do not carry it.
+            kept token j. `target[i] == -1`: it is dropped. It is moved to the CPU once, because everything that follows
+            from a plan (lengths, positions, pictures) is needed there.
+        order: the merged tokens (m,) in the order in which a mean adds them, for results that are exact to the last bit.
+            `None`: ascending. It does not affect equality, and `then` and `to_list` ignore it.
 
     Raises:
-        ValueError: if `target` is not a one-dimensional integer map, points outside 0..n-1, points at a token that does
-            not stay itself, or keeps nothing.
+        ValueError: `target` is not a one-dimensional integer map, points outside 0..n-1, points at a token that is not
+            kept, or keeps nothing.
     """
 
     target: Tensor
@@ -47,7 +47,7 @@ class Plan:
         present = target[target != DROPPED]
         if bool((target[present] != present).any()):
             bad = int(present[target[present] != present][0])
-            raise ValueError(f"Plan.target merges into token {bad}, which does not stay itself; merge into a kept token")
+            raise ValueError(f"Plan.target merges into token {bad}, which is not kept; merge into a kept token")
         if self.order is not None:
             order = self.order.detach().cpu().long()
             object.__setattr__(self, "order", order)
@@ -85,41 +85,41 @@ class Plan:
 
     @cached_property
     def kept(self) -> Tensor:
-        """Indices of the tokens that stay, ascending, shape (k,)."""
+        """Indices of the kept tokens, ascending, shape (k,)."""
         return self._stays.nonzero().squeeze(1)
 
     @cached_property
     def merged(self) -> Tensor:
-        """Indices of the tokens that are merged into another one, ascending."""
+        """Indices of the tokens that are merged into another, ascending, shape (m,)."""
         return (~self._stays & (self.target != DROPPED)).nonzero().squeeze(1)
 
     @cached_property
     def dropped(self) -> Tensor:
-        """Indices of the tokens that leave without a trace, ascending."""
+        """Indices of the dropped tokens, ascending."""
         return (self.target == DROPPED).nonzero().squeeze(1)
 
     @property
     def tokens_after(self) -> int:
-        """How many tokens stay."""
+        """How many tokens are kept."""
         return self.kept.numel()
 
     @property
     def is_identity(self) -> bool:
-        """Whether every token stays as it is."""
+        """Whether every token is kept."""
         return self.tokens_after == len(self)
 
     def merge(self, states: Tensor) -> Tensor:
         """Apply the plan: each kept row becomes the plain mean of itself and the rows merged into it.
 
         Args:
-            states: (n, d), any floating dtype. Means are taken in at least float32. Rows without a merge are returned
-                bit for bit.
+            states: (n, d), any floating dtype. Means are computed in at least float32. Rows that nothing is merged into are
+                returned bit for bit.
 
         Returns:
             (k, d) in the dtype of `states`, in ascending order of the kept indices.
 
         Raises:
-            ValueError: if `states` does not have n rows.
+            ValueError: `states` does not have n rows.
         """
         if states.ndim != 2 or states.shape[0] != len(self):
             raise ValueError(f"this plan is for {len(self)} tokens; states has shape {tuple(states.shape)}, expected ({len(self)}, d)")
@@ -136,10 +136,10 @@ class Plan:
         return out.index_copy(0, touched, (total / (sources + 1).unsqueeze(1)).to(states.dtype))
 
     def then(self, later: Plan) -> Plan:
-        """The plan that equals this one followed by `later`, which speaks of the tokens that this one keeps.
+        """The plan that has the effect of this one followed by `later`, whose tokens are those that this one keeps.
 
         Raises:
-            ValueError: if `later` is not for as many tokens as this plan keeps.
+            ValueError: `later` is not for as many tokens as this plan keeps.
         """
         if len(later) != self.tokens_after:
             raise ValueError(f"the later plan is for {len(later)} tokens, but this one keeps {self.tokens_after}")

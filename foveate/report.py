@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from foveate.files.report_form import FORMAT, IMAGE, REPORT, STAGE, ImageRecord, ReportRecord, StageRecord
+from foveate.files.report_form import IMAGE, REPORT, REPORT_FORMAT, STAGE, ImageRecord, ReportRecord, StageRecord
 from foveate.files.writing import write_whole
 from foveate.plan import Plan
 
@@ -17,7 +17,7 @@ __all__ = ["ImageReport", "Report", "Stage"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One cut of a schedule for one image: `method` (as text), its decoder `layer`, and the `plan` over the tokens still there."""
+    """What one method did to one image: `method` (as text), its decoder `layer`, and the `plan` for the tokens that were left."""
 
     method: str
     layer: int
@@ -32,7 +32,7 @@ class Stage:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: if `data` is none; the message names the key.
+            RecordError: `data` is not a stage; the message names the key.
         """
         return cls._made(STAGE.of(data, "the stage").value, "the stage", "")
 
@@ -48,10 +48,10 @@ class ImageReport:
     Attributes:
         row: row of the batch.
         position: the image's place among the images of its row.
-        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) where there are several parts.
-        plan: where each of its tokens went, over all cuts together.
-        stages: the cuts one by one.
-        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of its tokens; `(grid,)` unless given.
+        grid: (t, h, w), frames, rows and columns of its tokens; (1, 1, n) if there are several parts.
+        plan: where each of its tokens went, over all methods of a schedule.
+        stages: what each method did, in order.
+        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of its tokens; `(grid,)` by default.
         kind: "image" or "video".
     """
 
@@ -73,7 +73,7 @@ class ImageReport:
 
     @property
     def tokens_after(self) -> int:
-        """Visual tokens that remain after the last cut."""
+        """Visual tokens that remain after the last method."""
         return self.plan.tokens_after
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +93,8 @@ class ImageReport:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: if `data` is none, or its grid, parts, plan and stages contradict each other; the message names the key.
+            RecordError: `data` is not the report of an image, or its grid, parts, plan and stages contradict each other; the message
+                names the key.
         """
         return cls._made(IMAGE.of(data, "the report of an image").value, "the report of an image", "")
 
@@ -133,10 +134,10 @@ class Report:
 
     Attributes:
         images: one entry per image, in the order of rows and prompts; empty for text alone.
-        cache_bytes_before: key/value bytes of the prefill without compression, padding not counted.
-        cache_bytes_after: key/value bytes that remain, padding not counted. Both are 0 when no cache is used.
-        method_seconds: time spent in computing signals and plans.
-        columns: per row, the input column that each remaining position after the last cut comes from; -1 is padding.
+        cache_bytes_before: bytes of the key/value cache after the prefill without compression, without padding.
+        cache_bytes_after: bytes of the key/value cache that remain, without padding. Both are 0 if no cache is used.
+        method_seconds: time to compute signals and plans, in seconds.
+        columns: for each row, the input column of each position that remains after the last method; -1 is padding.
             Position i of a plain forward's logits belongs to input column `columns[row][i]`.
     """
 
@@ -148,12 +149,12 @@ class Report:
 
     @property
     def tokens_before(self) -> int:
-        """Visual tokens of all images before."""
+        """Visual tokens of all images that entered the language model."""
         return sum(image.tokens_before for image in self.images)
 
     @property
     def tokens_after(self) -> int:
-        """Visual tokens of all images after."""
+        """Visual tokens of all images that remain after the last method."""
         return sum(image.tokens_after for image in self.images)
 
     def __str__(self) -> str:
@@ -172,7 +173,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings."""
         return {
-            "format": FORMAT,
+            "format": REPORT_FORMAT,
             "images": [image.to_dict() for image in self.images],
             "cache_bytes_before": self.cache_bytes_before,
             "cache_bytes_after": self.cache_bytes_after,
@@ -185,10 +186,10 @@ class Report:
         return json.dumps(self.to_dict())
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, which is there whole or not at all.
+        """Write `to_json` to a file, completely or not at all.
 
         Raises:
-            WriteError: it cannot be written; what was there is as it was.
+            WriteError: the file cannot be written; an earlier one is unchanged.
         """
         write_whole(path, self.to_json())
 
@@ -197,7 +198,7 @@ class Report:
         """The inverse of `to_dict`.
 
         Raises:
-            RecordError: if `data` is not a report of a format that this version reads, or contradicts itself; the message names the key.
+            RecordError: `data` is not a report in a format that this version reads, or contradicts itself; the message names the key.
         """
         return cls._made(REPORT.of(data, "this dictionary").value, "this dictionary")
 
@@ -206,7 +207,7 @@ class Report:
         """The inverse of `to_json`.
 
         Raises:
-            RecordError: as `from_dict`, or `text` is no JSON.
+            RecordError: as `from_dict`, or `text` is not JSON.
         """
         return cls._made(REPORT.parse(text, "this text").value, "this text")
 
@@ -215,7 +216,8 @@ class Report:
         """Read what `save` wrote.
 
         Raises:
-            RecordError: as `from_json`, or the file is not there, cannot be read, is no regular file or larger than a report can be.
+            RecordError: as `from_json`, or the file does not exist, cannot be read, is not a regular file, or is larger than a report
+                can be.
         """
         document = REPORT.read(path)
         return cls._made(document.value, document.where)

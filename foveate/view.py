@@ -25,10 +25,10 @@ SIGNALS: dict[str, str] = {
     "tower_states": "vision features of each visual token before projection",
     "projected_states": "vision features of each visual token after projection, as they enter the language model",
 }
-"""Signals that a method may name in `needs`, computed only then. `states` and `grid` are always there.
+"""Signals that a method may name in `needs`; only those are computed. `states` and `grid` are always available.
 
-At layer 0 there is no layer before: `last_attention`, `text_attention` and `head_attention` are then those that layer 0 is about to
-compute, from its own queries and keys, and `attention_output` cannot be had.
+Layer 0 has no layer before it. There, `last_attention`, `text_attention` and `head_attention` are those that layer 0 is about to compute
+from its own queries and keys, and `attention_output` is not available.
 """
 
 _PER_TOKEN = ("last_attention", "attention_output", "tower_attention", "tower_states", "projected_states", "index")
@@ -37,33 +37,33 @@ _ROWS = {"text_attention": "q", "head_attention": "heads"}
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image (or video) as a method sees it at its layer. Can be built by hand from tensors.
+    """One image (or video) as a method sees it at its layer. You can build one by hand from tensors.
 
     Args:
         states: (n, d), hidden states of the n visual tokens at the entry of the method's decoder layer.
-        grid: (t, h, w), frames, rows and columns of the token grid; t = 1 for an image. (1, 1, n) where there are several
-            `parts`, because together they form no rectangle.
-        last_attention: (n,), softmax over the full row, mean over heads. `None` unless asked for, as all signals.
+        grid: (t, h, w), frames, rows and columns of the token grid; t = 1 for an image. (1, 1, n) if there are several
+            `parts`, because together they do not form a rectangle.
+        last_attention: (n,), softmax over the full row, mean over heads. Like all signals, `None` unless the method needs it.
         attention_output: (n, d).
-        index: (n,), which cell of the grid (row-major) each token is; `None` when all t * h * w cells are present.
-            After an earlier cut of a schedule, cells are missing.
-        fingerprint: an integer that depends on the prompt and the image's place in it, and on nothing else: not on the
-            batch, padding or beams. Seeded methods mix it into their seed.
-        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of the tokens; `(grid,)`
-            unless given. All parts share the image's budget.
+        index: (n,), the cell of the grid (row-major) of each token; `None` if all t * h * w cells are present. After an
+            earlier method of a schedule, cells are missing.
+        fingerprint: an integer that depends only on the prompt and the image's place in it, not on the batch, padding or
+            beams. Seeded methods mix it into their seed.
+        parts: (t, h, w) of each part of an image that is shown as several crops, in the order of the tokens; `(grid,)` by
+            default. All parts share the image's budget.
         kind: "image" or "video".
-        text_attention: (q, n), as last_attention for each of the q question tokens. These are the real text tokens behind
-            the last visual token of the prompt, its last token in any case, q >= 1.
+        text_attention: (q, n), as last_attention for each of the q question tokens. These are the real text tokens after
+            the last visual token of the prompt, and in any case the prompt's last token, so q >= 1.
         head_attention: (heads, n), mean over the same question tokens, one row per attention head.
-        text_behind: how many real text tokens there are behind the last visual token of the prompt; 0 if that ends the prompt,
-            and `None` if a view made by hand does not say.
+        text_behind: the number of real text tokens after the last visual token of the prompt; 0 if that token ends the prompt,
+            `None` if a view built by hand does not say.
         question_states: (q, d), hidden states of the same question tokens.
-        tower_attention: (n,), mean over heads; a token that comes from several patches has their mean.
-        tower_states: (n, c), a token that comes from several patches may have them behind each other.
-        projected_states: (n, d). After an earlier cut that merged, all tower signals are those of the token that stayed.
+        tower_attention: (n,), mean over heads; a token made from several patches has their mean.
+        tower_states: (n, c); for a token made from several patches, their states may be concatenated.
+        projected_states: (n, d). After an earlier method that merged, all tower signals are those of the kept token.
 
     Raises:
-        ValueError: if shapes do not fit together.
+        ValueError: shapes do not fit together.
     """
 
     states: Tensor
@@ -108,7 +108,7 @@ class View:
         """A signal by name.
 
         Raises:
-            SignalError: if it was not computed.
+            SignalError: it was not computed.
         """
         value = getattr(self, name)
         if value is None:

@@ -14,7 +14,7 @@ ROOT = Path(foveate.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "printable", "moved"),
     ("errors",),
-    ("files",),
+    ("files", "entry_points"),
     ("plan", "view", "images", "video"),
     ("report", "method"),
     ("budget",),

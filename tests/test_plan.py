@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foveate import Method, Plan, Report, View
-from foveate.errors import SignalError, UnknownNameError
+from foveate.errors import BudgetError, SignalError, UnknownNameError
 from foveate.methods import find_method, methods
 from foveate.report import ImageReport, Stage
 
@@ -101,6 +101,17 @@ def test_a_ranking_is_enough_and_ties_go_to_the_lower_index() -> None:
 )
 def test_budgets(keep: float, tokens: int, frames: int, expected: int) -> None:
     assert Norm(keep=keep).budget(tokens, frames) == expected
+
+
+def test_a_budget_that_cannot_be_met_names_the_parameters_that_help() -> None:
+    with pytest.raises(BudgetError, match=r"keep=20 \(keep=10 x 2 frames\) asks for more visual tokens than the 9") as caught:
+        Norm(keep=10).budget(9, frames=2)
+    assert caught.value.parameters == ("keep", "clamp")
+    assert "--" not in str(caught.value)
+    assert Norm(keep=10, clamp=True).budget(9, frames=2) == 9
+    with pytest.raises(BudgetError) as caught:
+        Norm(keep=0)
+    assert caught.value.parameters == ("keep",)
 
 
 def test_numpy_numbers_are_numbers() -> None:

@@ -109,7 +109,7 @@ class Handle:
         ]
         for index, layer in enumerate(schedule.layers):
             hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
-            if type(schedule.family).injected is not Family.injected:
+            if schedule.family.injects:
                 hooks.append(layer.register_forward_hook(functools.partial(self._after_layer, index)))
             if "attention_output" in schedule.needs_at(index + 1):
                 attention = schedule.family.attention(layer)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from foveate.errors import InputError, UnsupportedError, UnsupportedModelError
+from foveate.entry_points import Extensions
+from foveate.errors import InputError, UnsupportedError, UnsupportedModelError, UsageError
 from foveate.families.kit.layout import Encoding, ImageTokens, MediaKind
 from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import single_layer
 from foveate.families.refused import REFUSED
+from foveate.printable import described
 from foveate.view import Grid
 
 __all__ = ["Family", "families", "family_of", "regions_of", "register"]
@@ -37,6 +40,7 @@ class Family(ABC):
         signals: names from `foveate.view.SIGNALS` that it supports; `gives` narrows them for one model.
         encoders: the backbone's methods that turn pixels into features, with what they encode. Each call is recorded as an
             `Encoding`; `generate` makes it before the model's forward, a plain forward inside it.
+        injects: whether it overrides `injected`; a class that overrides it without saying so is refused when it is defined.
     """
 
     name: str
@@ -45,6 +49,14 @@ class Family(ABC):
     takes: frozenset[str] = frozenset({"image", "several images"})
     signals: frozenset[str] = DECODER_SIGNALS
     encoders: ClassVar[Mapping[str, MediaKind]] = {"get_image_features": "image", "get_video_features": "video"}
+    injects: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        overrides = any("injected" in vars(base) for base in cls.__mro__ if base is not Family)
+        if overrides != cls.injects:
+            said = "overrides injected() but does not say so" if overrides else "does not override injected()"
+            raise UsageError(f"{cls.__name__} {said}; set injects = {overrides} in the class")
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
@@ -150,18 +162,45 @@ class Family(ABC):
         raise NotImplementedError(f"family {self.name!r} lists {signal} among its signals but cannot bring it into the order of tokens")
 
 
+GROUP = "foveate.families"
+"""The entry-point group in which a package names its families."""
+
 _FAMILIES: dict[str, Family] = {}
+_Registered = TypeVar("_Registered", bound="Family | type[Family]")
 
 
-def register(family: Family) -> Family:
-    """Register a family; if two cover one `model_type`, the later one wins."""
-    _FAMILIES[family.name] = family
+def register(family: _Registered) -> _Registered:
+    """Add a family, or a class of which one is made, to the table. A function and a decorator.
+
+    Later entries win for a `model_type` that two of them cover.
+
+    Raises:
+        UsageError: it is neither, or lacks a name, a summary or model types.
+    """
+    found = family() if isinstance(family, type) and issubclass(family, Family) else family
+    if not isinstance(found, Family):
+        raise UsageError(f"register() takes a foveate.families.Family; got {described(family)}. Methods have foveate.register")
+    missing = [name for name in ("name", "summary", "model_types") if not getattr(found, name, None)]
+    if missing:
+        raise UsageError(f"{type(found).__name__} has no {', '.join(missing)}; set them in the class")
+    _FAMILIES[found.name] = found
     return family
 
 
 def families() -> dict[str, Family]:
-    """The known families by name."""
+    """The known families by name: those of foveate, of installed packages, and your own."""
+    _extensions.load()
     return dict(_FAMILIES)
+
+
+def _add(found: Any) -> None:
+    """What an entry point names: a family, its class, or a module whose import registers some."""
+    known = _FAMILIES.values()
+    if not isinstance(found, ModuleType) and not any(found in (family, type(family)) for family in known):
+        register(found)
+
+
+_extensions = Extensions(GROUP, _add)
 
 
 def family_of(model: nn.Module) -> Family:
@@ -171,7 +210,7 @@ def family_of(model: nn.Module) -> Family:
         UnsupportedModelError: no family covers `model.config.model_type`, or the family does not support the variant.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    for family in reversed(_FAMILIES.values()):
+    for family in reversed(families().values()):
         if kind in family.model_types:
             family.check(model)
             return family
@@ -179,7 +218,7 @@ def family_of(model: nn.Module) -> Family:
         raise UnsupportedModelError(
             f"{type(model).__name__} with model_type {kind!r} is not supported: {REFUSED[kind]}. `foveate models` lists the ones that are."
         )
-    known = ", ".join(sorted(name for family in _FAMILIES.values() for name in family.model_types))
+    known = ", ".join(sorted(name for family in families().values() for name in family.model_types))
     raise UnsupportedModelError(
         f"{type(model).__name__} with model_type {kind!r} belongs to no known family. Known model types: {known}. "
         f"To add one, subclass foveate.families.Family and register it (docs/adding_a_family.md)."
@@ -209,7 +248,7 @@ def regions_of(
     """
     config = getattr(model, "config", model)
     kind = getattr(config, "model_type", None)
-    family = next((family for family in reversed(_FAMILIES.values()) if kind in family.model_types), None)
+    family = next((family for family in reversed(families().values()) if kind in family.model_types), None)
     if family is None:
         raise UnsupportedModelError(f"no family covers model_type {kind!r}, so it is not known where its tokens lie in a picture")
     width, height = size

@@ -22,6 +22,7 @@ class Qwen3VL(Qwen2VL):
     name = "qwen3-vl"
     summary = "Qwen3-VL, dense and mixture of experts: any resolution, DeepStack features, video with time stamps"
     model_types = ("qwen3_vl", "qwen3_vl_moe")
+    injects = True
 
     def injected(self, kwargs: dict[str, Any]) -> tuple[Tensor, Sequence[Tensor]] | None:
         """See `Family.injected`; after a cut the decoder itself would add them to positions that no longer exist."""

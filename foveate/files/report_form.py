@@ -1,4 +1,4 @@
-"""What a file of a report holds, with limits that no real report comes near: see `foveate.report`."""
+"""What the file of a report contains, with limits far above any real report: see `foveate.report`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import FailFast, Field
 
 from foveate.files.records import Count, RecordSchema, Seconds
 
-__all__ = ["FORMAT", "GRID_CELLS", "IMAGE", "REPORT", "STAGE", "Grid", "ImageRecord", "ReportRecord", "StageRecord"]
+__all__ = ["REPORT_FORMAT", "GRID_CELLS", "IMAGE", "REPORT", "STAGE", "Grid", "ImageRecord", "ReportRecord", "StageRecord"]
 
-FORMAT = 1
+REPORT_FORMAT = 1
 GRID_CELLS = 2**20
-"""Tokens of one image or video, at most."""
+"""The most tokens of one image or video."""
 _STAGES = 256
 _METHOD = 2000
 
@@ -35,7 +35,7 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """As `ImageReport.to_dict` writes it; the first reports had no parts and no kind."""
+    """As `ImageReport.to_dict` writes it; the first version of reports had neither parts nor kind."""
 
     row: Count
     position: Count
@@ -58,6 +58,6 @@ class ReportRecord:
 
 
 _WHAT, _REMEDY = "a foveate report", "save one with Report.save"
-REPORT: RecordSchema[ReportRecord] = RecordSchema(_WHAT, ReportRecord, {"format": FORMAT}, _REMEDY)
+REPORT: RecordSchema[ReportRecord] = RecordSchema(_WHAT, ReportRecord, {"format": REPORT_FORMAT}, _REMEDY)
 IMAGE: RecordSchema[ImageRecord] = RecordSchema(_WHAT, ImageRecord)
 STAGE: RecordSchema[StageRecord] = RecordSchema(_WHAT, StageRecord)

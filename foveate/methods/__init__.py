@@ -1,16 +1,19 @@
-"""The methods that come with foveate, one file each. None of them knows a model."""
+"""The methods that come with foveate, one file each, and what gives methods names, files and text. None of them knows a model."""
 
+from foveate.methods.configuration import load_method, method_from_dict, method_from_json, method_to_dict, method_to_json, save_method
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
 from foveate.methods.information import information_contribution
+from foveate.methods.options import parse_method, split_methods
 from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
-from foveate.methods.registry import find_method, methods
+from foveate.methods.registry import find_method, methods, register
 from foveate.methods.tokencarve import TokenCarve
 
 __all__ = [
     "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve", "find_method", "information_contribution",
-    "methods",
+    "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
+    "save_method", "split_methods",
 ]  # fmt: skip

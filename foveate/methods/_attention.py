@@ -1,4 +1,4 @@
-"""The check that every method which ranks by attention makes."""
+"""The check of every method that ranks by attention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["check_attention"]
 
 
 def check_attention(attention: Tensor, name: str = "last_attention") -> Tensor:
-    """The attention itself, any shape.
+    """Return the attention, of any shape, if it can be ranked.
 
     Raises:
-        InputError: it holds NaN, which would rank first without a word.
+        InputError: it contains NaN, which would silently rank first.
     """
     if bool(attention.isnan().any()):
-        raise InputError(f"{name} holds NaN, so it has no order; check the attention mask and the model's dtype")
+        raise InputError(f"{name} contains NaN, so it cannot be ranked; check the attention mask and the model's dtype")
     return attention

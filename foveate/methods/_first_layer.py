@@ -1,4 +1,4 @@
-"""What methods check that look at the attention of decoder layer 0."""
+"""Checks of methods that read the attention of decoder layer 0."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["check_layer", "check_question"]
 
 
 def check_layer(method: Method) -> None:
-    """See that the method acts at the language model's input.
+    """Check that the method acts at the language model's input.
 
     Raises:
-        LayerError: it does not.
+        LayerError: it acts elsewhere.
     """
     if method.layer != 0:
         raise LayerError(
@@ -25,13 +25,13 @@ def check_layer(method: Method) -> None:
 
 
 def check_question(views: Iterable[View]) -> None:
-    """See that there is text behind the images, which alone can attend to them.
+    """Check that text follows the images; no other text can attend to them.
 
     Raises:
         InputError: a prompt ends with a visual token.
     """
     if any(view.text_behind == 0 for view in views):
         raise InputError(
-            "the prompt ends with a visual token, so no text attends to the image and nothing can be said about its tokens; "
-            "put the question behind the image, or use a method that needs no question, such as pool"
+            "the prompt ends with a visual token, so no text attends to the image and its tokens cannot be ranked; "
+            "put the question after the image, or use a method that needs no question, such as pool"
         )

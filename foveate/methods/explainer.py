@@ -1,10 +1,10 @@
-"""Explainer: a small trained network tells at the language model's input which tokens its answer will rest on."""
+"""Explainer: a small trained network predicts, at the language model's input, which tokens the answer will rest on."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,44 +14,48 @@ from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS, ConvCompressor
 from foveate.explain.compressor.network import CompressorConfig, CompressorInput
-from foveate.method import Method, ranking
+from foveate.method import SAVING, Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
 
 __all__ = ["UNTRAINED", "Explainer"]
 
 UNTRAINED = "untrained"
-"""The name of a compressor of random weights."""
+"""The name of a compressor with random weights."""
 
 
+@register
 @dataclass(frozen=True)
 class Explainer(Method):
-    """Keeps the tokens that a small network, trained for this model, takes for relevant, before the language model has run at all.
+    """Keeps the tokens that a small network, trained for this model, predicts to be relevant, before the language model runs.
 
     Paper: "Task-Related Token Compression in Multimodal Large Language Models from an Explainability Perspective",
-    https://arxiv.org/abs/2506.01097. The network sees the attention that decoder layer 0 is about to pay the visual tokens, each head by
-    itself, averaged over the text behind the last visual token: the question and whatever the chat template puts there. Where a
-    question stands before the image, only the template's words behind it are left to look at the image, and these are used; a prompt that
-    ends with a visual token is refused, because nothing attends to the image then. Equal predictions: the lower index stays.
+    https://arxiv.org/abs/2506.01097. The network sees the attention that decoder layer 0 is about to pay the visual tokens, one row per
+    head, averaged over the text after the last visual token: the question and what the chat template adds. If the question comes
+    before the image, only the template's words after the image are used. A prompt that ends with a visual token is refused, because no
+    text attends to the image. Among equal predictions, the lower index stays.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
-        layer: 0, because that is where the network's input comes from.
+        layer: 0, because the network's input comes from there.
         clamp: as in `Method`.
         compressor: what `foveate train` wrote: a folder, a Hugging Face id, "demo" for the embedded model's, or a `ConvCompressor`.
-            "untrained" is a network of random weights for any model, to measure what choosing costs; what it keeps means nothing.
+            "untrained" is a network with random weights for any model, to measure the cost of choosing; what it keeps means nothing.
 
     Raises:
         LayerError: `layer` is not 0.
         OptionError: `compressor` is none of these.
-        CompressorError: in `compress`: it is missing, damaged, or was trained for another model.
+        CompressorError: in `compress`: the compressor is missing, damaged, or was trained for another model.
     """
 
     keep: int | float = 0.5
     layer: int = 0
-    compressor: str | Path | ConvCompressor = EMBEDDED_COMPRESSOR
+    compressor: str | Path | ConvCompressor = field(
+        default=EMBEDDED_COMPRESSOR, metadata={SAVING: "write it with its save_pretrained(folder), and pass that folder as compressor"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,14 +64,16 @@ class Explainer(Method):
             raise OptionError(
                 f"compressor={self.compressor!r} must be a folder, a Hugging Face id, 'demo', 'untrained', or a ConvCompressor"
             )
+        if isinstance(self.compressor, Path):
+            object.__setattr__(self, "compressor", str(self.compressor))  # one form, so that a configuration equals its copy
 
     @property
     def needs(self) -> frozenset[str]:
-        """The question's attention, head by head."""
+        """The attention of the question tokens, one row per head."""
         return frozenset({"head_attention"})
 
     def check(self, identify: Callable[[], ModelIdentity]) -> None:
-        """Load the compressor, and see that it belongs to the model."""
+        """Load the compressor, and check that it was trained for the model."""
         if self.compressor != UNTRAINED:
             self._network().check(identify())
 
@@ -113,7 +119,7 @@ def _sight(view: View, network: ConvCompressor) -> CompressorInput:
 
 
 def _stamp(name: str | Path) -> int:
-    """Changes when a folder's weights do, so that one that was trained anew is read anew."""
+    """A number that changes with the weights in a folder, so that a compressor that was trained again is read again."""
     file = Path(name) / WEIGHTS
     return file.stat().st_mtime_ns if file.is_file() else 0
 
@@ -122,8 +128,8 @@ def _stamp(name: str | Path) -> int:
 def _untrained(heads: int) -> ConvCompressor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        nobody = ModelIdentity(UNTRAINED, UNTRAINED, hidden=0, layers=0, heads=heads, vocabulary=0, weights=None)
-        return ConvCompressor(CompressorConfig(heads), nobody).eval()
+        no_model = ModelIdentity(UNTRAINED, UNTRAINED, hidden=0, layers=0, heads=heads, vocabulary=0, weights=None)
+        return ConvCompressor(CompressorConfig(heads), no_model).eval()
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""FastV: keep the tokens that the last prompt token looks at most."""
+"""FastV: keep the tokens that the last prompt token attends to most."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from torch import Tensor
 
 from foveate.method import Method
 from foveate.methods._attention import check_attention
+from foveate.methods.registry import register
 from foveate.view import View
 
 __all__ = ["FastV"]
 
 
+@register
 @dataclass(frozen=True)
 class FastV(Method):
     """Keeps the tokens that the last prompt token attends to most, and drops the rest.
 
-    Paper: "An Image is Worth 1/2 Tokens After Layer 2", https://arxiv.org/abs/2403.06764. Its default is layer 2; its
-    half of the tokens is `keep=0.5` here. Equal attention: the lower index stays.
+    Paper: "An Image is Worth 1/2 Tokens After Layer 2", https://arxiv.org/abs/2403.06764. Its defaults are layer 2 and half
+    of the tokens, here `keep=0.5`. Among equal attention, the lower index stays.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
-        layer: decoder layer before which tokens leave; the attention is that of the layer before.
+        layer: the decoder layer that the method acts before; the attention is that of the layer before it.
         clamp: as in `Method`.
     """
 

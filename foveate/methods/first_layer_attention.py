@@ -1,4 +1,4 @@
-"""FirstLayerAttention: what Explainer's network sees, without the network."""
+"""FirstLayerAttention: the input of Explainer's network, without the network."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from torch import Tensor
 from foveate.method import Method
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.registry import register
 from foveate.view import View
 
 __all__ = ["FirstLayerAttention"]
 
 
+@register
 @dataclass(frozen=True)
 class FirstLayerAttention(Method):
     """Keeps the tokens that the question attends to most in the first decoder layer: `Explainer` without its network, the lower bound.
 
-    The baseline of https://arxiv.org/abs/2506.01097. Attention is averaged over heads and over the text behind the last visual token,
-    as for `Explainer`, which also says what that text is. Equal attention: the lower index stays.
+    The baseline of https://arxiv.org/abs/2506.01097. Attention is averaged over heads and over the text after the last visual token, as
+    defined for `Explainer`. Among equal attention, the lower index stays.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
@@ -39,7 +41,7 @@ class FirstLayerAttention(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The question's attention, head by head."""
+        """The attention of the question tokens, one row per head."""
         return frozenset({"head_attention"})
 
     def score(self, view: View) -> Tensor:

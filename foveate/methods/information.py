@@ -14,11 +14,11 @@ from foveate.errors import InputError
 __all__ = ["information_contribution"]
 
 RANK = 64
-"""Directions that the fast method resolves one by one; the rest it estimates."""
+"""Directions that the fast method resolves one by one; it estimates the rest."""
 PASSES = 2
-"""Power iterations of the fast method: more than two buy little, because the unresolved rest dominates the error."""
+"""Power iterations of the fast method. More than two gain little, because the unresolved rest dominates the error."""
 PROBES = 32
-"""Random vectors that measure the spread of the unresolved spectrum; a single number comes out, so few are enough."""
+"""Random vectors that measure the spread of the unresolved spectrum. The result is one number, so few are enough."""
 
 
 def information_contribution(states: Tensor, method: Literal["exact", "fast"] = "exact") -> Tensor:
@@ -29,7 +29,7 @@ def information_contribution(states: Tensor, method: Literal["exact", "fast"] = 
     Args:
         states: (n, d) or (b, n, d), hidden states of the n tokens of one or b images, any floating dtype.
         method: "exact" takes an eigendecomposition of the smaller Gram matrix in float64. "fast" resolves the 64
-            strongest directions by subspace iteration and estimates the rest from what is left of each row; it needs
+            strongest directions by subspace iteration and estimates the rest from what remains of each row; it needs
             matrix products and one 64 x 64 eigendecomposition.
 
     Returns:
@@ -38,7 +38,7 @@ def information_contribution(states: Tensor, method: Literal["exact", "fast"] = 
 
     Raises:
         ValueError: `method` is unknown, or `states` is empty, not floating, or has another number of dimensions.
-        InputError: `states` holds NaN or infinity (a ValueError too).
+        InputError: `states` contains NaN or infinity (also a ValueError).
     """
     if states.ndim not in (2, 3) or not states.is_floating_point() or states.numel() == 0:
         raise ValueError(
@@ -60,14 +60,14 @@ def information_contribution(states: Tensor, method: Literal["exact", "fast"] = 
 def _exact(states: Tensor) -> Tensor:
     """Scores (b, n) from the smaller Gram matrix."""
     tall = states.shape[1] > states.shape[2]
-    # Float64 copies are made image by image, so that a batch does not hold all of them at once.
+    # Float64 copies are made image by image, so that they are not all in memory at once.
     doubles = (image.double() for image in states)
     gram = torch.stack([image.mT @ image if tall else image @ image.mT for image in doubles])
     _check_finite(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
     values, vectors = torch.linalg.eigh(gram)
     if tall:
         return torch.stack([(image.double() @ v).abs().sum(-1) for image, v in zip(states, vectors, strict=True)]).float()
-    # Eigenvalues below the rounding error of the largest are noise; their square roots would not look like it.
+    # Eigenvalues below the rounding error of the largest are noise, which their square roots would hide.
     noise = values.amax(-1, keepdim=True) * (values.shape[-1] * torch.finfo(values.dtype).eps)
     singular = torch.where(values > noise, values, 0).sqrt()
     scores: Tensor = vectors.abs() @ singular.unsqueeze(-1)
@@ -83,7 +83,7 @@ def _fast(states: Tensor) -> Tensor:
     basis = _orthonormal(states @ _draw(d, rank, states.device))
     for _ in range(PASSES):
         basis = _orthonormal(states @ (basis.mT @ states).mT)
-    # Once is not enough where the columns above were nearly parallel.
+    # Once is not enough if the columns above were nearly parallel.
     basis = _orthonormal(basis)
     rows = basis.mT @ states
     doubles = rows.double()
@@ -98,10 +98,10 @@ def _fast(states: Tensor) -> Tensor:
 
 
 def _rest(residual: Tensor, directions: int) -> Tensor:
-    """Estimated scores (b, n) of what is left of each row, `residual` (b, n, d) with that many unresolved directions.
+    """Estimated scores (b, n) of what remains of each row, `residual` (b, n, d), with that many unresolved directions.
 
-    A row of energy e whose coordinates along the unresolved directions are Gaussian with variances in proportion to the
-    squared singular values s^2 has an expected L1 norm of sqrt(2 e / pi) * sum(s) / sqrt(sum(s^2)). That last ratio
+    A row of energy e whose coordinates along the unresolved directions are Gaussian, with variances proportional to the
+    squared singular values s^2, has an expected L1 norm of sqrt(2 e / pi) * sum(s) / sqrt(sum(s^2)). That last ratio
     follows from the mean and the variance of s^2, which traces give without a decomposition, if s^2 is gamma-distributed.
     """
     length = torch.linalg.vector_norm(residual, dim=-1).double()
@@ -116,10 +116,10 @@ def _rest(residual: Tensor, directions: int) -> Tensor:
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
-    """Orthonormal basis (b, n, r) of the space of the columns, by a Cholesky factor: two products and no column loop."""
+    """Orthonormal basis (b, n, r) of the space of the columns, from a Cholesky factor: two products and no loop over columns."""
     columns = columns.double()
     gram = columns.mT @ columns
-    # The shift keeps a rank-deficient Gram matrix factorable; directions without energy then come out short, not NaN.
+    # The shift keeps a rank-deficient Gram matrix factorable; directions without energy then become short, not NaN.
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     diagonal += 1e-13 * diagonal.sum(-1, keepdim=True) + 1e-100
     factor = torch.linalg.cholesky_ex(gram).L
@@ -129,20 +129,20 @@ def _orthonormal(columns: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _draw(rows: int, columns: int, device: torch.device) -> Tensor:
-    """The same standard normal numbers (rows, columns) at every call and on every device; no global random state moves."""
+    """The same standard normal numbers (rows, columns) at every call and on every device, without touching the global random state."""
     return torch.randn(rows, columns, generator=torch.Generator("cpu").manual_seed(0)).to(device)
 
 
 def _sixteen_bits(scores: Tensor) -> Tensor:
-    """Scores in float32, rounded so far that batch sizes and kernels, which differ in the last bits, rank alike."""
+    """Scores in float32, rounded so that batch sizes and kernels, which differ in the last bits, give the same ranking."""
     mantissa, exponent = torch.frexp(scores)
     return torch.ldexp((mantissa * 2**16).round() / 2**16, exponent).float()
 
 
 def _check_finite(traces: Tensor) -> None:
-    """Refuse images, one trace each, whose states are not finite: a ranking of NaN is no ranking."""
+    """Refuse images, one trace each, whose states are not finite, because NaN cannot be ranked."""
     if not bool(traces.isfinite().all()):
         raise InputError(
-            "hidden states of an image hold NaN or infinity, so their information has no order; "
-            "check the model's dtype (float16 overflows where bfloat16 does not)"
+            "the hidden states of an image contain NaN or infinity, so their information cannot be ranked; "
+            "check the model's dtype (float16 overflows at values that bfloat16 can represent)"
         )

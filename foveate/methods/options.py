@@ -1,77 +1,156 @@
-"""A method from what stands in a command or a file: a name, and options as text."""
+"""A method from text: `parse_method("tokencarve:information=fast,keep=128")`."""
 
 from __future__ import annotations
 
 import ast
-import dataclasses
-import difflib
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
 from foveate.method import Method
 from foveate.methods.registry import find_method
+from foveate.methods.schema import options_of
 
-__all__ = ["build_method"]
+__all__ = ["build_method", "parse_method", "split_methods", "split_options"]
+
+_SHARED = ("keep", "layer", "clamp")
+_NEXT = re.compile(r"[,:](?=\s*[A-Za-z_][\w-]*\s*=)")
+"""Where one option ends and the next begins; values may hold commas and colons of their own."""
+_WORDS = {"true": True, "false": False, "none": None}
+_EXAMPLES = {"keep": "visual tokens per image, such as keep=128, or a share of them, such as keep=0.25"}
+
+
+def parse_method(
+    text: str, *, keep: int | float | None = None, layer: int | None = None, seed: int | None = None, clamp: bool | None = None
+) -> Method:
+    """The method that a text spells: its name, or its name, a colon and options with commas between them.
+
+        parse_method("fastv", keep=128)
+        parse_method("tokencarve:information=fast,keep=128")
+
+    Args:
+        text: the name as `foveate.methods.methods()` has it (case, dashes and underscores do not matter), and options as name=value.
+        keep: of the method, where the text does not say.
+        layer: likewise; `None` leaves the method's default.
+        seed: likewise, for methods that have one.
+        clamp: likewise.
+
+    Raises:
+        UnknownNameError: no method has this name.
+        InputError: an option is unknown, given twice, missing or of the wrong type.
+        BudgetError, LayerError, OptionError: an option is outside its range.
+    """
+    name, settings = split_options(text)
+    method = find_method(name)
+    given = {"keep": keep, "layer": layer, "seed": seed, "clamp": clamp}
+    options = {option: value for option, value in given.items() if value is not None and option in options_of(method).types}
+    return _made(method, options | _values(method, settings))
+
+
+def split_options(text: str) -> tuple[str, list[str]]:
+    """The name in a text that spells a method, and its options, each as "name=value"; neither is looked up.
+
+    Raises:
+        InputError: nothing follows the colon.
+    """
+    name, colon, rest = text.partition(":")
+    if colon and not rest.strip():
+        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:layer=2")
+    return name.strip(), _NEXT.split(rest) if colon else []
+
+
+def split_methods(text: str) -> list[str]:
+    """The methods of a list with commas between them, each as `parse_method` takes it.
+
+    A part such as "stage_one=1" belongs to the method before it: "tokencarve:information=fast,stage_one=1,fastv" spells two methods.
+    """
+    found: list[str] = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, equals, _ = part.partition("=")
+        if found and equals and ":" not in name:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
 
 
 def build_method(name: str, keep: int | float, layer: int | None, seed: int | None, settings: Sequence[str], clamp: bool) -> Method:
-    """The method that names and texts describe.
+    """The method of a name, a budget and further options as text.
 
     Args:
-        name: as `foveate methods` lists it.
+        name: as `foveate.methods.methods()` has it.
         keep: tokens or share.
         layer: decoder layer; `None` for the method's own default.
         seed: for methods that have one.
-        settings: further fields of the method, each as "name=value".
+        settings: further options of the method, each as "name=value".
         clamp: let `keep` exceed the tokens there.
 
     Raises:
         UnknownNameError, BudgetError, LayerError, InputError: what is wrong, and what would be right.
     """
     method = find_method(name)
-    options: dict[str, Any] = {"keep": keep, "clamp": clamp, **_settings(method, settings)}
+    options: dict[str, Any] = {"keep": keep, "clamp": clamp}
     if layer is not None:
         options["layer"] = layer
-    if seed is not None and "seed" in _fields(method):
+    if seed is not None and "seed" in options_of(method).types:
         options["seed"] = seed
     try:
-        return method(**options)
-    except ValueError as error:  # a method's own checks; foveate's errors are ValueErrors too, and their text is as good
+        return _made(method, options | _values(method, settings, omitted=_SHARED))
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{method.name}: {error}") from error
 
 
-def _settings(method: type[Method], settings: Sequence[str]) -> dict[str, Any]:
-    known = _fields(method)
+def _made(method: type[Method], options: Mapping[str, Any]) -> Method:
+    missing = [name for name in options_of(method).required if name not in options]
+    if missing:
+        raise InputError(f"{method.name} needs {', '.join(missing)}: {_EXAMPLES.get(missing[0], f'write {method.name}:{missing[0]}=...')}")
+    try:
+        return method(**options)
+    except FoveateError:
+        raise
+    except ValueError as error:  # a method's own check of another kind
+        raise InputError(f"{method.name}: {error}") from error
+
+
+def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str] = ()) -> dict[str, Any]:
+    schema = options_of(method)
     chosen: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or not value:
+        if not equals or not value.strip():
+            known = [own for own in schema.types if own not in omitted]
             raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"{method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}")
+        fault = schema.unknown(name, omitted)
+        if fault or name in chosen:
+            raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")
         chosen[name] = _value(method, name, value.strip())
     return chosen
 
 
-def _fields(method: type[Method]) -> list[str]:
-    return [field.name for field in dataclasses.fields(method) if field.name not in ("keep", "layer", "clamp")]
-
-
 def _value(method: type[Method], name: str, text: str) -> Any:
-    """The text as the kind of value that the field's default is."""
-    default = next(field.default for field in dataclasses.fields(method) if field.name == name)
-    if isinstance(default, str):
-        return text
+    """The text as a value of the option's type: as it stands where the option takes text, else as Python or JSON writes values."""
+    schema = options_of(method)
+    if schema.types[name] is not Any:
+        with suppress(ValueError):
+            return schema.read(name, json.dumps(text))
+    try:
+        return schema.read(name, json.dumps(_literal(text)))
+    except ValueError as error:
+        raise InputError(f"{method.name}: {name}={text} {error}") from error
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if default is not dataclasses.MISSING and default is not None and type(value) is not type(default):
-        raise InputError(f"{method.name}: {name}={text} must be of the kind of its default, {default!r}")
+        json.dumps(value, allow_nan=False)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
     return value

@@ -11,6 +11,7 @@ from heapq import heapify, heapreplace
 import torch
 
 from foveate.method import Method
+from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
 
@@ -20,22 +21,22 @@ Cell = tuple[int, int, int]
 """Frame, row and column of a token."""
 
 
+@register
 @dataclass(frozen=True)
 class Pool(Method):
     """Averages neighbouring tokens: the grid is cut into exactly `keep` cells, each of which becomes its mean.
 
     Adaptive average pooling, as in DeCo, https://arxiv.org/abs/2405.20985, but without training and for any number of
-    cells. A frame is cut into bands of whole rows and each band into rectangles; of the numbers of bands, the one is
-    taken whose tokens lie nearest to the middle of their rectangle. The mean takes the place of the cell's centre token.
-    A video's budget is spread over its frames evenly; with fewer cells than frames, a cell spans several whole frames.
-    An image shown as several crops is pooled crop by crop, each with its share of the tokens.
-    Where tokens are missing after an earlier cut, those that are there are grouped into bands and cells of even count.
-    The default layer is that of `TokenCarve` and `FastV`, so that a comparison changes nothing but the choice;
-    `layer=0` pools at the language model's input.
+    cells. Each frame is cut into bands of whole rows and each band into rectangles. The number of bands is the one whose
+    tokens lie nearest to the middle of their rectangle. The mean takes the place of the cell's centre token. A video's
+    budget is spread evenly over its frames; with fewer cells than frames, a cell spans several whole frames. An image that
+    is shown as several crops is pooled crop by crop, each with its share of the budget. If tokens are missing after an
+    earlier method, the rest are grouped into bands and cells of even count. The default layer is that of `TokenCarve` and
+    `FastV`, so that a comparison changes nothing but the choice; `layer=0` pools at the language model's input.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
-        layer: decoder layer before which tokens leave.
+        layer: the decoder layer that the method acts before.
         clamp: as in `Method`.
     """
 
@@ -48,7 +49,7 @@ class Pool(Method):
 
 @lru_cache(maxsize=64)
 def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -> torch.Tensor:
-    """Plan target (n,) that pools the tokens at the cells `index` of the parts (all of them: None) into `keep` groups."""
+    """Plan target (n,) that pools the tokens at the cells `index` of the parts (`None`: all cells) into `keep` groups."""
     shapes = [(height, width) for time, height, width in parts for _ in range(time)]
     every = [(frame, row, column) for frame, (height, width) in enumerate(shapes) for row in range(height) for column in range(width)]
     places = every if index is None else [every[i] for i in index]
@@ -70,12 +71,12 @@ def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -
 
 
 def _spread_over_frames(frames: list[list[int]], keep: int) -> Iterator[tuple[list[int], int]]:
-    """Tokens and budget of each frame; with fewer cells than frames, of each run of frames."""
+    """Tokens and budget of each frame, or of each run of frames if there are fewer cells than frames."""
     if keep < len(frames):
         for start, stop in _even(len(frames), keep):
             yield [token for frame in frames[start:stop] for token in frame], 1
         return
-    # Shares in proportion to the tokens; what rounding leaves goes to the largest remainders, then to the first frames.
+    # Shares are proportional to the tokens; what rounding leaves goes to the largest remainders, then to the first frames.
     total = sum(map(len, frames))
     shares = [max(1, keep * len(frame) // total) for frame in frames]
     while sum(shares) > keep:
@@ -88,10 +89,10 @@ def _spread_over_frames(frames: list[list[int]], keep: int) -> Iterator[tuple[li
 
 
 def _rectangles(height: int, width: int, keep: int) -> Iterator[list[int]]:
-    """Rectangles of a full grid: the number of bands whose tokens lie nearest to the middle of their rectangle."""
+    """Rectangles of a full grid, with the number of bands whose tokens lie nearest to the middle of their rectangle."""
     fewest, most = -(-keep // width), min(height, keep)
     near = min(max(round(math.sqrt(keep * height / width)), fewest), most)
-    # Square cells would ask for `near` bands, but whole rows and columns can make twice or half as many fit better.
+    # Square cells need `near` bands, but with whole rows and columns twice or half as many can fit better.
     candidates = range(max(fewest, near // 2), min(most, 2 * near) + 1)
     layouts = (_bands(height, width, keep, bands) for bands in candidates)
     best = min(layouts, key=lambda cells: sum(map(_inertia, cells)))
@@ -100,9 +101,9 @@ def _rectangles(height: int, width: int, keep: int) -> Iterator[list[int]]:
 
 
 def _bands(height: int, width: int, keep: int, bands: int) -> list[tuple[int, int, int, int]]:
-    """Rectangles (top, bottom, left, right) of `bands` bands that hold as many cells each as the others, give or take one."""
+    """Rectangles (top, bottom, left, right) of `bands` bands whose numbers of cells differ by at most one."""
     counts = [stop - start for start, stop in _even(keep, bands)]
-    # Each further row goes to the band whose cells are the smallest.
+    # Each further row goes to the band with the smallest cells.
     heights, smallest = [1] * bands, [(1 / count, band) for band, count in enumerate(counts)]
     heapify(smallest)
     for _ in range(height - bands):
@@ -123,7 +124,7 @@ def _inertia(cell: tuple[int, int, int, int]) -> int:
 
 
 def _groups(places: list[Cell], keep: int) -> Iterator[list[int]]:
-    """Groups of scattered tokens: bands of consecutive rows, cut across into groups that differ by one token at most."""
+    """Groups of scattered tokens: bands of consecutive rows, each cut into groups whose sizes differ by at most one token."""
     rows, columns = ([place[axis] for place in places] for axis in (1, 2))
     height, width = (max(axis) - min(axis) + 1 for axis in (rows, columns))
     bands = min(max(round(math.sqrt(keep * height / width)), 1), keep)
@@ -137,11 +138,11 @@ def _groups(places: list[Cell], keep: int) -> Iterator[list[int]]:
 
 
 def _centre(members: list[int], places: list[Cell]) -> int:
-    """The member nearest to the middle of all; ties: the lower index."""
+    """The member nearest to the middle of all; among equals, the one with the lower index."""
     middle = [sum(places[i][axis] for i in members) / len(members) for axis in range(3)]
     return min(members, key=lambda i: (sum((places[i][axis] - middle[axis]) ** 2 for axis in range(3)), i))
 
 
 def _even(length: int, parts: int) -> Iterator[tuple[int, int]]:
-    """Bounds (start, stop) of `parts` consecutive runs of 0..length-1 whose lengths differ by one at most."""
+    """Bounds (start, stop) of `parts` consecutive runs of 0..length-1 whose lengths differ by at most one."""
     return ((part * length // parts, (part + 1) * length // parts) for part in range(parts))

@@ -1,4 +1,4 @@
-"""TokenCarve: rank by attention and information, drop the worst, merge the alike."""
+"""TokenCarve: rank by attention and information, drop the lowest, merge similar tokens."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from foveate.errors import OptionError
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
 from foveate.methods.information import information_contribution
+from foveate.methods.registry import register
 from foveate.plan import DROPPED, Plan
 from foveate.view import View
 
 __all__ = ["TokenCarve"]
 
 
+@register
 @dataclass(frozen=True)
 class TokenCarve(Method):
-    """Drops tokens that rank low in attention and information together, then merges the most alike of the rest.
+    """Drops tokens that rank low in attention and information together, then merges the most similar of the rest.
 
     Paper: "TokenCarve: Information-Preserving Visual Token Compression", https://arxiv.org/abs/2503.10501. The defaults
-    are the paper's and its code's. Stage one keeps the floor(stage_one * keep) best tokens by the weighted sum of their
-    two ranks. Stage two merges the surplus: tokens of the worse half go to their most similar token of the better half
-    (cosine), the most similar first, until `keep` remain; a merged token is the plain mean. Ties: lower index first.
+    are those of the paper and its code. Stage one keeps the floor(stage_one * keep) best tokens by the weighted sum of
+    their two ranks. Stage two merges the surplus: each token of the worse half is merged into its most similar token of
+    the better half (cosine), the most similar first, until `keep` remain. A merged token is the plain mean. Among equals,
+    the lower index comes first.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
-        layer: decoder layer before which tokens leave; both signals belong to the layer before.
+        layer: the decoder layer that the method acts before; both signals are those of the layer before it.
         clamp: as in `Method`.
-        attention_weight: weight of the attention rank in [0, 1]; the information rank has the rest. At 1 information is
-            never computed, at 0 attention is never asked for.
-        stage_one: tokens after stage one as a multiple of `keep`, in [1, 2]; 1 leaves nothing to merge.
+        attention_weight: weight of the attention rank, in [0, 1]; the information rank has the rest. At 1 information is
+            not computed, at 0 attention is not.
+        stage_one: tokens after stage one as a multiple of `keep`, in [1, 2]; at 1 nothing is merged.
         source: where information is measured: "hidden", the hidden states that enter the layer (as in the paper's code),
             or "attention_output", the output of the layer before's self-attention (as in the paper's text). Similarity
             is always that of the hidden states, because they are what a merge averages.
-        information: "exact", or "fast" where a float64 eigendecomposition is too slow; see `information_contribution`.
+        information: "exact", or "fast" if a float64 eigendecomposition is too slow; see `information_contribution`.
 
     Raises:
         OptionError: an option is outside its range.
@@ -54,7 +57,7 @@ class TokenCarve(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_range("attention_weight", self.attention_weight, 0, 1, "0 ranks by information alone, 1 by attention alone")
-        _check_range("stage_one", self.stage_one, 1, 2, "1 only drops; above 2 the better half cannot take up the rest")
+        _check_range("stage_one", self.stage_one, 1, 2, "1 only drops; above 2 the better half cannot take in the rest")
         _check_choice("source", self.source, ("hidden", "attention_output"))
         _check_choice("information", self.information, ("exact", "fast"))
 
@@ -116,7 +119,7 @@ class TokenCarve(Method):
 
 
 def _points(values: Tensor) -> Tensor:
-    """Rank points (b, n) of values (b, n): n for the best, 1 for the worst; of equals the lower index is the better."""
+    """Rank points (b, n) of values (b, n): n for the best, 1 for the worst. Among equals, the lower index is better."""
     order = ranking(values)
     return torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], 0, -1, device=order.device).expand_as(order))
 
@@ -128,7 +131,7 @@ def _cosine(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def _fraction(value: float) -> Fraction:
-    """The decimal that was meant: 0.7 is 7/10, although the nearest binary number is not."""
+    """The decimal that the number was written as: 0.7 is 7/10, although the nearest binary number is not."""
     return Fraction(value).limit_denominator(1_000_000)
 
 

@@ -1,4 +1,4 @@
-"""A slow and obvious TokenCarve in numpy float64, with a full SVD and loops, to hold the quick one against."""
+"""A slow and obvious TokenCarve in NumPy float64, with a full SVD and loops, as the reference for the fast one."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_fastv_says_which_signal_is_missing() -> None:
 
 
 def test_fastv_refuses_nan() -> None:
-    with pytest.raises(InputError, match="last_attention holds NaN"):
+    with pytest.raises(InputError, match="last_attention contains NaN"):
         FastV(1).plan(View(torch.zeros(3, 2), (1, 1, 3), last_attention=torch.tensor([0.1, float("nan"), 0.2])))
 
 

@@ -31,7 +31,7 @@ def kept(model: Any, method: Any, inputs: dict[str, Tensor]) -> list[list[int]]:
 
 
 def attention(model: Any, inputs: dict[str, Tensor], row: int) -> list[Tensor]:
-    """(heads, n) of each image, from whole maps of the first layer, averaged over the text behind the last image."""
+    """(heads, n) of each image, from whole maps of the first layer, averaged over the text after the last image."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
         maps = model(**inputs, output_attentions=True).attentions[0][row]
@@ -104,7 +104,7 @@ def test_an_untrained_compressor_fits_every_model_and_leaves_the_generator_of_ra
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_prompt_that_ends_with_the_image_is_refused_and_a_template_behind_it_is_enough() -> None:
+def test_a_prompt_that_ends_with_the_image_is_refused_and_a_template_after_it_is_enough() -> None:
     model = tiny_llava()
     for method in (Explainer(4, compressor=untrained(model)), FirstLayerAttention(4)):
         with pytest.raises(InputError, match="ends with a visual token"):
@@ -128,7 +128,7 @@ def test_what_is_no_compressor_is_refused() -> None:
         Explainer(2, compressor=untrained()).plan(view)
     view = View(torch.zeros(4, 2), (1, 2, 2), head_attention=torch.full((3, 4), torch.nan))
     for method in (Explainer(2, compressor=untrained()), FirstLayerAttention(2)):
-        with pytest.raises(InputError, match="head_attention holds NaN"):
+        with pytest.raises(InputError, match="head_attention contains NaN"):
             method.plan(view)
 
 
@@ -155,7 +155,7 @@ def test_the_oracle_keeps_what_is_most_relevant_image_by_image() -> None:
         assert kept(model, Oracle(4, relevance=given, layer=layer), inputs) == best
 
 
-def test_the_oracle_behind_another_cut_knows_which_tokens_are_left() -> None:
+def test_the_oracle_after_another_method_knows_which_tokens_are_left() -> None:
     view = View(torch.zeros(4, 2), (1, 2, 3), index=torch.tensor([0, 2, 3, 5]))
     assert Oracle(2, relevance=[torch.tensor([1.0, 9, 2, 3, 9, 0])]).plan(view).kept.tolist() == [1, 2]
 
@@ -164,11 +164,11 @@ def test_a_relevance_that_does_not_fit_is_refused() -> None:
     model, inputs, ones = tiny_llava(), batch(ROWS), [torch.ones(TOKENS)] * 3
     with pytest.raises(OptionError, match=r"needs the true relevance.*foveate.relevance\(model, inputs\)"):
         Oracle(0.5)
-    with pytest.raises(InputError, match="relevance of 2 images was given for a batch of 3"):
+    with pytest.raises(InputError, match="the relevance of 2 images was passed for a batch of 3"):
         kept(model, Oracle(4, relevance=ones[:2]), inputs)
-    with pytest.raises(InputError, match=r"image 1 has shape \(15,\), its tokens fill 16"):
+    with pytest.raises(InputError, match=r"image 1 has shape \(15,\), but its tokens fill 16"):
         kept(model, Oracle(4, relevance=[ones[0], torch.ones(15), ones[2]]), inputs)
-    with pytest.raises(InputError, match="relevance of image 2 holds NaN"):
+    with pytest.raises(InputError, match="relevance of image 2 contains NaN"):
         kept(model, Oracle(4, relevance=[*ones[:2], torch.full((TOKENS,), torch.nan)]), inputs)
 
 

@@ -105,7 +105,7 @@ def test_autocast_and_gradients_change_nothing(method: str) -> None:
 def test_states_that_are_not_finite_are_refused(value: float, method: str) -> None:
     batch = torch.stack([decaying(150, 100, seed) for seed in range(3)])
     batch[1, 7, 5] = value
-    with pytest.raises(InputError, match="hold NaN or infinity"):
+    with pytest.raises(InputError, match="contain NaN or infinity"):
         information_contribution(batch, method)  # type: ignore[arg-type]
 
 

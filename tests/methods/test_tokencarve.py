@@ -155,7 +155,7 @@ def test_nan_has_no_order() -> None:
     view = make(20, 8)
     assert view.last_attention is not None
     broken = View(view.states, view.grid, last_attention=view.last_attention.clone().fill_(float("nan")))
-    with pytest.raises(InputError, match="last_attention holds NaN"):
+    with pytest.raises(InputError, match="last_attention contains NaN"):
         TokenCarve(keep=5).plan(broken)
     states = view.states.clone()
     states[3, 2] = float("nan")

@@ -1,0 +1,25 @@
+# Written by tests/test_public_face.py from __init__.py.
+
+from foveate.budget import tokens_after as tokens_after
+from foveate.compression import Handle as Handle
+from foveate.compression import compress as compress
+from foveate.compression import handle_of as handle_of
+from foveate.explain.compressor.compressor import ConvCompressor as ConvCompressor
+from foveate.explain.relevance.relevance import relevance as relevance
+from foveate.explain.relevance.result import Relevance as Relevance
+from foveate.method import Method as Method
+from foveate.methods import Explainer as Explainer
+from foveate.methods import FastV as FastV
+from foveate.methods import FirstLayerAttention as FirstLayerAttention
+from foveate.methods import Oracle as Oracle
+from foveate.methods import Pool as Pool
+from foveate.methods import Random as Random
+from foveate.methods import TokenCarve as TokenCarve
+from foveate.methods import load_method as load_method
+from foveate.methods import parse_method as parse_method
+from foveate.methods import register as register
+from foveate.methods import save_method as save_method
+from foveate.plan import Plan as Plan
+from foveate.report import Report as Report
+from foveate.version import __version__ as __version__
+from foveate.view import View as View
