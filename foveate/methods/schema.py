@@ -7,6 +7,7 @@ import difflib
 import types
 import typing
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Required, cast, get_type_hints
@@ -77,10 +78,7 @@ def options_of(method: type[Method]) -> OptionSchema:
 
 @cache
 def _options_of(method: Any) -> OptionSchema:
-    try:
-        hints = get_type_hints(method)
-    except (NameError, TypeError):  # names that only type checkers see, or of a function's scope
-        hints = {}
+    hints = _hints(method)
     options = [option for option in dataclasses.fields(method) if option.init]
     kinds = {option.name: _readable(hints.get(option.name, _fallback(option))) for option in options}
     missing = dataclasses.MISSING
@@ -88,6 +86,15 @@ def _options_of(method: Any) -> OptionSchema:
     fields = {name: Required[kind] if name in needed else kind for name, kind in kinds.items()}
     record = with_config(_CONFIG)(TypedDict(method.__name__, fields, total=False))  # type: ignore[operator]
     return OptionSchema(method, kinds, needed, {option.name: _default(option) for option in options}, record)
+
+
+def _hints(method: type) -> dict[str, Any]:
+    """The annotations of a class and its bases, without those of a class that names what only a type checker or a function sees."""
+    hints: dict[str, Any] = {}
+    for base in reversed(method.__mro__):
+        with suppress(NameError, TypeError, AttributeError):
+            hints |= get_type_hints(base)
+    return hints
 
 
 def _default(option: dataclasses.Field[Any]) -> Any:

@@ -246,6 +246,23 @@ def test_options_of_many_types_survive(tmp_path: Path) -> None:
     assert parse_method("rich:keep=4,limit=none,edge=left") == Rich(4)
 
 
+def test_types_that_only_a_type_checker_sees_are_those_of_the_defaults() -> None:
+    @foveate.register
+    @dataclass(frozen=True)
+    class Half(Rich):
+        count: "Unknown" = 3  # type: ignore[name-defined] # noqa: F821, UP037
+        other: "Unknown" = None  # type: ignore[name-defined] # noqa: F821, UP037
+
+    method = parse_method("half:count=4,other=[1],keep=2,sizes=(5,)")
+    assert method == Half(2, count=4, other=[1], sizes=(5,)) == method_from_dict(method.to_dict())
+    for text, said in (
+        ("half:keep=x", "keep=x should be an integer or a number"),
+        ("half:keep=2,count=x", "count=x should be a valid int"),
+    ):
+        with pytest.raises(InputError, match=said):
+            parse_method(text)
+
+
 def test_options_are_listed_with_plain_defaults() -> None:
     @dataclass(frozen=True)
     class Listed(Rich):
