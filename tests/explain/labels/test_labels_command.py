@@ -159,16 +159,16 @@ def test_a_sample_that_fails_in_the_model_spoils_no_other_of_its_batch(
     assert reasons == {"RuntimeError: out of luck", "the relevance is not a number", "the relevance is zero everywhere"}
 
 
-def test_when_nothing_can_be_used_the_commonest_reason_is_the_error(make_labels: Run, tmp_path: Path) -> None:
+def test_when_nothing_can_be_used_the_most_common_reason_is_the_error(make_labels: Run, tmp_path: Path) -> None:
     lines = [{"image": "gone.png", "question": question(0)}] * 3 + [{"image": None, "question": question(0)}]
     code, said = make_labels(write_json_lines(tmp_path / "data.jsonl", lines), tmp_path / "labels")
     assert code == 1
-    assert "not one of 4 samples" in said
+    assert "none of 4 samples" in said
     assert "no such picture file" in said
     code, said = make_labels(write_parquet(tmp_path / "wrong.parquet", 2, answer=["x", "y"]), tmp_path / "wrong")
     assert code == 1
     assert "none of the 2 answers" in said
-    assert "--keep-all" in said
+    assert "keep_all=True" in said
 
 
 def test_a_finished_folder_is_left_as_it_is(make_labels: Run, tmp_path: Path) -> None:
