@@ -53,7 +53,7 @@ def called(model: Any, tokens: int) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("run", [generated, called], ids=["generate", "forward"])
-def test_the_prefill_is_the_same_whoever_encodes_the_image(model: Any, run: Any, compressed: bool) -> None:
+def test_the_prefill_is_the_same_wherever_the_image_is_encoded(model: Any, run: Any, compressed: bool) -> None:
     around: Any = compress(model, FastV(keep=4)) if compressed else nullcontext()
     with GenerationTimer(model) as timer, around, timer.generation() as times:
         run(model, 1)
