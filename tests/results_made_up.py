@@ -1,4 +1,4 @@
-"""Files of results as the commands write them, with figures that are made up."""
+"""Files of results as the commands write them, with made-up figures."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from foveate.chat.asking import NO_METHOD, Reply, ask
 from foveate.chat.conversations import Chat, Conversation
 from foveate.chat.models import Subject, load_model
+from foveate.chat.visuals import DEFAULT_FRAMES
 from foveate.compression import compress
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method
@@ -64,7 +65,7 @@ class FoveateModel(lmms):
         keep: int | float | None = None,
         layer: int | None = None,
         image: str = "seen",
-        frames: int = 8,
+        frames: int = DEFAULT_FRAMES,
         seed: int | None = None,
         clamp: bool = False,
         max_new_tokens: int | None = None,

@@ -1,4 +1,4 @@
-"""Chat templates are programs of a checkpoint: what they may take is limited, and what they give is what transformers gives."""
+"""Chat templates are programs that come with a checkpoint: they run within limits, and their output equals that of transformers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_work_within_its_bounds_gives_its_result_and_changes_nothing_here() -> N
     assert seen == []
 
 
-def test_what_work_raises_is_told_by_type_and_text() -> None:
+def test_errors_of_the_work_are_reported_with_type_and_text() -> None:
     with pytest.raises(WorkError, match=r"^KeyError: 'x'$"):
         run_bounded(lambda: {}["x"], Bounds())
 
@@ -100,7 +100,7 @@ def test_a_template_gives_the_same_text_in_its_process_as_here(shape: str) -> No
     ],
     ids=["time", "text", "memory", "error", "length"],
 )
-def test_a_template_that_takes_too_much_or_fails_is_told_in_one_line(template: str, bounds: Bounds, told: str) -> None:
+def test_a_template_that_takes_too_much_or_fails_is_reported_in_one_line(template: str, bounds: Bounds, told: str) -> None:
     _, processor = demo.load()
     processor.chat_template = template
     with pytest.raises(ProcessorError, match=told) as refused:

@@ -1,4 +1,4 @@
-"""What a model is shown and asked: conversations with pictures and videos become its inputs."""
+"""Prompts: conversations with images and videos become the inputs of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy answers, and logits that are no numbers."""
+"""Greedy answers, and logits that are not numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_checkpoint_s_own_sampling_changes_nothing(model: Any, monkeypatch: py
 
 @pytest.mark.parametrize("step", [0, 3, 5])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True}], ids=str)
-def test_logits_that_are_no_numbers_are_refused_and_their_step_is_named(model: Any, step: int, options: dict[str, Any]) -> None:
+def test_logits_that_are_not_numbers_are_refused_and_their_step_is_named(model: Any, step: int, options: dict[str, Any]) -> None:
     inputs, calls = prompt(model), []
 
     def damage(module: Any, args: Any, output: Any) -> None:

@@ -12,7 +12,9 @@ from tiny import TOKENS, tiny_llava
 from torch import nn
 
 from foveate import FastV, compress
+from foveate.chat import timing
 from foveate.chat.timing import GenerationTimer, GenerationTimes, Stopwatch
+from foveate.errors import UnsupportedModelError
 
 TOWER, PROJECTOR, DECODER, REST = 100.0, 30.0, 7.0, 2.0
 
@@ -53,7 +55,7 @@ def called(model: Any, tokens: int) -> None:
 
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("run", [generated, called], ids=["generate", "forward"])
-def test_the_prefill_is_the_same_whoever_encodes_the_image(model: Any, run: Any, compressed: bool) -> None:
+def test_the_prefill_is_the_same_wherever_the_image_is_encoded(model: Any, run: Any, compressed: bool) -> None:
     around: Any = compress(model, FastV(keep=4)) if compressed else nullcontext()
     with GenerationTimer(model) as timer, around, timer.generation() as times:
         run(model, 1)
@@ -61,6 +63,17 @@ def test_the_prefill_is_the_same_whoever_encodes_the_image(model: Any, run: Any,
     assert times.prefill_seconds == DECODER + REST
     assert times.first_token_seconds == TOWER + PROJECTOR + DECODER + REST
     assert times.decode_seconds is None
+
+
+def test_a_model_of_no_known_family_is_timed_by_the_usual_names_of_encoders(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(model: Any) -> Any:
+        raise UnsupportedModelError("a model of no known family")
+
+    monkeypatch.setattr(timing, "family_of", unknown)
+    with GenerationTimer(model) as timer, timer.generation() as times:
+        generated(model, 1)
+    assert times.vision_seconds == TOWER + PROJECTOR
+    assert times.prefill_seconds == DECODER + REST
 
 
 def test_tokens_after_the_first_are_timed_apart(model: Any) -> None:

@@ -27,7 +27,7 @@ def subject() -> Subject:
 
 
 def request(number: int, **options: Any) -> Any:
-    """A request as lmms-eval's chat tasks make it, about the question of that number."""
+    """A request as lmms-eval's chat tasks make it, about the question with that number."""
 
     def messages(question: Any) -> list[dict[str, Any]]:
         shown = [{"type": "image", "url": SCENE.image}] if options.get("shown", True) else []
@@ -73,7 +73,7 @@ def test_wrong_arguments_are_refused_before_anything_runs(subject: Subject, argu
         FoveateModel(subject=subject, **arguments)
 
 
-def test_answers_come_in_the_order_of_the_requests_whatever_the_batches(subject: Subject) -> None:
+def test_answers_come_in_the_order_of_the_requests_for_any_batch_size(subject: Subject) -> None:
     requests = [request(number, shown=number != 2) for number in range(5)]
     alone = [result.text for result in model(subject, method="fastv", keep=200).generate_until(requests)]
     together = [result.text for result in model(subject, method="fastv", keep=200, batch_size=4).generate_until(requests)]

@@ -1,4 +1,4 @@
-"""Cells of the analysis, their questions, and what is concluded from results that are known."""
+"""Cells of the analysis, their questions, and the conclusions from known results."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Asked:
 
 
 def results(link: float, noise: float = 0.0) -> tuple[dict[AnalysisCell, dict[str, Any]], list[Any]]:
-    """Cells in which information is `link` times the accuracy of the method, plus what the budget brings, plus noise."""
+    """Cells in which information is `link` times the accuracy of the method, plus an effect of the budget, plus noise."""
     generator = np.random.default_rng(0)
     asked = [_Asked(number // 2) for number in range(40)]
     found: dict[AnalysisCell, dict[str, Any]] = {}
@@ -122,7 +122,7 @@ def test_information_that_only_the_budget_brings_shows_over_all_cells_alone() ->
     assert found["cells"]["pearson"]["value"] > found["equal_budget"]["pearson"]["value"] + 0.5
 
 
-def test_a_correlation_that_one_method_makes_is_told_by_leaving_it_out() -> None:
+def test_a_correlation_due_to_one_method_shows_when_it_is_omitted() -> None:
     found, asked = results(link=0.0)
     for cell, result in found.items():
         # the worst method holds the least, and the others' information goes against their accuracy

@@ -1,4 +1,4 @@
-"""What is read of the tokens that stayed is what the model computed for them."""
+"""The states read for kept tokens are those that the model computed for them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_before_the_cut_the_rows_of_kept_tokens_are_read_among_all() -> None:
 
 
 @torch.no_grad()
-def test_behind_the_cut_merged_tokens_are_read_as_what_they_became() -> None:
+def test_merged_tokens_are_read_as_merged_after_the_cut() -> None:
     model, inputs = tiny_llava(), batch([prompt(3, "image", 6)])
     hidden = model(**inputs, output_hidden_states=True).hidden_states
     target = list(keep_target([2, 7]))

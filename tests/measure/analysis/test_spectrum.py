@@ -1,4 +1,4 @@
-"""Effective rank and energy ranks, on spectra that are known."""
+"""Effective rank and energy ranks, on known spectra."""
 
 from __future__ import annotations
 

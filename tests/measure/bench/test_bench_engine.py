@@ -1,4 +1,4 @@
-"""Measuring: what takes turns, what is counted, what survives an interruption. Nothing here depends on how long anything takes."""
+"""Measuring: the order of runs, what is counted, and what survives an interruption. No test depends on actual durations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_cache_bytes_are_those_of_the_tokens_that_each_layer_holds() -> None:
     assert [row.cache_bytes for row in group.rows] == [layers * token for layers in expected]
 
 
-def test_the_usual_layout_saves_the_share_of_the_cache_that_the_paper_tells() -> None:
+def test_the_usual_layout_saves_the_share_of_the_cache_that_the_paper_reports() -> None:
     shape = find_shape("llava-1.5-7b").scaled(parse_size("128/4"))
     model = build(shape, device=torch.device("cpu"), dtype=torch.float32)
     inputs = random_prompt(model, shape.picture, before=36, after=40)
@@ -137,7 +137,7 @@ def test_every_kind_of_shape_is_measured(name: str) -> None:
     assert start < late == method < full
 
 
-def test_a_tower_that_adds_features_behind_layers_gives_the_same_ideal() -> None:
+def test_a_tower_that_adds_features_after_layers_gives_the_same_ideal() -> None:
     shape = find_shape("qwen3-vl-8b").scaled(parse_size("128/4"))
     picture = shape.picture.sized(128, 128)
     model = build(shape, device=torch.device("cpu"), dtype=torch.float32)
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_timed(method: Method, e
     assert not runs
 
 
-def test_a_row_that_runs_out_of_memory_is_marked_and_the_others_go_on() -> None:
+def test_a_row_that_runs_out_of_memory_is_marked_and_the_others_continue() -> None:
     model = tiny_llava()
     group = measure(model, prompt(model), [Exhausting(keep=4), FastV(keep=4)], rounds=2)
     failed = {row.name: row.failed for row in group.rows if row.failed}
@@ -189,7 +189,7 @@ def test_a_row_that_runs_out_of_memory_is_marked_and_the_others_go_on() -> None:
     assert "over_ideal" in figures(group, group.row("FastV(keep=4)"))
 
 
-def test_an_interrupted_measurement_keeps_whole_rounds_and_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_measurement_keeps_whole_rounds_and_resumes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, saved, runs = tiny_llava(), [], []
     inputs, timed = prompt(model), speed._time
 
@@ -212,7 +212,7 @@ def test_an_interrupted_measurement_keeps_whole_rounds_and_goes_on(monkeypatch: 
         measure(model, inputs, [TokenCarve(keep=4)], rounds=4, group=group)
 
 
-def test_what_is_told_of_the_work_ahead_is_what_is_done() -> None:
+def test_the_number_of_runs_is_known_in_advance() -> None:
     model, runs = tiny_llava(), []
     methods = [FastV(keep=4), TokenCarve(keep=4), FastV(keep=8, layer=0)]
     measure(model, prompt(model), methods, rounds=2, progress=lambda: runs.append(1))

@@ -224,7 +224,7 @@ def test_other_settings_do_not_mix_with_a_run(run: Run, folder: Path, asked: lis
     assert "something other than a run" in err
 
 
-def test_a_run_that_finished_nothing_binds_nobody(run: Run, tmp_path: Path) -> None:
+def test_settings_of_a_run_that_finished_nothing_may_change(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(*SMALL, "--model", "./nowhere", "--out", folder)[0] == 1
     assert (folder / "run.json").exists()

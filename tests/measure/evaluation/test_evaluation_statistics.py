@@ -1,4 +1,4 @@
-"""Intervals and tests against those of SciPy, and what a run's figures say beside each other."""
+"""Intervals and tests against those of SciPy, and how the figures of a run compare."""
 
 from __future__ import annotations
 
