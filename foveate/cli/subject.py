@@ -1,4 +1,4 @@
-"""What a command is asked about, and who answers: reading the picture or video, and loading the model."""
+"""What ask and explain share: reading the picture or video, loading the model, and notes about what the model saw."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from foveate.chat.models import Shown, Subject
 
-__all__ = ["load", "read", "sized", "told", "unseen"]
+__all__ = ["enough_memory", "load", "read", "told", "unseen"]
 
 DEFAULT_FRAMES = 8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -38,30 +38,29 @@ def read(path: Path, frames: int | None, max_pixels: int) -> tuple[Shown, list[s
     from foveate.chat.models import Shown
     from foveate.images import is_picture, load_image
 
-    with sized():
-        if frames is None and (is_picture(path) or not _may_be_video(path)):
-            loaded = load_image(path, max_pixels=max_pixels)
-            return Shown((loaded.image,)), list(loaded.notes)
-        from foveate.video import read_frames
+    if frames is None and (is_picture(path) or not _may_be_video(path)):
+        loaded = load_image(path, max_pixels=max_pixels)
+        return Shown((loaded.image,)), list(loaded.notes)
+    from foveate.video import read_frames
 
-        found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
+    found = read_frames(path, frames or DEFAULT_FRAMES, max_pixels=max_pixels)
     many = f"{len(found.images)} frames" if len(found.images) > 1 else "one frame"
     return Shown(found.images, found), [f"the model is shown {many} of {found.duration:.1f} seconds", *found.notes]
 
 
 @contextmanager
-def sized() -> Iterator[None]:
-    """Name the option that raises the limit where a picture has too many pixels.
+def enough_memory(subject: Subject) -> Iterator[None]:
+    """Around running a model.
 
     Raises:
-        InputError: instead of the library's.
+        InputError: the device runs out of memory.
     """
-    from foveate.files.limits import TooManyPixelsError
+    import torch
 
     try:
         yield
-    except TooManyPixelsError as error:
-        raise InputError(f"{error} (--max-megapixels)") from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{subject.name} runs out of memory on {subject.device}; try --dtype bfloat16 or --device cpu") from error
 
 
 def _may_be_video(path: Path) -> bool:
@@ -71,7 +70,7 @@ def _may_be_video(path: Path) -> bool:
 
 
 def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:
-    """`load_model`, and on the terminal that it goes on."""
+    """`load_model`, with a spinner on a terminal."""
     from foveate.chat.models import is_local, load_model
 
     if is_local(name):
@@ -83,7 +82,7 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
 
 
 def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
-    """A note if the processor cuts off so much of the picture that it may matter; none if it is not known.
+    """A note if the processor cuts off so much of the picture that it may matter; none if that is unknown.
 
     Args:
         subject: the model.
@@ -97,7 +96,7 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
     parts, video = (images[0].parts, images[0].kind == "video") if images else (((1, side, side),), False)
     try:
         regions = _regions(subject, shown, parts, video, len(images))
-    except (InputError, UnsupportedError, UnsupportedModelError):  # what is drawn says so
+    except (InputError, UnsupportedError, UnsupportedModelError):  # the drawing says so
         return []
     boxes, (width, height) = [region.box for region in regions], shown.size
     left, top = max(0.0, min(box.left for box in boxes)), max(0.0, min(box.top for box in boxes))
@@ -107,10 +106,10 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
 
 
 def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
-    """Who says where tokens lie, as options of what draws them, and a note.
+    """What says where the tokens lie, as options of the functions that draw them, and a note.
 
-    The picture and the processor are those that the model was given. So if its family expects other parts of them it is the family that is
-    mistaken, and no answer is to be lost for that: the tokens are drawn beside the picture.
+    The picture and the processor are those that the model was given. If its family expects other parts, the family is mistaken. That
+    must not cost the answer, so the tokens are drawn beside the picture.
 
     Args:
         subject: the model.
@@ -123,7 +122,7 @@ def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[st
         return {}, []
     try:
         _regions(subject, shown, images[0].parts, images[0].kind == "video", len(images))
-    except UnsupportedError:  # which the picture says itself
+    except UnsupportedError:  # the drawing says so
         pass
     except InputError as error:
         return {}, [f"the tokens are drawn beside the picture: {error}"]

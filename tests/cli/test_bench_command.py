@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_model import TOKENS, Result, Run
 
-from foveate.cli import bench_subject
+from foveate.cli.bench import subject
 from foveate.measure.bench import memory, speed
 from foveate.measure.bench.records import Timing
 
@@ -97,14 +97,14 @@ def test_an_interrupted_run_keeps_finished_rounds(bench: Run, tmp_path: Path, mo
 
 
 def test_a_batch_that_is_too_large_leaves_the_others(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, made = tmp_path / "run.json", bench_subject.Bench.inputs
+    out, made = tmp_path / "run.json", subject.BenchSubject.inputs
 
     def inputs(self: Any, prompts: Any, batch: int, new_tokens: int) -> Any:
         if batch == 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
         return made(self, prompts, batch, new_tokens)
 
-    monkeypatch.setattr(bench_subject.Bench, "inputs", inputs)
+    monkeypatch.setattr(subject.BenchSubject, "inputs", inputs)
     result = bench("--batch", "1,2", "--out", out)
     assert result.code == 0
     assert "batch 2 runs out of memory" in result.err

@@ -1,61 +1,34 @@
-"""`foveate ask`: one question about one picture or video, with compressed visual tokens and, to compare, without."""
+"""One question about one picture or video, with compressed visual tokens and, to compare, without."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
-from foveate.cli.subject import load, read, told, unseen
+from foveate.cli.specs import is_no_method, method_of
+from foveate.cli.subject import enough_memory, load, read, told, unseen
 from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
     from foveate.chat.models import Prompt, Shown, Subject
     from foveate.cli.answering import Outcome
+    from foveate.cli.ask.command import Ask
     from foveate.method import Method
     from foveate.report import Report
 
-__all__ = ["NO_METHOD", "Request", "ask"]
-
-NO_METHOD = "none"
+__all__ = ["ask"]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; see the options of `foveate ask`."""
-
-    image: Path
-    frames: int | None
-    question: str
-    model: str
-    method: str
-    keep: int | float
-    layer: int | None
-    seed: int | None
-    settings: tuple[str, ...]
-    clamp: bool
-    compare: bool
-    repeat: int
-    picture: Path | None
-    lines: bool
-    report: Path | None
-    as_json: bool
-    max_new_tokens: int
-    dtype: str
-    device: str
-    max_pixels: int
-
-
-def ask(request: Request) -> None:
+def ask(request: Ask) -> None:
     """Run the command.
 
     Raises:
-        FoveateError: whatever is wrong with the request; nothing has been printed to stdout then.
+        FoveateError: whatever is wrong with the request; nothing has been printed to stdout.
     """
     question = check_question(request.question)
     _check_outputs(request)
@@ -77,19 +50,17 @@ def ask(request: Request) -> None:
         _print(request, method, outcome, notes)
 
 
-def _method(request: Request) -> Method | None:
-    from foveate.methods.options import build_method
-
-    if request.method.strip().lower() != NO_METHOD:
-        return build_method(request.method, request.keep, request.layer, request.seed, request.settings, request.clamp)
+def _method(request: Ask) -> Method | None:
+    if not is_no_method(request.method):
+        return method_of(request.method, request.budget, request.layer, request.seed, request.settings, clamp=request.clamp)
     unused = {"--picture": request.picture, "--report": request.report, "--compare": request.compare, "--set": request.settings}
     for option, value in unused.items():
         if value:
-            raise InputError(f"{option} needs a method; --method none runs the full model, which drops nothing")
+            raise InputError(f"{option} needs a method, and --method none runs the full model; name a method, or omit {option}")
     return None
 
 
-def _check_outputs(request: Request) -> None:
+def _check_outputs(request: Ask) -> None:
     if request.picture:
         check_output(request.picture, "picture", PICTURES)
     if request.report:
@@ -97,19 +68,15 @@ def _check_outputs(request: Request) -> None:
     check_outputs([request.picture, request.report], [request.image, *model_files(request.model)])
 
 
-def _answer(request: Request, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
-    import torch
-
+def _answer(request: Ask, subject: Subject, prompt: Prompt, method: Method | None) -> Outcome:
     from foveate.cli.answering import answer
 
-    try:
-        return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeat)
-    except torch.OutOfMemoryError as error:
-        raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
+    with enough_memory(subject):
+        return answer(subject, prompt, method, compare=request.compare, new_tokens=request.max_new_tokens, repeat=request.repeats)
 
 
-def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> list[str]:
-    """Write what is to be written; what the user may want to know of it."""
+def _save(request: Ask, report: Report, shown: Shown, subject: Subject) -> list[str]:
+    """Write the files that were asked for; returns what the user may want to know about them."""
     notes: list[str] = []
     if request.report:
         write(request.report, "report", report.save)
@@ -124,10 +91,10 @@ def _save(request: Request, report: Report, shown: Shown, subject: Subject) -> l
     return notes
 
 
-def _print(request: Request, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
-    from foveate.cli.table import results_table
+def _print(request: Ask, method: Method | None, outcome: Outcome, notes: Sequence[str]) -> None:
+    from foveate.cli.ask.table import results_table
 
-    console.put(outcome.first.answer or "(no answer: the model ended at once)", style="bold green")
+    console.put(outcome.first.answer or "(no answer: the model stopped at once)", style="bold green")
     if outcome.full and outcome.agree is not None:
         verdict = "the same answer" if outcome.agree else "a different answer"
         console.put(f"full model: {outcome.full.answer} ({verdict})", style="dim" if outcome.agree else "yellow")
@@ -141,17 +108,17 @@ def _print(request: Request, method: Method | None, outcome: Outcome, notes: Seq
         console.note(text)
 
 
-def _how_measured(request: Request) -> str:
-    runs = "single runs" if request.repeat == 1 else f"medians of {request.repeat} runs"
+def _how_measured(request: Ask) -> str:
+    runs = "single runs" if request.repeats == 1 else f"medians of {request.repeats} runs"
     if request.compare:
         return f"times are {runs} on this machine, after one warm-up of each"
-    if request.repeat > 1:
+    if request.repeats > 1:
         return f"times are {runs} on this machine"
-    return "times are those of one cold run on this machine; --compare warms up first and shows the full model beside it"
+    return "times are those of one cold run on this machine; --compare warms up first and also runs the full model"
 
 
 def _as_json(
-    request: Request, shown: Shown, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
+    request: Ask, shown: Shown, subject: Subject, prompt: Prompt, method: Method | None, outcome: Outcome, notes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "answer": outcome.first.answer,
@@ -170,7 +137,7 @@ def _as_json(
         "compressed": asdict(outcome.compressed) if outcome.compressed else None,
         "full": asdict(outcome.full) if outcome.full else None,
         "warmed_up": request.compare,
-        "repeat": request.repeat,
+        "repeat": request.repeats,
         "picture": str(request.picture) if request.picture else None,
         "report": str(request.report) if request.report else None,
         "notes": list(notes),

@@ -1,11 +1,10 @@
-"""`foveate demo train`: the recipe of the demo model, with a progress bar."""
+"""The recipe of the embedded model, with a progress bar."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,41 +12,24 @@ from foveate.cli import console
 from foveate.errors import FoveateError, InputError, RecordError
 
 if TYPE_CHECKING:
+    from foveate.cli.demo.train import TrainEmbedded
     from foveate.recipe.train import Recipe
 
-__all__ = ["Training", "train"]
+__all__ = ["train"]
 
 _POLL_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Training:
-    """What the user asked for; see the options of `foveate demo train`."""
-
-    out: Path
-    shape: str | None
-    hours: float | None
-    steps: tuple[int, int] | None
-    device: str
-    seed: int
-    batch: int | None
-    processes: int
-    workers: int
-    guidance: float
-    start: Path | None
-    card_questions: int
-
-
-def train(request: Training) -> None:
-    """Train, or go on with a run that was stopped.
+def train(request: TrainEmbedded) -> None:
+    """Train; resumes a stopped run.
 
     Raises:
-        InputError: if the folder cannot be used, or the device is not there.
+        InputError: the folder cannot be used, or the device is not there.
     """
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"{request.out} is a file; name a folder for checkpoints, log and weights")
     if request.start is not None and not (request.start / "config.json").is_file():
-        raise InputError(f"{request.start} holds no weights to go on from (no config.json); name the folder of an earlier run's weights")
+        raise InputError(f"{request.start} holds no weights to start from (no config.json); name the folder of an earlier run's weights")
     from foveate.chat.models import find_device
     from foveate.recipe.train import Recipe
     from foveate.recipe.train import train as run
@@ -55,7 +37,7 @@ def train(request: Training) -> None:
     recipe = Recipe(
         shape=_shape(request.shape),
         device=str(find_device(request.device)),
-        hours=request.hours,
+        hours=request.training_hours,
         steps=request.steps,
         seed=request.seed,
         batch=request.batch or Recipe.batch,
@@ -64,7 +46,7 @@ def train(request: Training) -> None:
         guidance=request.guidance,
         start=None if request.start is None else str(request.start),
     )
-    console.note(f"checkpoints and log are in {request.out}; the same command goes on where a stopped run ended")
+    console.note(f"checkpoints and log are in {request.out}; the same command resumes a stopped run")
     try:
         with _progress(request.out / "log.jsonl", recipe):
             weights = run(request.out, recipe)
@@ -85,11 +67,11 @@ def _shape(name: str | None) -> str:
     if name is None:
         return Recipe.shape
     if name not in SHAPES:
-        raise InputError(f"there is no shape {name!r} of the demo model; there is {', '.join(SHAPES)}")
+        raise InputError(f"there is no shape {name!r} of the embedded model; there is {', '.join(SHAPES)}")
     return name
 
 
-def _card(request: Training, device: str) -> Path:
+def _card(request: TrainEmbedded, device: str) -> Path:
     from foveate.recipe.card import describe
 
     with console.spinner(f"measuring on {request.card_questions} held-out questions of each family"):
@@ -98,7 +80,7 @@ def _card(request: Training, device: str) -> Path:
 
 @contextmanager
 def _progress(log: Path, recipe: Recipe) -> Iterator[None]:
-    """A bar on stderr that follows the training log, from a thread, while training runs; nothing where stderr is no terminal."""
+    """A bar on stderr that follows the training log, from a thread, while training runs; nothing if stderr is no terminal."""
     bar = console.progress_bar()
     if bar is None:
         yield

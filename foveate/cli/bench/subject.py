@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foveate.measure.bench.shapes import Picture, Shape
     from foveate.method import Method
 
-__all__ = ["SHAPE", "Bench", "Prompts", "load_bench"]
+__all__ = ["SHAPE", "BenchSubject", "Prompts", "load_bench"]
 
 SHAPE = "shape:"
 DEFAULT_SIDE = 672
@@ -27,7 +27,7 @@ DEFAULT_SIDE = 672
 
 @dataclass(frozen=True)
 class Prompts:
-    """What every prompt is like: text tokens before and behind the image, the size of the image in pixels, and the seed."""
+    """What every prompt is like: text tokens before and after the image, the size of the image in pixels, and the seed."""
 
     before: int
     after: int
@@ -36,8 +36,8 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A model and how it is shown an image: by its processor, or as its shape says."""
+class BenchSubject:
+    """A model, and how an image reaches it: through its processor, or as its shape says."""
 
     model: Any = field(repr=False)
     subject: Subject | None
@@ -74,8 +74,8 @@ class Bench:
 
 def load_bench(
     name: str, scale: str | None, prompts: Prompts, methods: Sequence[Method], *, dtype: str, device: str, attention: str | None
-) -> Bench:
-    """Load or make the model; what can be refused before that is.
+) -> BenchSubject:
+    """Load or make the model; refuses before that what it can.
 
     Raises:
         FoveateError: an unknown name, a size that cannot be, a method that does not fit, too little memory.
@@ -83,7 +83,9 @@ def load_bench(
     if name.lower().startswith(SHAPE):
         return _shaped(name[len(SHAPE) :], scale, prompts, methods, dtype, device, attention)
     if scale is not None:
-        raise InputError(f"--scale makes a published shape smaller; {name!r} has the size that it has (try --model {SHAPE}...)")
+        raise InputError(
+            f"--scale makes a published shape smaller; {name!r} has a size of its own; omit it, or name a shape: --model {SHAPE}NAME"
+        )
     from foveate.chat.models import is_local, load_model
 
     if not is_local(name):
@@ -93,7 +95,7 @@ def load_bench(
     if attention is not None:
         _set_attention(subject.model, attention)
     check_layers(methods, subject.model.config.get_text_config().num_hidden_layers)
-    return Bench(subject.model, subject, None)
+    return BenchSubject(subject.model, subject, None)
 
 
 def check_layers(methods: Sequence[Method], layers: int) -> None:
@@ -109,7 +111,7 @@ def check_layers(methods: Sequence[Method], layers: int) -> None:
 
 def _shaped(
     name: str, scale: str | None, prompts: Prompts, methods: Sequence[Method], dtype: str, device: str, attention: str | None
-) -> Bench:
+) -> BenchSubject:
     import torch
 
     from foveate.chat.models import find_device
@@ -131,11 +133,11 @@ def _shaped(
             model = build(shape, device=where, dtype=kind, seed=prompts.seed, attention=attention)
         except (ValueError, ImportError) as error:
             raise InputError(f"cannot make {shape.name} with --attention {attention}: {error}") from error
-    return Bench(model, None, picture)
+    return BenchSubject(model, None, picture)
 
 
 def _check_memory(shape: Shape, where: Any, kind: Any, precision: str) -> None:
-    """Refuse weights that do not fit, because a process that fills a machine's memory is ended without a word."""
+    """Refuse weights that do not fit, because the system kills a process that fills the memory, without a message."""
     import torch
 
     from foveate.measure.bench.memory import free_memory
@@ -146,7 +148,7 @@ def _check_memory(shape: Shape, where: Any, kind: Any, precision: str) -> None:
     if free is not None and needed > free:
         narrower = "" if kind.itemsize == 2 else "--dtype bfloat16, "
         raise InputError(
-            f"{shape.name} needs {needed / 1e9:.1f} GB for its weights in {precision}, and {free / 1e9:.1f} GB are free on {where}: "
+            f"{shape.name} needs {needed / 1e9:.1f} GB for its weights in {precision}, and {free / 1e9:.1f} GB are free on {where}; "
             f"try {narrower}--scale 0.25, or a smaller shape"
         )
 
@@ -159,7 +161,7 @@ def _set_attention(model: Any, attention: str) -> None:
 
 
 def _refuse_misspelt(name: str) -> None:
-    """Refuse a name that can be no folder and no id, if it is close to one that we know."""
+    """Refuse a name that cannot be a folder or an id, if it is close to a known one."""
     from foveate.measure.bench.shapes import shapes
 
     if "/" in name or name.startswith((".", "~")) or Path(name).suffix == ".json":
@@ -174,6 +176,6 @@ def _check_context(config: Any, length: int, new_tokens: int) -> None:
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is not None and length + new_tokens > limit:
         raise InputError(
-            f"a prompt of {length} tokens and {new_tokens} new ones are {length + new_tokens}, and the model's context is {limit}: "
+            f"a prompt of {length} tokens and {new_tokens} new ones are {length + new_tokens}, and the model's context is {limit}; "
             f"lower --prompt, --new-tokens or --image-size"
         )

@@ -1,59 +1,38 @@
-"""`foveate explain`: which visual tokens the answer to one question rests on."""
+"""Which visual tokens the answer to one question rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
-from foveate.cli.subject import load, read, told, unseen
+from foveate.cli.subject import enough_memory, load, read, told, unseen
 from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
 if TYPE_CHECKING:
     from foveate.chat.models import Prompt, Shown, Subject
+    from foveate.cli.explain.command import Explain
     from foveate.draw import Word
     from foveate.explain.relevance.result import ImageRelevance, Relevance
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["explain"]
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What the user asked for; see the options of `foveate explain`."""
-
-    image: Path
-    frames: int | None
-    question: str
-    model: str
-    answer: str | None
-    target: Literal["logit", "log_probability"]
-    gradients: bool
-    top: int
-    picture: Path | None
-    as_json: bool
-    max_new_tokens: int
-    dtype: str
-    device: str
-    max_pixels: int
-
-
-def explain(request: Explanation) -> None:
+def explain(request: Explain) -> None:
     """Run the command.
 
     Raises:
-        FoveateError: whatever is wrong with the request; nothing has been printed to stdout then.
+        FoveateError: whatever is wrong with the request; nothing has been printed to stdout.
     """
     question = check_question(request.question)
     if request.picture:
         check_output(request.picture, "picture", PICTURES)
         check_outputs([request.picture], [request.image, *model_files(request.model)])
     if request.answer is not None and not request.answer.strip():
-        raise InputError("the answer is empty, so there is nothing to explain; leave --answer out to explain the model's own")
+        raise InputError("the answer is empty, so there is nothing to explain; omit --answer to explain the model's own")
     with console.spinner("reading"):
         shown, notes = read(request.image, request.frames, request.max_pixels)
     subject = load(request.model, request.dtype, request.device, compress=True, video=shown.video is not None)
@@ -72,28 +51,23 @@ def explain(request: Explanation) -> None:
         _print(request, found, words, answer, notes)
 
 
-def _relevance(request: Explanation, subject: Subject, prompt: Prompt, given: list[int] | None) -> Relevance:
-    import torch
-
+def _relevance(request: Explain, subject: Subject, prompt: Prompt, given: list[int] | None) -> Relevance:
     from foveate.chat.processors import refusals_of
     from foveate.explain.relevance.relevance import relevance
 
-    try:
-        with refusals_of(subject.model):
-            return relevance(
-                subject.model,
-                prompt.inputs,
-                None if given is None else [given],
-                target=request.target,
-                gradients=request.gradients,
-                max_new_tokens=request.max_new_tokens,
-            )
-    except torch.OutOfMemoryError as error:
-        raise InputError(f"{request.model} runs out of memory on {subject.device}: try --dtype bfloat16 or --device cpu") from error
+    with enough_memory(subject), refusals_of(subject.model):
+        return relevance(
+            subject.model,
+            prompt.inputs,
+            None if given is None else [given],
+            target=request.target,
+            gradients=request.gradients,
+            max_new_tokens=request.max_new_tokens,
+        )
 
 
 def _tokens(subject: Subject, answer: str) -> list[int]:
-    """The ids of an answer as it stands behind a prompt."""
+    """The ids of an answer as it stands after a prompt."""
     from foveate.chat.processors import encode
 
     tokenizer = subject.processor.tokenizer
@@ -105,7 +79,7 @@ def _tokens(subject: Subject, answer: str) -> list[int]:
 
 
 def _words(subject: Subject, found: Relevance) -> list[Word]:
-    """The answer's words; a token that begins with a space, or whose text does when it stands behind the others, begins a word."""
+    """The answer's words; a token that begins with a space, or whose text does after the others, begins a word."""
     from foveate.draw import Word
 
     decode, ids = subject.processor.decode, found.answers[0].tolist()
@@ -122,7 +96,7 @@ def _words(subject: Subject, found: Relevance) -> list[Word]:
     return words
 
 
-def _draw(request: Explanation, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
+def _draw(request: Explain, shown: Shown, subject: Subject, found: Relevance, words: Sequence[Word], answer: str) -> list[str]:
     from foveate import draw
 
     assert request.picture is not None
@@ -157,7 +131,7 @@ def _place(image: ImageRelevance, token: int) -> tuple[int, int, int, int]:
     raise ValueError(f"token {token} lies beyond the parts {image.parts}")
 
 
-def _print(request: Explanation, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]) -> None:
+def _print(request: Explain, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]) -> None:
     console.put(answer or "(an answer without words)", style="bold green")
     for number, image in enumerate(found.images):
         console.put("")
@@ -183,7 +157,7 @@ def _where(image: ImageRelevance, entry: dict[str, Any]) -> str:
 
 
 def _as_json(
-    request: Explanation, subject: Subject, prompt: Prompt, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]
+    request: Explain, subject: Subject, prompt: Prompt, found: Relevance, words: Sequence[Word], answer: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     visual = sum(image.tokens.shape[1] for image in found.images)
     return {

@@ -1,55 +1,30 @@
-"""`foveate eval`: methods and budgets on the tasks of lmms-eval, beside the full model and the model without the picture."""
+"""Methods and budgets on the tasks of lmms-eval, beside the full model and the model without the picture."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
-from foveate.cli.checks import parse_keep
+from foveate.cli.adapter import command_line
+from foveate.cli.checks import model_label, parse_keep
+from foveate.cli.specs import NO_METHOD, is_no_method, label_of, method_of
 from foveate.errors import InputError, WriteError
 from foveate.measure.evaluation.suites import Benchmark, find_suite, known
 
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
+    from foveate.cli.eval.command import Evaluate
     from foveate.measure.evaluation.harness import Harness, LoadedTask
     from foveate.measure.evaluation.runs import RunFolder, Setting
     from foveate.method import Method
 
-__all__ = ["Request", "compare", "evaluate"]
-
-NO_METHOD = "none"
+__all__ = ["compare", "evaluate"]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; see the options of `foveate eval`."""
-
-    model: str
-    suites: tuple[str, ...]
-    tasks: str | None
-    methods: str
-    keeps: str
-    limit: int | None
-    out: Path
-    layer: int | None
-    seed: int | None
-    settings: tuple[str, ...]
-    clamp: bool
-    batch_size: int
-    frames: int
-    max_new_tokens: int | None
-    dtype: str
-    device: str
-    include_paths: tuple[Path, ...]
-    as_json: bool
-
-
-def evaluate(request: Request) -> None:
+def evaluate(request: Evaluate) -> None:
     """Run the command.
 
     Raises:
@@ -65,14 +40,14 @@ def evaluate(request: Request) -> None:
     _show(request, data)
     if failed:
         raise InputError(
-            f"{len(failed)} evaluation(s) failed, the others are kept: {'; '.join(failed)}; run the same command again to try them anew"
+            f"{len(failed)} evaluation(s) failed, the others are kept: {'; '.join(failed)}; run the same command again to repeat them"
         )
 
 
 def _run(
-    request: Request, folder: RunFolder, wanted: Sequence[tuple[Setting, Method | None]], benchmarks: Sequence[Benchmark]
+    request: Evaluate, folder: RunFolder, wanted: Sequence[tuple[Setting, Method | None]], benchmarks: Sequence[Benchmark]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Evaluate in a folder that is held; returns what came out, and what failed."""
+    """Evaluate, while the folder is held; returns the results, and what failed."""
     from foveate.measure.evaluation.harness import Harness
 
     local = all(benchmark.needs == "scenes" for benchmark in benchmarks)
@@ -90,12 +65,12 @@ def _run(
 
 
 def compare(first: str, second: str, *, as_json: bool) -> None:
-    """Tell whether two results differ beyond chance.
+    """Report whether two results differ by more than chance.
 
     Raises:
         InputError: a file is not there, or they have nothing in common.
     """
-    from foveate.cli.evaluation_table import comparison_table
+    from foveate.cli.eval.tables import comparison_table
     from foveate.measure.evaluation.comparison import compare as compare_results
 
     found, notes = compare_results(first, second)
@@ -109,9 +84,9 @@ def compare(first: str, second: str, *, as_json: bool) -> None:
 
 
 class _Session:
-    """One loaded model that runs what is not finished yet, and keeps each evaluation as soon as it is."""
+    """One loaded model that runs what is unfinished, and keeps each evaluation as soon as it is finished."""
 
-    def __init__(self, request: Request, folder: RunFolder, harness: Harness, subject: Subject) -> None:
+    def __init__(self, request: Evaluate, folder: RunFolder, harness: Harness, subject: Subject) -> None:
         from importlib.metadata import version
 
         from foveate.measure.facts import facts
@@ -133,7 +108,7 @@ class _Session:
                     self._evaluate(setting, method, task, advance)
                 except WriteError:  # the others could not be kept either
                     raise
-                except Exception as error:  # one that fails must not lose the others; it is told at the end, and nothing is kept of it
+                except Exception as error:  # one that fails must not lose the others; it is reported at the end, and nothing of it is kept
                     notes = " ".join(getattr(error, "__notes__", ()))
                     failed.append(f"{setting.name} on {task.name}: {type(error).__name__}: {error} {notes}".strip())
                     console.note(f"failed: {failed[-1]}")
@@ -146,7 +121,7 @@ class _Session:
             return False
         before, now = cell["facts"]["model"]["fingerprint"], self._facts["model"]["fingerprint"]
         if before != now:
-            raise InputError(f"{self._request.out} holds figures of other weights under this model's name; choose another --out")
+            raise InputError(f"{self._request.out} holds results of other weights under this model's name; name another --out")
         return True
 
     def _evaluate(self, setting: Setting, method: Method | None, task: LoadedTask, advance: Callable[[int], object]) -> None:
@@ -159,11 +134,11 @@ class _Session:
             image="blind" if setting == BLIND else "seen",
             frames=self._request.frames,
             max_new_tokens=self._request.max_new_tokens,
-            batch_size=self._request.batch_size,
+            batch_size=self._request.batch,
         )
         model.progress = advance
         outcome = self._harness.run(model, task, self._request.limit, self._request.out)
-        more = {"method": str(method) if method is not None else None, "batch_size": self._request.batch_size, "seeds": self._seeds}
+        more = {"method": str(method) if method is not None else None, "batch_size": self._request.batch, "seeds": self._seeds}
         self._folder.keep(setting, task.name, cell_of(outcome, model.replies, self._facts, **more))
 
     def gather(self, settings: Sequence[Setting], tasks: Sequence[str]) -> dict[str, Any]:
@@ -176,7 +151,7 @@ class _Session:
             done = {task: self._folder.done(setting, task) for task in tasks}
             cells[setting.name] = {task: cell for task, cell in done.items() if cell is not None}
         about = {
-            "command": _command(self._request),
+            "command": command_line("eval", self._request, model=model_label(self._request.model)),
             "facts": self._facts,
             "settings": _settings(self._request),
             "tasks": {task: dataclasses.asdict(known(task)) for task in tasks},
@@ -186,37 +161,36 @@ class _Session:
         return data
 
 
-def _wanted(request: Request) -> list[tuple[Setting, Method | None]]:
-    """The settings in the order in which they run: what all others are compared with comes first."""
+def _wanted(request: Evaluate) -> list[tuple[Setting, Method | None]]:
+    """The settings in the order in which they run; those that all others are compared with come first."""
     from foveate.measure.evaluation.runs import BLIND, FULL, Setting
-    from foveate.methods.options import build_method
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
-    names = [name for name in _listed(request.methods, "--methods") if name.lower() != NO_METHOD]
-    budgets = [parse_keep(keep) for keep in _listed(request.keeps, "--keep")]
+    names = [name for name in _listed(request.methods, "--methods") if not is_no_method(name)]
+    budgets = [parse_keep(keep) for keep in _listed(request.keep, "--keep")]
     for budget in dict.fromkeys(budgets):
         for name in dict.fromkeys(names):
-            method = build_method(name, budget, request.layer, request.seed, request.settings, request.clamp)
-            wanted.append((Setting(method.name, budget), method))
+            method = method_of(name, budget, request.layer, request.seed, request.settings, clamp=request.clamp)
+            wanted.append((Setting(label_of(name, method), budget), method))
     return wanted
 
 
-def _benchmarks(request: Request) -> list[Benchmark]:
-    """The tasks asked for; those of a suite that cannot be scored here are left out with a note."""
+def _benchmarks(request: Evaluate) -> list[Benchmark]:
+    """The tasks asked for; those of a suite that cannot be scored here are omitted with a note."""
     from foveate.measure.evaluation.harness import has_judge
 
     found: list[Benchmark] = []
     for suite in request.suites:
         for benchmark in find_suite(suite):
             if not benchmark.task:
-                console.note(f"{benchmark.name} is left out: {benchmark.why}")
+                console.note(f"{benchmark.name} is omitted: {benchmark.why}")
             elif benchmark.judge and not has_judge():
-                console.note(f"{benchmark.name} is left out: another model scores it through an API, and OPENAI_API_KEY is not set")
+                console.note(f"{benchmark.name} is omitted: another model scores it through an API, and OPENAI_API_KEY is not set")
             else:
                 found.append(benchmark)
     found += [known(task) for task in _listed(request.tasks or "", "--tasks", empty=True)]
     if not found:
-        raise InputError("nothing to evaluate; pass --suite scenes, say, or --tasks with lmms-eval's names")
+        raise InputError("there is nothing to evaluate; pass --suite, such as --suite scenes, or --tasks with lmms-eval's names")
     for benchmark in found:
         if request.limit is not None and request.limit % benchmark.group:
             raise InputError(
@@ -228,61 +202,24 @@ def _benchmarks(request: Request) -> list[Benchmark]:
 def _listed(text: str, option: str, *, empty: bool = False) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names and not empty:
-        raise InputError(f"{option} names nothing")
+        raise InputError(f"{option} {text!r} names nothing; separate names by commas")
     return names
 
 
-def _folder(request: Request) -> RunFolder:
+def _folder(request: Evaluate) -> RunFolder:
     from foveate.measure.evaluation.runs import RunFolder
 
     return RunFolder(request.out, _settings(request))
 
 
-def _settings(request: Request) -> dict[str, Any]:
-    """What must be the same for figures to belong together; methods, budgets and tasks may be added to a run."""
-    return {
-        "model": _label(request.model),
-        "dtype": request.dtype,
-        "limit": request.limit,
-        "layer": request.layer,
-        "seed": request.seed,
-        "options": list(request.settings),
-        "clamp": request.clamp,
-        "frames": request.frames,
-        "max_new_tokens": request.max_new_tokens,
-    }
+def _settings(request: Evaluate) -> dict[str, Any]:
+    """What must be the same for figures to belong together, as `run.json` records it."""
+    read = {"model": model_label(request.model), "settings": list(request.settings)}
+    recorded = {name: read[name] if name in read else getattr(request, name) for name in request.IDENTIFYING}
+    return {{"settings": "options"}.get(name, name): value for name, value in recorded.items()}
 
 
-def _label(model: str) -> str:
-    """A model's name without the place where it lies."""
-    folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else model
-
-
-def _command(request: Request) -> str:
-    """The command that gives these figures again, without places."""
-    given: dict[str, Any] = {
-        "--model": _label(request.model),
-        "--tasks": request.tasks,
-        "--methods": request.methods,
-        "--keep": request.keeps,
-        "--limit": request.limit,
-        "--layer": request.layer,
-        "--seed": request.seed,
-        "--frames": request.frames,
-        "--max-new-tokens": request.max_new_tokens,
-        "--batch-size": request.batch_size,
-        "--dtype": request.dtype,
-        "--device": request.device,
-        "--out": request.out.name,
-    }
-    words = ["foveate", "eval", *(word for suite in request.suites for word in ("--suite", suite))]
-    words += [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-    words += [word for setting in request.settings for word in ("--set", setting)]
-    return shlex.join([*words, *(["--clamp"] if request.clamp else [])])
-
-
-def _draw(request: Request, benchmarks: Sequence[Benchmark]) -> list[Path]:
+def _draw(request: Evaluate, benchmarks: Sequence[Benchmark]) -> list[Path]:
     """The folder of the stand-ins among the tasks, drawn if they are not there."""
     wanted = [benchmark.task for benchmark in benchmarks if benchmark.needs == "scenes" and benchmark.task != "foveate_scenes"]
     if not wanted:
@@ -297,8 +234,8 @@ def _draw(request: Request, benchmarks: Sequence[Benchmark]) -> list[Path]:
     return [folder]
 
 
-def _load(request: Request, methods: Sequence[Method]) -> Subject:
-    """The model, once every method has been put into it and taken out again."""
+def _load(request: Evaluate, methods: Sequence[Method]) -> Subject:
+    """The model, after every method has been tried on it."""
     from foveate.chat.models import load_model
     from foveate.compression import compress
 
@@ -308,11 +245,11 @@ def _load(request: Request, methods: Sequence[Method]) -> Subject:
     return subject
 
 
-def _show(request: Request, data: dict[str, Any]) -> None:
+def _show(request: Evaluate, data: dict[str, Any]) -> None:
     if request.as_json:
         console.put_json(data)
         return
-    from foveate.cli.evaluation_table import evaluation_table
+    from foveate.cli.eval.tables import evaluation_table
 
     console.put_table(evaluation_table(data))
     questions = ", ".join(f"{task}: {figures['questions']}" for task, figures in next(iter(data["results"].values()), {}).items())

@@ -1,94 +1,39 @@
-"""`foveate analyse`: does information loss explain accuracy loss?"""
+"""Does information loss explain accuracy loss?"""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from foveate.cli import console
-from foveate.cli.checks import write
+from foveate.cli.adapter import command_line
+from foveate.cli.checks import model_label, write
 from foveate.errors import BudgetError, InputError, LayerError
 from foveate.files.writing import write_figure
 
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
+    from foveate.cli.analyse.command import Analyse
     from foveate.measure.analysis.information_loss import Cell
     from foveate.measure.scenes import Sample
 
-__all__ = ["Analysis", "analyse", "whole_numbers", "words"]
+__all__ = ["analyse"]
 
 FORMAT = 1
 RESULTS, PICTURE = "information_loss.json", "information_loss.png"
 _SHOWN = "effective_rank"
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What the user asked for; see the options of `foveate analyse`."""
-
-    model: str
-    methods: tuple[str, ...]
-    keep: tuple[int, ...]
-    samples: int
-    layer: int
-    layers: tuple[int, ...] | None
-    seeds: int
-    out: Path
-    batch: int
-    dtype: str
-    device: str
-    as_json: bool
-
-    @property
-    def command(self) -> str:
-        """The command line that asks for this, its folder and device aside."""
-        layers = [] if self.layers is None else ["--layers", ",".join(map(str, self.layers))]
-        parts = ["foveate", "analyse", "--model", self.model, "--methods", ",".join(self.methods), "--keep", ",".join(map(str, self.keep))]
-        return shlex.join(
-            [*parts, "--samples", str(self.samples), "--layer", str(self.layer), *layers, "--seeds", str(self.seeds), "--out", "RUN"]
-        )
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """The value of an option that takes whole numbers separated by commas.
-
-    Raises:
-        typer.BadParameter: it is something else.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no list of whole numbers, such as 192,128,64") from error
-
-
-def words(text: str) -> tuple[str, ...]:
-    """The value of an option that takes names separated by commas.
-
-    Raises:
-        typer.BadParameter: there is none.
-    """
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not found:
-        raise typer.BadParameter("name at least one")
-    return found
-
-
-def analyse(request: Analysis) -> None:
+def analyse(request: Analyse) -> None:
     """Run the command.
 
     Raises:
-        FoveateError: whatever is wrong with the request; cells that were measured before stay.
+        FoveateError: whatever is wrong with the request; earlier measurements stay.
     """
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"{request.out} is a file; name a folder for the results")
-    if request.batch < 1:
-        raise InputError(f"batch={request.batch} must be at least 1")
-    if min(request.keep) < 1:
-        raise BudgetError(f"keep={min(request.keep)} must be at least 1 token per image")
+    if min(request.budgets) < 1:
+        raise BudgetError(f"keep={min(request.budgets)} must be at least 1 token per image")
     from foveate.chat.models import load_model
     from foveate.files.locks import check_free, claimed_folder
 
@@ -97,13 +42,15 @@ def analyse(request: Analysis) -> None:
     with console.spinner("getting ready"):
         from foveate.measure.analysis.information_loss import cells_of, questions, visual_tokens
 
-        # what is wrong with names and small numbers is said before a model is loaded
-        cells_of(request.methods, [keep for keep in request.keep if keep != max(request.keep)] or [1], request.seeds, max(request.keep))
+        # wrong names and numbers are refused before a model is loaded
+        cells_of(
+            request.names, [keep for keep in request.budgets if keep != max(request.budgets)] or [1], request.seeds, max(request.budgets)
+        )
         asked = questions(request.samples)
         subject = load_model(request.model, request.dtype, request.device, compress=True)
         tokens = visual_tokens(subject.model, subject.processor, asked[0])
-        wanted = cells_of(request.methods, request.keep, request.seeds, tokens)
-        layers = _layers(subject.model, request.layer, request.layers)
+        wanted = cells_of(request.names, request.budgets, request.seeds, tokens)
+        layers = _layers(subject.model, request.layer, request.measured_layers)
     with claimed_folder(request.out):
         document = _measure(request, subject, asked, wanted, layers)
         drawn = _draw(request.out, document)
@@ -115,7 +62,7 @@ def analyse(request: Analysis) -> None:
 
 
 def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The layers to measure at: those given, else the one before the cut, the one behind it, one halfway, and the last."""
+    """The layers to measure at: those given, else the one before the cut, the one after it, one halfway, and the last."""
     from foveate.families import family_of
     from foveate.measure.analysis.kept_states import check_layers
 
@@ -127,8 +74,8 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
     return chosen
 
 
-def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
-    """Everything that the run's folder tells, with what was measured in this run or an earlier one."""
+def _measure(request: Analyse, subject: Subject, asked: list[Sample], wanted: list[Cell], layers: tuple[int, ...]) -> dict[str, Any]:
+    """All results of the folder, measured in this run or an earlier one."""
     from foveate.chat.processors import refusals_of
     from foveate.measure.analysis.information_loss import Cells, measure_all
     from foveate.measure.analysis.results import analyse as conclude
@@ -152,7 +99,7 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
     document = {
         "format": FORMAT,
         "kind": "foveate analyse",
-        "command": request.command,
+        "command": command_line("analyse", request, model=model_label(request.model), out="RUN"),
         "facts": known,
         "settings": settings,
         "questions": len(asked),
@@ -165,11 +112,11 @@ def _measure(request: Analysis, subject: Subject, asked: list[Sample], wanted: l
 
 
 def _draw(out: Path, document: dict[str, Any]) -> bool:
-    """Draw the picture where matplotlib is there; without it the figures are written all the same."""
+    """Draw the picture if matplotlib is installed; the results are written without it too."""
     try:
         from foveate.draw.information_loss import draw
     except ImportError:
-        console.note("no picture was drawn, because matplotlib is missing: pip install 'foveate[plots]'")
+        console.note("no picture was drawn, because matplotlib is not installed: pip install 'foveate[plots]'")
         return False
     write(out / PICTURE, "picture", lambda path: write_figure(path, draw(document)))
     return True

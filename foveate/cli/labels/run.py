@@ -1,4 +1,4 @@
-"""`foveate labels`: what the answers to the questions of a data set rest on, for a compressor to learn from."""
+"""What the answers to the questions of a data set rest on, for a compressor to learn from."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
 from foveate.errors import FoveateError, UnsupportedError, WriteError
 
 if TYPE_CHECKING:
     from foveate.chat.models import Subject
+    from foveate.cli.labels.command import Labels
     from foveate.explain.labels.label_files import Counts, LabelsInfo
     from foveate.explain.labels.samples import Sample, Source
 
-__all__ = ["SCENES", "Labelling", "labels"]
+__all__ = ["SCENES", "labels"]
 
 SCENES = "scenes"
 _DEFAULT_FRAMES = 8
@@ -29,35 +28,8 @@ _PATIENCE = timedelta(days=7)
 """How long processes wait for each other at the end: one may have much longer videos to label than another."""
 
 
-@dataclass(frozen=True)
-class Labelling:
-    """What the user asked for; see the options of `foveate labels`."""
-
-    data: str
-    out: Path
-    model: str
-    split: str
-    subset: str | None
-    image_column: str | None
-    video_column: str | None
-    question_column: str | None
-    answer_column: str | None
-    limit: int | None
-    seed: int | None
-    batch: int
-    keep_all: bool
-    match: Literal["exact", "contains"]
-    states: bool
-    gradients: bool
-    target: Literal["logit", "log_probability"]
-    max_new_tokens: int
-    frames: int | None
-    device: str
-    dtype: str
-
-
-def labels(request: Labelling) -> None:
-    """Make labels, or go on with a run that was stopped.
+def labels(request: Labels) -> None:
+    """Make labels; resumes a stopped run.
 
     Raises:
         FoveateError: whatever is wrong with the request; samples that cannot be used are skipped and listed instead.
@@ -78,7 +50,7 @@ def labels(request: Labelling) -> None:
         raise SystemExit(1) from None  # all processes fail alike, and one message is enough
 
 
-def _run(request: Labelling, processes: Any) -> None:
+def _run(request: Labels, processes: Any) -> None:
     from foveate.chat.models import load_model
     from foveate.explain.labels.labeller import Labeller
     from foveate.explain.labels.make import make_labels
@@ -90,7 +62,7 @@ def _run(request: Labelling, processes: Any) -> None:
     labeller = Labeller(subject.model, subject.processor, _prompt(subject, request.max_new_tokens), _choice(request))
     info = _info(request, subject, source)
     if first:
-        console.note(f"the labels go to {request.out}; the same command goes on where a stopped run ended")
+        console.note(f"the labels go to {request.out}; the same command resumes a stopped run")
     with _progress(len(source)) if first else _silence() as progress:
         counts = make_labels(request.out, source, labeller, info, processes, progress)
     if first:
@@ -100,7 +72,7 @@ def _run(request: Labelling, processes: Any) -> None:
 def _check_packages() -> None:
     missing = [package for package in ("accelerate", "datasets", "pyarrow") if find_spec(package) is None]
     if missing:
-        raise UnsupportedError(f"making labels needs {', '.join(missing)}, which is not there: pip install 'foveate[explain]'")
+        raise UnsupportedError(f"making labels needs {', '.join(missing)}, which is not installed: pip install 'foveate[explain]'")
 
 
 def _processes(device: str) -> Any:
@@ -109,7 +81,7 @@ def _processes(device: str) -> Any:
     return PartialState(cpu=device == "cpu", timeout=_PATIENCE)
 
 
-def _source(request: Labelling, processes: Any) -> Source:
+def _source(request: Labels, processes: Any) -> Source:
     if request.data == SCENES:
         from foveate.explain.labels.scene_samples import SceneSamples
 
@@ -117,7 +89,7 @@ def _source(request: Labelling, processes: Any) -> Source:
     from foveate.explain.labels.dataset_samples import Columns, DatasetSamples, open_dataset
 
     columns = Columns(request.image_column, request.video_column, request.question_column, request.answer_column)
-    with processes.local_main_process_first():  # the first one converts the data, the others find them converted
+    with processes.local_main_process_first():  # the first converts the data, the others find it converted
         data, origin = open_dataset(request.data, request.split, request.subset)
     frames = request.frames or _DEFAULT_FRAMES
     return DatasetSamples(data, origin, columns, limit=request.limit, seed=request.seed, frames=frames)
@@ -138,7 +110,7 @@ def _prompt(subject: Subject, new_tokens: int) -> Callable[[Sample], Mapping[str
     return prompt
 
 
-def _choice(request: Labelling) -> Any:
+def _choice(request: Labels) -> Any:
     from foveate.explain.labels.labeller import Choice
 
     return Choice(
@@ -152,7 +124,7 @@ def _choice(request: Labelling) -> Any:
     )
 
 
-def _info(request: Labelling, subject: Subject, source: Source) -> LabelsInfo:
+def _info(request: Labels, subject: Subject, source: Source) -> LabelsInfo:
     from foveate.engine.identity import identity
     from foveate.explain.labels.label_files import LabelsInfo
     from foveate.explain.labels.make import ranges, versions
@@ -182,7 +154,7 @@ def _silence() -> Iterator[None]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Counts], object]]:
-    """A bar on stderr with rate and time that remains; a line a minute where stderr is no terminal."""
+    """A bar on stderr with the rate and the time that remains; a line a minute if stderr is no terminal."""
     from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     bar = console.progress_bar()
@@ -201,14 +173,14 @@ def _progress(total: int) -> Iterator[Callable[[Counts], object]]:
 
 
 class _Pace:
-    """How fast it goes, from the first batch of this run on."""
+    """How fast this run labels, counted from its first batch."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._start: tuple[float, int] | None = None
 
     def rate(self, asked: int) -> float:
-        """Samples a second."""
+        """Samples per second."""
         if self._start is None:
             self._start = time.monotonic(), asked
         seconds, before = self._start
@@ -222,7 +194,7 @@ class _Pace:
 
 
 class _Notes:
-    """Says how far it is, once a minute."""
+    """Reports progress once a minute."""
 
     def __init__(self, total: int) -> None:
         self._total, self._pace, self._last = total, _Pace(total), time.monotonic()

@@ -1,4 +1,4 @@
-"""`foveate train`: a compressor from labels, with live figures."""
+"""A compressor from labels, with its progress shown."""
 
 from __future__ import annotations
 
@@ -6,50 +6,52 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
 from foveate.errors import FoveateError, InputError
 
 if TYPE_CHECKING:
+    from foveate.cli.train.command import TrainCompressor
     from foveate.explain.compressor.measures import Quality
     from foveate.explain.compressor.train import Moment, Recipe, Trained
 
-__all__ = ["recipe_of", "train_compressor"]
+__all__ = ["train_compressor"]
 
 
-def recipe_of(network: str, heads: str, values: str, **others: object) -> Recipe:
+def _recipe(request: TrainCompressor) -> Recipe:
     """The recipe that the options describe.
 
     Raises:
-        OptionError: a value outside its range.
+        OptionError: a value is outside its range.
         InputError: packages that training needs are not installed.
     """
     try:
         from foveate.explain.compressor.train import Recipe
     except ImportError as error:
         raise InputError(f"training needs {error.name}, which is not installed: pip install 'foveate[explain]'") from error
-    return Recipe(network=network, mean=heads == "mean", logarithm=values == "log", **others)  # type: ignore[arg-type]
+    same = ("network", "layers", "kernel", "states", "batch", "epochs", "rate", "patience", "seed")
+    return Recipe(mean=request.heads == "mean", logarithm=request.values == "log", **{name: getattr(request, name) for name in same})
 
 
-def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_json: bool) -> None:
-    """Train, or go on with a run that was stopped.
+def train_compressor(request: TrainCompressor) -> None:
+    """Train; resumes a stopped run.
 
     Raises:
         FoveateError: what is wrong with the labels, the folder or the device.
     """
+    labels, out, recipe = request.labels, request.out, _recipe(request)
     from foveate.chat.models import find_device
     from foveate.explain.compressor.train import train
     from foveate.explain.labels.label_files import read_info
     from foveate.files.locks import check_free
 
     read_info(labels)
-    cpu = str(find_device(device)) == "cpu"
+    cpu = str(find_device(request.device)) == "cpu"
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         check_free(out)
-        console.note(f"compressor, checkpoint and logs go to {out}; the same command goes on where a stopped run ended")
+        console.note(f"compressor, checkpoint and logs go to {out}; the same command resumes a stopped run")
     try:
         with _progress(first) as watch:
             trained = train(labels, out, recipe, cpu=cpu, watch=watch)
@@ -59,7 +61,7 @@ def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_js
         raise InputError(f"cannot train into {out}: {error.strerror or error}") from error
     if not first:
         return
-    if as_json:
+    if request.as_json:
         console.put_json({"compressor": str(trained.folder), **asdict(trained.best), "epoch": trained.epoch, "epochs": trained.epochs})
     else:
         _put(trained)
@@ -68,7 +70,7 @@ def train_compressor(labels: Path, out: Path, recipe: Recipe, device: str, as_js
 def _put(trained: Trained) -> None:
     console.put(f"written: {trained.folder}")
     console.put(f"best of {trained.epochs} epochs: number {trained.epoch}, on held-out samples {_words(trained.best)}")
-    console.put(f"use it: foveate ask ... --method explainer --set compressor={trained.folder}", style="dim")
+    console.put(f"use it: foveate ask ... --method explainer:compressor={trained.folder}", style="dim")
 
 
 def _words(found: Quality) -> str:
@@ -78,7 +80,7 @@ def _words(found: Quality) -> str:
 
 @contextmanager
 def _progress(shown: bool) -> Iterator[Callable[[Moment], None]]:
-    """A bar on stderr; nothing where stderr is no terminal."""
+    """A bar on stderr; nothing if stderr is no terminal."""
     bar = console.progress_bar() if shown else None
     if bar is None:
         yield lambda _: None

@@ -4,56 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import console
-from foveate.cli.bench_subject import Bench, Prompts, load_bench
-from foveate.cli.checks import check_output, check_outputs, model_files, parse_keep, write
+from foveate.cli.adapter import command_line
+from foveate.cli.bench.subject import BenchSubject, Prompts, load_bench
+from foveate.cli.checks import check_output, check_outputs, model_files, model_label, parse_keep, write
+from foveate.cli.specs import NO_METHOD, method_of
 from foveate.errors import InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
 if TYPE_CHECKING:
+    from foveate.cli.bench.command import Bench
     from foveate.measure.bench.records import Group, Run
     from foveate.method import Method
 
-__all__ = ["Request", "bench", "compare"]
+__all__ = ["bench", "compare"]
 
-FULL_ONLY = "none"
 _LARGEST = 10**7
 """Above any batch, prompt or answer that a machine can hold, and far below what overflows."""
 _USUAL_SPLIT = 36 / 76
-"""Of a prompt's text tokens, the share in front of the image in the prompt that papers measure with."""
+"""Of a prompt's text tokens, the share before the image, in the prompt that papers measure with."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for; see the options of `foveate bench`."""
-
-    model: str
-    scale: str | None
-    image_size: str | None
-    attention: str | None
-    methods: str
-    keep: str
-    layer: int | None
-    batch: str
-    prompt: str
-    new_tokens: str
-    repeats: int
-    seed: int
-    dtype: str
-    device: str
-    out: Path | None
-    plot: Path | None
-    as_json: bool
-
-
-def bench(request: Request) -> None:
-    """Measure, save after every round, and print.
+def bench(request: Bench) -> None:
+    """Measure, save after every round, and print the result.
 
     Raises:
         FoveateError: whatever is wrong with the request, before anything slow is done where it can be known then.
@@ -68,8 +45,8 @@ def bench(request: Request) -> None:
         _bench(request)
 
 
-def _bench(request: Request) -> None:
-    """With the file of results held, if there is one."""
+def _bench(request: Bench) -> None:
+    """Measure, while the file of results, if there is one, is held."""
     batches, lengths = _numbers("--batch", request.batch), _numbers("--new-tokens", request.new_tokens)
     prompts = Prompts(*_prompt(request.prompt), _image_size(request.image_size), request.seed)
     methods = _methods(request)
@@ -90,7 +67,7 @@ def _bench(request: Request) -> None:
     except KeyboardInterrupt:
         kept = sum(group.rounds for group in run.groups)
         console.note(
-            f"stopped; {kept} finished round(s) are in {request.out}, and the same command goes on from there"
+            f"stopped; {kept} finished round(s) are in {request.out}, and the same command resumes there"
             if request.out and kept
             else "stopped; nothing was saved"
         )
@@ -98,13 +75,13 @@ def _bench(request: Request) -> None:
     _show(request, run, lengths)
 
 
-def compare(one: Path, other: Path, as_json: bool) -> None:
+def compare(one: Path, other: Path, *, as_json: bool) -> None:
     """Print two results side by side.
 
     Raises:
         InputError: a file is no result, or comparing them would not be fair, and why.
     """
-    from foveate.cli.bench_tables import comparison_table
+    from foveate.cli.bench.tables import comparison_table
     from foveate.measure.bench.comparison import notes, pairs, unfair
     from foveate.measure.bench.records import Run, figures
 
@@ -128,7 +105,7 @@ def compare(one: Path, other: Path, as_json: bool) -> None:
         console.note(f"the runs differ in {text}")
 
 
-def _check_outputs(request: Request) -> None:
+def _check_outputs(request: Bench) -> None:
     if request.out:
         check_output(request.out, "results", (".json",))
     if request.plot:
@@ -150,7 +127,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _prompt(text: str) -> tuple[int, int]:
-    """Text tokens before and behind the image."""
+    """Text tokens before and after the image."""
     before, plus, after = text.partition("+")
     try:
         if plus:
@@ -162,7 +139,7 @@ def _prompt(text: str) -> tuple[int, int]:
         counts = -1, -1
     if min(counts) < 0 or max(counts) > _LARGEST:
         raise InputError(
-            f"--prompt {text!r:.80} must be a number of text tokens, such as 76, or those before and behind the image, such as 36+40"
+            f"--prompt {text!r:.80} must be a number of text tokens, such as 76, or those before and after the image, such as 36+40"
         )
     return counts
 
@@ -182,81 +159,43 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
     return width, height
 
 
-def _methods(request: Request) -> list[Method]:
+def _methods(request: Bench) -> list[Method]:
     """Every method at every budget."""
-    from foveate.methods.options import build_method
-
     specs = [spec.strip() for spec in request.methods.split(",") if spec.strip()]
-    if specs == [FULL_ONLY]:
+    if specs == [NO_METHOD]:
         return []
     if not specs:
-        raise InputError(
-            f"--methods {request.methods!r} names none; `foveate methods` lists them, and {FULL_ONLY} runs the full model alone"
-        )
+        raise InputError(f"--methods {request.methods!r} names none; foveate methods lists them, and {NO_METHOD} runs the full model alone")
     budgets = list(dict.fromkeys(parse_keep(part) for part in request.keep.split(",")))
-    methods = []
-    for spec in specs:
-        name, *settings = spec.split(":")
-        methods += [build_method(name, keep, request.layer, None, settings, clamp=False) for keep in budgets]
-    return methods
+    return [method_of(spec, keep, request.layer) for spec in specs for keep in budgets]
 
 
-def _settings(request: Request, prompts: Prompts, lengths: Sequence[int]) -> dict[str, Any]:
+def _settings(request: Bench, prompts: Prompts, lengths: Sequence[int]) -> dict[str, Any]:
     """What decides what is measured; batch sizes and repeats may grow from run to run."""
-    return {
-        "model": Path(request.model).name if Path(request.model).is_dir() else request.model,
-        "scale": request.scale,
+    read = {
+        "model": model_label(request.model),
         "image_size": prompts.image_size and list(prompts.image_size),
-        "attention": request.attention,
-        "methods": request.methods,
-        "keep": request.keep,
-        "layer": request.layer,
         "prompt": [prompts.before, prompts.after],
         "new_tokens": sorted(lengths),
-        "seed": request.seed,
-        "dtype": request.dtype,
-        "device": request.device,
     }
+    return {name: read[name] if name in read else getattr(request, name) for name in request.IDENTIFYING}
 
 
-def _command(request: Request, settings: dict[str, Any]) -> str:
-    """The command line, with names in the place of paths."""
-    words = ["foveate", "bench", "--model", settings["model"]]
-    options = {
-        "--scale": request.scale,
-        "--image-size": request.image_size,
-        "--attention": request.attention,
-        "--methods": request.methods,
-        "--keep": request.keep,
-        "--layer": request.layer,
-        "--batch": request.batch,
-        "--prompt": request.prompt,
-        "--new-tokens": request.new_tokens,
-        "--repeats": request.repeats,
-        "--seed": request.seed,
-        "--dtype": request.dtype,
-        "--device": request.device,
-        "--out": request.out and request.out.name,
-    }
-    words += [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    return shlex.join(words)
-
-
-def _earlier(request: Request) -> Run | None:
-    """The run that --out has already."""
+def _earlier(request: Bench) -> Run | None:
+    """The run that --out already holds."""
     from foveate.measure.bench.records import Run
 
     return Run.load(request.out) if request.out and request.out.exists() else None
 
 
-def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
+def _run(request: Bench, loaded: BenchSubject, earlier: Run | None, lengths: Sequence[int], prompts: Prompts) -> Run:
     from foveate.files.records import brief
     from foveate.measure.bench.records import Run
     from foveate.measure.bench.shapes import sizes
     from foveate.measure.facts import differences, facts
 
     settings = _settings(request, prompts, lengths)
-    run = Run(settings, _command(request, settings), facts(loaded.model), sizes(loaded.model.config))
+    run = Run(settings, command_line("bench", request, model=settings["model"]), facts(loaded.model), sizes(loaded.model.config))
     if earlier is None:
         return run
     changed = [
@@ -266,13 +205,13 @@ def _run(request: Request, loaded: Bench, earlier: Run | None, lengths: Sequence
     ]
     changed += differences(earlier.facts, run.facts)
     if changed:
-        raise InputError(f"{request.out} holds another run ({'; '.join(changed)}); name another --out, or delete it")
+        raise InputError(f"{request.out} holds another run ({'; '.join(changed)}); name another --out, or delete the file")
     run.groups = earlier.groups
     return run
 
 
 def _measure_batch(
-    request: Request, run: Run, loaded: Bench, methods: Sequence[Method], prompts: Prompts, batch: int, lengths: Sequence[int]
+    request: Bench, run: Run, loaded: BenchSubject, methods: Sequence[Method], prompts: Prompts, batch: int, lengths: Sequence[int]
 ) -> None:
     from foveate.chat.processors import refusals_of
     from foveate.measure.bench.memory import out_of_memory
@@ -304,16 +243,16 @@ def _measure_batch(
         if not out_of_memory(error):
             raise
         keep(Group(batch, length, tokens, failed="out of memory"))
-        console.note(f"batch {batch} runs out of memory on {loaded.model.device}; what was measured before is kept: try --dtype bfloat16")
+        console.note(f"batch {batch} runs out of memory on {loaded.model.device}; what was measured before is kept; try --dtype bfloat16")
 
 
-def _show(request: Request, run: Run, lengths: Sequence[int]) -> None:
+def _show(request: Bench, run: Run, lengths: Sequence[int]) -> None:
     if request.plot:
         _plot(request.plot, run)
     if request.as_json:
         console.put_json(run.to_dict())
         return
-    from foveate.cli.bench_tables import generation_table, headline, memory_table, prefill_table, warnings
+    from foveate.cli.bench.tables import generation_table, headline, memory_table, prefill_table, warnings
 
     for line in headline(run):
         console.put(line)

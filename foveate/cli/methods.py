@@ -1,0 +1,32 @@
+"""`foveate methods`: what can compress."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from foveate.cli import console
+from foveate.cli.options import JsonOption
+
+__all__ = ["ListMethods"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListMethods(JsonOption):
+    """List the methods, registered ones of your own included."""
+
+    def run(self) -> None:
+        """Print each method with the first line of its docstring."""
+        from foveate.methods import methods
+
+        known = methods()
+        if self.as_json:
+            console.put_json([{"name": name, "summary": method.summary(), "options": _options(method)} for name, method in known.items()])
+        else:
+            console.put_table(console.listing(("method", "what it does"), [(name, method.summary()) for name, method in known.items()]))
+
+
+def _options(method: type) -> dict[str, object]:
+    """The method's fields with their defaults; `None` where there is none."""
+    fields = dataclasses.fields(method)
+    return {field.name: None if field.default is dataclasses.MISSING else field.default for field in fields}
