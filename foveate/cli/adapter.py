@@ -162,7 +162,7 @@ def _function(kind: type[Command]) -> Callable[..., None]:
 
 def _parameters(option: Option) -> Iterator[inspect.Parameter]:
     kind, default = option.kind, option.field.default
-    if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):  # typer knows lists only
+    if _is_repeated(kind):
         kind, default = list[get_args(kind)[0]], MISSING if default is MISSING else None  # type: ignore[misc]
         kind = kind if default is MISSING else kind | None
     yield _parameter(option.field.name, kind, option.info, inspect.Parameter.empty if default is MISSING else default)
@@ -194,11 +194,18 @@ def _value(option: Option, given: dict[str, Any]) -> Any:
     value = given[option.field.name]
     for mark in option.marks:
         if isinstance(mark, Renamed) and given[_old(option, mark)] is not None:
+            if value != option.field.default:
+                raise typer.BadParameter(f"{mark.old} is the old spelling of {option.name}; pass one of them")
             value = given[_old(option, mark)]
             console.note(f"{mark.old} is the old spelling of {option.name}, and still works")
         if isinstance(mark, Replaced) and value:
             console.note(f"{option.name} is an old spelling, and still works; write {mark.by}")
-    return tuple(value or ()) if get_origin(option.kind) is tuple and get_args(option.kind)[1:] == (...,) else value
+    return tuple(value or ()) if _is_repeated(option.kind) else value
+
+
+def _is_repeated(kind: Any) -> bool:
+    """Whether it is a tuple of any length, which typer knows as a list."""
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
 
 
 def command_line(command: str, settings: Command, **instead: Any) -> str:
@@ -214,8 +221,7 @@ def command_line(command: str, settings: Command, **instead: Any) -> str:
         value: Any = instead.get(option.field.name, getattr(settings, option.field.name))
         if value is None or value is False or UNRECORDED in option.marks:
             continue
-        repeated = get_origin(option.kind) is tuple and get_args(option.kind)[1:] == (...,)
-        for each in value if repeated else [value]:
+        for each in value if _is_repeated(option.kind) else [value]:
             words += [] if option.positional else [option.name]
             words += [] if each is True else _words(each)
     return shlex.join(words)
