@@ -22,7 +22,7 @@ from foveate.cli import console
 from foveate.cli.hints import hint_for
 from foveate.errors import FoveateError
 
-__all__ = ["UNRECORDED", "Command", "Option", "Renamed", "Replaced", "add_command", "command_line", "options_of"]
+__all__ = ["UNRECORDED", "Command", "Option", "Renamed", "Replaced", "add_command", "argument", "command_line", "option", "options_of"]
 
 
 class Command(Protocol):
@@ -97,6 +97,24 @@ class Option:
     def positional(self) -> bool:
         """Whether it is an argument, which has no name."""
         return not isinstance(self.info, OptionInfo)
+
+
+def option(help: str, metavar: str | None = None, panel: str | None = None, *, name: str | None = None, **more: Any) -> Any:
+    """An option, for the annotation of a field.
+
+    Args:
+        help: one line.
+        metavar: what stands for its value in the help; `None` for a flag.
+        panel: of the help.
+        name: with dashes, where it is not the field's: "--json", or "--grid/--no-grid".
+        more: see `typer.Option`.
+    """
+    return typer.Option(*([name] if name else ()), help=help, metavar=metavar, rich_help_panel=panel, **more)
+
+
+def argument(help: str, metavar: str, **more: Any) -> Any:
+    """An argument, which stands in its place without a name, for the annotation of a field; see `option`."""
+    return typer.Argument(help=help, metavar=metavar, show_default=False, **more)
 
 
 def options_of(kind: type[Command]) -> list[Option]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from foveate.cli import console
+from foveate.cli.adapter import argument, option
 from foveate.cli.checks import PICTURES, check_output, check_outputs, model_files, write
 from foveate.cli.options import LinesOption, PixelLimit
 from foveate.errors import InputError
@@ -20,19 +19,17 @@ __all__ = ["Draw"]
 class Draw(LinesOption, PixelLimit):
     """Draw which tokens were kept, from a saved report."""
 
-    report: Annotated[
-        Path, typer.Argument(metavar="REPORT", help="Report that foveate ask --report or Report.save wrote.", show_default=False)
-    ]
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture file.", show_default=False)]
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Picture to write, as PNG, JPEG or WebP.", show_default=False)]
-    index: Annotated[int, typer.Option(min=0, help="Which image of the report, counted from 0.", metavar="N")] = 0
+    report: Annotated[Path, argument("Report that foveate ask --report or Report.save wrote.", "REPORT")]
+    image: Annotated[Path, argument("Picture file.", "IMAGE")]
+    out: Annotated[Path, argument("Picture to write, as PNG, JPEG or WebP.", "OUT")]
+    index: Annotated[int, option("Which image of the report, counted from 0.", "N", min=0)] = 0
     crop: Annotated[
         Literal["center-square", "pad-square", "whole", "auto"] | None,
-        typer.Option(help="What the model saw, instead of --model: center-square, pad-square or whole.", metavar="NAME"),
+        option("What the model saw, instead of --model: center-square, pad-square or whole.", "NAME"),
     ] = None
-    model: Annotated[str | None, typer.Option(help="The model that was asked; its processor says where tokens lie.", metavar="NAME")] = None
-    panels: Annotated[bool, typer.Option("--panels/--last-panel", help="Draw every step, or only the last.")] = True
-    grid: Annotated[bool, typer.Option("--grid/--no-grid", help="Draw the token grid.")] = True
+    model: Annotated[str | None, option("The model that was asked; its processor says where tokens lie.", "NAME")] = None
+    panels: Annotated[bool, option("Draw every step, or only the last.", name="--panels/--last-panel")] = True
+    grid: Annotated[bool, option("Draw the token grid.", name="--grid/--no-grid")] = True
 
     def run(self) -> None:
         """Draw, and write the picture.

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from foveate.cli import console
+from foveate.cli.adapter import argument, option
 from foveate.cli.checks import check_output, check_outputs, write
 from foveate.errors import InputError
 
@@ -21,14 +20,9 @@ NAME = "report.html"
 class WriteReport:
     """Write one page with tables and charts of what foveate eval, bench and analyse measured."""
 
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Folders or files that foveate eval, bench and analyse wrote.", show_default=False),
-    ]
-    out: Annotated[Path | None, typer.Option(help="HTML file to write; by default report.html in the first folder.", metavar="FILE")] = None
-    mixed: Annotated[bool, typer.Option("--mixed", help="Put runs of different models or data on one page, which says so at its top.")] = (
-        False
-    )
+    runs: Annotated[list[Path], argument("Folders or files that foveate eval, bench and analyse wrote.", "RUN...")]
+    out: Annotated[Path | None, option("HTML file to write; by default report.html in the first folder.", "FILE")] = None
+    mixed: Annotated[bool, option("Put runs of different models or data on one page, which says so at its top.", name="--mixed")] = False
 
     def run(self) -> None:
         """Write the page.

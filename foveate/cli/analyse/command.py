@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from foveate.cli.adapter import Renamed
+from foveate.cli.adapter import Renamed, option
 from foveate.cli.checks import checked, parse_names, parse_whole_numbers
 from foveate.cli.options import JsonOption, ModelOptions
 
@@ -19,31 +17,21 @@ __all__ = ["Analyse"]
 class Analyse(ModelOptions, JsonOption):
     """Measure whether methods that keep more information keep more accuracy."""
 
-    out: Annotated[Path, typer.Option(help="Folder of results; resumes a run.", metavar="FOLDER", show_default=False)]
+    out: Annotated[Path, option("Folder of results; resumes a run.", "FOLDER", show_default=False)]
     methods: Annotated[
-        str,
-        typer.Option(
-            callback=checked(parse_names), help="Names, separated by commas; norm keeps the longest hidden states.", metavar="NAME,..."
-        ),
+        str, option("Names, separated by commas; norm keeps the longest hidden states.", "NAME,...", callback=checked(parse_names))
     ] = "tokencarve,fastv,pool,random,norm"
     keep: Annotated[
-        str,
-        typer.Option(
-            callback=checked(parse_whole_numbers), help="Budgets: visual tokens to keep; all of them is the full model.", metavar="N,..."
-        ),
+        str, option("Budgets: visual tokens to keep; all of them is the full model.", "N,...", callback=checked(parse_whole_numbers))
     ] = "576,384,288,192,144,128,96,64,32,16"
-    samples: Annotated[int, typer.Option(min=2, help="Held-out questions, spread over their families.", metavar="N")] = 104
-    layer: Annotated[int, typer.Option(min=0, help="Decoder layer all methods act before.", metavar="N")] = 2
+    samples: Annotated[int, option("Held-out questions, spread over their families.", "N", min=2)] = 104
+    layer: Annotated[int, option("Decoder layer all methods act before.", "N", min=0)] = 2
     layers: Annotated[
         str | None,
-        typer.Option(
-            callback=checked(parse_whole_numbers),
-            help="Decoder layers to measure at; by default four, from the cut to the last.",
-            metavar="N,...",
-        ),
+        option("Decoder layers to measure at; by default four, from the cut to the last.", "N,...", callback=checked(parse_whole_numbers)),
     ] = None
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of random choices.", metavar="N")] = 3
-    batch: Annotated[int, typer.Option(min=1, help="Questions in a batch.", metavar="N"), Renamed("--batch-size")] = 16
+    seeds: Annotated[int, option("Seeds of random choices.", "N", min=1)] = 3
+    batch: Annotated[int, option("Questions in a batch.", "N", min=1), Renamed("--batch-size")] = 16
 
     @property
     def names(self) -> tuple[str, ...]:

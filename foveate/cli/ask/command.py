@@ -6,20 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from foveate.cli.adapter import Renamed
+from foveate.cli.adapter import Renamed, option
 from foveate.cli.checks import checked, parse_keep
-from foveate.cli.options import (
-    COMPRESSION,
-    MEASUREMENT,
-    OUTPUT,
-    JsonOption,
-    LinesOption,
-    MethodOptions,
-    ModelOptions,
-    QuestionOptions,
-)
+from foveate.cli.options import COMPRESSION, MEASUREMENT, OUTPUT, JsonOption, LinesOption, MethodOptions, ModelOptions, QuestionOptions
 
 __all__ = ["Ask"]
 
@@ -30,33 +19,19 @@ class Ask(ModelOptions, QuestionOptions, MethodOptions, LinesOption, JsonOption)
 
     method: Annotated[
         str,
-        typer.Option(
-            help="See foveate methods; options of its own after colons: tokencarve:information=fast. none runs the full model.",
-            metavar="NAME",
-            rich_help_panel=COMPRESSION,
+        option(
+            "See foveate methods; options of its own after colons: tokencarve:information=fast. none runs the full model.",
+            "NAME",
+            COMPRESSION,
         ),
     ] = "tokencarve"
     keep: Annotated[
-        str,
-        typer.Option(
-            callback=checked(parse_keep),
-            help="Visual tokens to keep: how many (128), or their share (0.25).",
-            metavar="N|SHARE",
-            rich_help_panel=COMPRESSION,
-        ),
+        str, option("Visual tokens to keep: how many (128), or their share (0.25).", "N|SHARE", COMPRESSION, callback=checked(parse_keep))
     ] = "128"
-    compare: Annotated[bool, typer.Option("--compare", help="Run the full model too, and show both.", rich_help_panel=MEASUREMENT)] = False
-    repeats: Annotated[
-        int,
-        typer.Option(min=1, help="Runs to measure; shows their medians.", metavar="N", rich_help_panel=MEASUREMENT),
-        Renamed("--repeat"),
-    ] = 1
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw which tokens were kept, as PNG, JPEG or WebP.", metavar="FILE", rich_help_panel=OUTPUT)
-    ] = None
-    report: Annotated[
-        Path | None, typer.Option(help="Save the report as JSON; foveate draw reads it.", metavar="FILE", rich_help_panel=OUTPUT)
-    ] = None
+    compare: Annotated[bool, option("Run the full model too, and show both.", panel=MEASUREMENT, name="--compare")] = False
+    repeats: Annotated[int, option("Runs to measure; shows their medians.", "N", MEASUREMENT, min=1), Renamed("--repeat")] = 1
+    picture: Annotated[Path | None, option("Draw which tokens were kept, as PNG, JPEG or WebP.", "FILE", OUTPUT)] = None
+    report: Annotated[Path | None, option("Save the report as JSON; foveate draw reads it.", "FILE", OUTPUT)] = None
 
     @property
     def budget(self) -> int | float:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from foveate.cli import console
+from foveate.cli.adapter import argument, option
 from foveate.cli.checks import PICTURES, check_output, write
 from foveate.cli.options import JsonOption
 
@@ -19,8 +18,8 @@ __all__ = ["WriteScene"]
 class WriteScene(JsonOption):
     """Write a scene that the embedded model was not trained on, and print questions about it."""
 
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Picture to write, as PNG, JPEG or WebP.", show_default=False)]
-    seed: Annotated[int, typer.Option(min=0, help="Number of the scene.", metavar="N")] = 0
+    out: Annotated[Path, argument("Picture to write, as PNG, JPEG or WebP.", "OUT")]
+    seed: Annotated[int, option("Number of the scene.", "N", min=0)] = 0
 
     def run(self) -> None:
         """Write a held-out scene and print its questions with their answers.

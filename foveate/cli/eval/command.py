@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import typer
-
-from foveate.cli.adapter import UNRECORDED, Renamed
+from foveate.cli.adapter import UNRECORDED, Renamed, option
 from foveate.cli.options import JsonOption, MethodOptions, ModelOptions
 
 __all__ = ["Evaluate"]
@@ -25,47 +23,31 @@ class Evaluate(ModelOptions, MethodOptions, JsonOption):
 
     suites: Annotated[
         tuple[str, ...],
-        typer.Option(
-            "--suite",
-            help="scenes, stand-ins, tokencarve, explainability-image or explainability-video; may be repeated.",
-            metavar="NAME",
-            rich_help_panel=WHAT,
+        option(
+            "scenes, stand-ins, tokencarve, explainability-image or explainability-video; may be repeated.", "NAME", WHAT, name="--suite"
         ),
     ] = ()
-    tasks: Annotated[str | None, typer.Option(help="lmms-eval's names, separated by commas.", metavar="NAME,...", rich_help_panel=WHAT)] = (
-        None
-    )
+    tasks: Annotated[str | None, option("lmms-eval's names, separated by commas.", "NAME,...", WHAT)] = None
     methods: Annotated[
         str,
-        typer.Option(
-            help="Names, separated by commas; options of a method after colons: tokencarve:information=fast. "
-            "none evaluates the full model alone.",
-            metavar="NAME,...",
-            rich_help_panel=WHAT,
+        option(
+            "Names, separated by commas; their options after colons: tokencarve:information=fast. none evaluates the full model alone.",
+            "NAME,...",
+            WHAT,
         ),
     ] = "tokencarve,fastv,random"
-    keep: Annotated[
-        str, typer.Option(help="Budgets: visual tokens to keep (128), or shares (0.25).", metavar="N|SHARE,...", rich_help_panel=WHAT)
-    ] = "192,128,64"
-    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task; by default all.", metavar="N", rich_help_panel=WHAT)] = (
-        None
-    )
+    keep: Annotated[str, option("Budgets: visual tokens to keep (128), or shares (0.25).", "N|SHARE,...", WHAT)] = "192,128,64"
+    limit: Annotated[int | None, option("Questions of each task; by default all.", "N", WHAT, min=1)] = None
     include_paths: Annotated[
-        tuple[Path, ...],
-        typer.Option("--include-path", help="Folder with tasks of your own; may be repeated.", metavar="FOLDER", rich_help_panel=WHAT),
-        UNRECORDED,
+        tuple[Path, ...], option("Folder with tasks of your own; may be repeated.", "FOLDER", WHAT, name="--include-path"), UNRECORDED
     ] = ()
-    out: Annotated[Path, typer.Option(help="Folder of results; resumes a run.", metavar="FOLDER", rich_help_panel=HOW)] = Path("runs/eval")
-    batch: Annotated[int, typer.Option(min=1, help="Questions in a batch.", metavar="N", rich_help_panel=HOW), Renamed("--batch-size")] = 8
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a video, evenly spread in time.", metavar="N", rich_help_panel=HOW)] = 8
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer, in tokens; by default the task's.", metavar="N", rich_help_panel=HOW)
-    ] = None
+    out: Annotated[Path, option("Folder of results; resumes a run.", "FOLDER", HOW)] = Path("runs/eval")
+    batch: Annotated[int, option("Questions in a batch.", "N", HOW, min=1), Renamed("--batch-size")] = 8
+    frames: Annotated[int, option("Frames of a video, evenly spread in time.", "N", HOW, min=1)] = 8
+    max_new_tokens: Annotated[int | None, option("Longest answer, in tokens; by default the task's.", "N", HOW, min=1)] = None
     compare: Annotated[
         tuple[str, str] | None,
-        typer.Option(
-            help="Evaluate nothing; test whether two results differ by more than chance.", metavar="FILE[:SETTING] FILE[:SETTING]"
-        ),
+        option("Evaluate nothing; test whether two results differ by more than chance.", "FILE[:SETTING] FILE[:SETTING]"),
         UNRECORDED,
     ] = None
 

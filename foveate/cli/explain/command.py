@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
+from foveate.cli.adapter import option
 from foveate.cli.options import OUTPUT, JsonOption, ModelOptions, QuestionOptions
 
 __all__ = ["Explain"]
@@ -19,20 +18,13 @@ RELEVANCE = "Relevance"
 class Explain(ModelOptions, QuestionOptions, JsonOption):
     """Show which visual tokens the answer rests on."""
 
-    answer: Annotated[
-        str | None, typer.Option(help="Explain this answer instead of the model's own.", metavar="TEXT", rich_help_panel=RELEVANCE)
-    ] = None
+    answer: Annotated[str | None, option("Explain this answer instead of the model's own.", "TEXT", RELEVANCE)] = None
     target: Annotated[
-        Literal["logit", "log_probability"],
-        typer.Option(help="What to explain of each answer token: logit or log_probability.", metavar="NAME", rich_help_panel=RELEVANCE),
+        Literal["logit", "log_probability"], option("What to explain of each answer token: logit or log_probability.", "NAME", RELEVANCE)
     ] = "logit"
-    gradients: Annotated[
-        bool, typer.Option("--gradients/--no-gradients", help="Weight attention by its gradient.", rich_help_panel=RELEVANCE)
-    ] = True
-    top: Annotated[int, typer.Option(min=1, help="Tokens to list and outline.", metavar="N", rich_help_panel=OUTPUT)] = 20
-    picture: Annotated[
-        Path | None, typer.Option(help="Draw the relevance over the picture, as PNG, JPEG or WebP.", metavar="FILE", rich_help_panel=OUTPUT)
-    ] = None
+    gradients: Annotated[bool, option("Weight attention by its gradient.", panel=RELEVANCE, name="--gradients/--no-gradients")] = True
+    top: Annotated[int, option("Tokens to list and outline.", "N", OUTPUT, min=1)] = 20
+    picture: Annotated[Path | None, option("Draw the relevance over the picture, as PNG, JPEG or WebP.", "FILE", OUTPUT)] = None
 
     def run(self) -> None:
         """See `foveate.cli.explain.run.explain`."""

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from foveate.cli.adapter import Renamed
+from foveate.cli.adapter import Renamed, argument, option
 from foveate.cli.checks import LARGEST_SEED, finite
 from foveate.cli.options import DeviceOption, JsonOption
 
@@ -21,42 +19,26 @@ NETWORK, TRAINING = "Network", "Training"
 class TrainCompressor(DeviceOption, JsonOption):
     """Train a compressor on labels; resumes a stopped run. For several devices: accelerate launch -m foveate train."""
 
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Folder that foveate labels wrote.", show_default=False)]
-    out: Annotated[Path, typer.Option(help="Folder for the compressor; resumes a run.", metavar="FOLDER", show_default=False)]
+    labels: Annotated[Path, argument("Folder that foveate labels wrote.", "LABELS")]
+    out: Annotated[Path, option("Folder for the compressor; resumes a run.", "FOLDER", show_default=False)]
     network: Annotated[
         Literal["grid", "sequence"],
-        typer.Option(
-            help="grid: over rows, columns and frames; sequence: along the tokens, as published.", metavar="NAME", rich_help_panel=NETWORK
-        ),
+        option("grid: over rows, columns and frames; sequence: along the tokens, as published.", "NAME", NETWORK),
     ] = "grid"
-    layers: Annotated[int, typer.Option(min=1, help="Separable convolutions.", metavar="N", rich_help_panel=NETWORK)] = 5
-    kernel: Annotated[int, typer.Option(min=1, help="Their width, odd.", metavar="N", rich_help_panel=NETWORK)] = 3
-    heads: Annotated[
-        Literal["keep", "mean"],
-        typer.Option(help="keep: a channel for each attention head; mean: their average.", metavar="NAME", rich_help_panel=NETWORK),
-    ] = "keep"
-    values: Annotated[
-        Literal["log", "plain"],
-        typer.Option(help="log: the logarithm of attention; plain: attention itself.", metavar="NAME", rich_help_panel=NETWORK),
-    ] = "log"
+    layers: Annotated[int, option("Separable convolutions.", "N", NETWORK, min=1)] = 5
+    kernel: Annotated[int, option("Their width, odd.", "N", NETWORK, min=1)] = 3
+    heads: Annotated[Literal["keep", "mean"], option("keep: a channel for each attention head; mean: their average.", "NAME", NETWORK)] = (
+        "keep"
+    )
+    values: Annotated[Literal["log", "plain"], option("log: the logarithm of attention; plain: attention itself.", "NAME", NETWORK)] = "log"
     states: Annotated[
-        bool, typer.Option("--states", help="Also give the network the tokens' states; the labels must have them.", rich_help_panel=NETWORK)
+        bool, option("Also give the network the tokens' states; the labels must have them.", panel=NETWORK, name="--states")
     ] = False
-    batch: Annotated[
-        int,
-        typer.Option(min=1, help="Images in a batch, over all processes.", metavar="N", rich_help_panel=TRAINING),
-        Renamed("--batch-size"),
-    ] = 128
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the labels, at most.", metavar="N", rich_help_panel=TRAINING)] = 100
-    rate: Annotated[
-        float, typer.Option(min=1e-9, callback=finite, help="Learning rate at the start.", metavar="X", rich_help_panel=TRAINING)
-    ] = 1e-3
-    patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without progress before training stops.", metavar="N", rich_help_panel=TRAINING)
-    ] = 15
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights and order.", metavar="N", rich_help_panel=TRAINING)
-    ] = 0
+    batch: Annotated[int, option("Images in a batch, over all processes.", "N", TRAINING, min=1), Renamed("--batch-size")] = 128
+    epochs: Annotated[int, option("Passes over the labels, at most.", "N", TRAINING, min=1)] = 100
+    rate: Annotated[float, option("Learning rate at the start.", "X", TRAINING, min=1e-09, callback=finite)] = 1e-3
+    patience: Annotated[int, option("Epochs without progress before training stops.", "N", TRAINING, min=1)] = 15
+    seed: Annotated[int, option("Seed of weights and order.", "N", TRAINING, min=0, max=LARGEST_SEED)] = 0
 
     def run(self) -> None:
         """See `foveate.cli.train.run.train_compressor`."""
