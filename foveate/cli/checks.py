@@ -135,7 +135,7 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
         if not path.parent.is_dir():
             raise InputError(f"cannot write the {what} to {path}: there is no folder {path.parent}; create it first")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise InputError(f"cannot write the {what} to {path}: permission denied; choose another place")
+            raise InputError(f"cannot write the {what} to {path}: permission denied; name another place")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -154,7 +154,7 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> Non
             continue
         replaced = next((what for other, what in taken if same_file(path, other)), None)
         if replaced is not None:
-            raise InputError(f"{path} would replace {replaced} of this command; choose another name")
+            raise InputError(f"{path} would replace {replaced} of this command; name another file")
         taken.append((path, "another output"))
 
 

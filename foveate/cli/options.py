@@ -29,7 +29,9 @@ class DeviceOption:
 class ModelOptions(DeviceOption):
     """Which model, its precision, and where it runs."""
 
-    model: Annotated[str, option("demo or demo-qwen2-vl (embedded), a folder, or a Hugging Face id.", "NAME", MODEL)] = "demo"
+    model: Annotated[str, option("demo or another embedded model, a folder, or a Hugging Face id; see foveate models.", "NAME", MODEL)] = (
+        "demo"
+    )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], option("Precision: auto, float32, bfloat16 or float16.", "NAME", MODEL)
     ] = "auto"

@@ -39,7 +39,7 @@ class WriteReport:
             from foveate.measure.reporting.inputs import read_inputs
             from foveate.measure.reporting.page import page
         except ModuleNotFoundError as error:
-            raise InputError(f"foveate report needs {error.name}: pip install 'foveate[plots]'") from error
+            raise InputError(f"foveate report needs {error.name}, which is not installed: pip install 'foveate[plots]'") from error
         with console.spinner("drawing"):
             text = page(read_inputs(self.runs), mixed=self.mixed)
             write(path, "page", lambda place: write_whole(place, text))

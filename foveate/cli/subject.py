@@ -14,7 +14,7 @@ from foveate.errors import InputError
 if TYPE_CHECKING:
     from foveate.chat.models import Shown, Subject
 
-__all__ = ["enough_memory", "load", "read", "told", "unseen"]
+__all__ = ["cropping_notes", "enough_memory", "load", "read", "where_tokens_lie"]
 
 DEFAULT_FRAMES = 8
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
@@ -81,7 +81,7 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
     return load_model(name, dtype, device, compress=compress, video=video)
 
 
-def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
+def cropping_notes(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -> list[str]:
     """A note if the processor cuts off so much of the picture that it may matter; none if that is unknown.
 
     Args:
@@ -105,7 +105,7 @@ def unseen(subject: Subject, shown: Shown, images: Sequence[Any], visual: int) -
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
-def told(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+def where_tokens_lie(subject: Subject, shown: Shown, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
     """What says where the tokens lie, as options of the functions that draw them, and a note.
 
     The picture and the processor are those that the model was given. If its family expects other parts, the family is mistaken. That

@@ -149,7 +149,7 @@ def test_a_published_shape_is_measured_without_a_download(run: Run, tmp_path: Pa
         (("--prompt", "0+0"), "at least"),
         (("--methods", "fastw"), "did you mean 'fastv'"),
         (("--methods", "tokencarve:informations=fast"), "did you mean 'information'"),
-        (("--methods", ","), "names none"),
+        (("--methods", ","), "names nothing"),
         (("--image-size", "large"), "--image-size 'large'"),
         (("--scale", "0.5"), "shape:"),
         (("--attention", "quick"), "--attention quick"),

@@ -1,4 +1,4 @@
-"""What `foveate analyse` can be told."""
+"""The options of `foveate analyse`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def analyse(request: Analyse) -> None:
     if request.out.exists() and not request.out.is_dir():
         raise InputError(f"{request.out} is a file; name a folder for the results")
     if min(request.budgets) < 1:
-        raise BudgetError(f"keep={min(request.budgets)} must be at least 1 token per image")
+        raise BudgetError(f"keep={min(request.budgets)} must be at least 1 token per image; raise --keep")
     from foveate.chat.models import load_model
     from foveate.files.locks import check_free, claimed_folder
 
@@ -68,7 +68,7 @@ def _layers(model: Any, cut: int, layers: tuple[int, ...] | None) -> tuple[int, 
 
     there = len(family_of(model).layers(model))
     if not 0 <= cut < there:
-        raise LayerError(f"layer={cut}: this decoder has {there} layers, 0 to {there - 1}")
+        raise LayerError(f"layer={cut}: this decoder has {there} layers, 0 to {there - 1}; choose another --layer")
     chosen = layers if layers is not None else tuple(sorted({max(cut - 1, 0), cut, (cut + there) // 2, there - 1}))
     check_layers(model, chosen)
     return chosen

@@ -1,4 +1,4 @@
-"""What `foveate ask` can be told."""
+"""The options of `foveate ask`."""
 
 from __future__ import annotations
 

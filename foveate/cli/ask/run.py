@@ -10,7 +10,7 @@ from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
 from foveate.cli.specs import is_no_method, method_of
-from foveate.cli.subject import enough_memory, load, read, told, unseen
+from foveate.cli.subject import cropping_notes, enough_memory, load, read, where_tokens_lie
 from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
@@ -41,7 +41,7 @@ def ask(request: Ask) -> None:
     with console.spinner("answering"):
         outcome = _answer(request, subject, prompt, method)
     seen = outcome.report.images if outcome.report is not None else ()
-    notes += [*prompt.notes, *unseen(subject, shown, seen, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
+    notes += [*prompt.notes, *cropping_notes(subject, shown, seen, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     if outcome.report is not None:
         notes += _save(request, outcome.report, shown, subject)
     if request.as_json:
@@ -85,7 +85,7 @@ def _save(request: Ask, report: Report, shown: Shown, subject: Subject) -> list[
 
         with console.spinner("drawing"):
             pictures = shown.pictures[0] if shown.video is None else shown.pictures
-            where, notes = told(subject, shown, report.images)
+            where, notes = where_tokens_lie(subject, shown, report.images)
             drawn = draw.kept(report, pictures, lines=request.lines, **where)
             write(request.picture, "picture", lambda path: write_picture(path, drawn))
     return notes

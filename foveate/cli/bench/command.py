@@ -1,4 +1,4 @@
-"""What `foveate bench` can be told."""
+"""The options of `foveate bench`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Bench(ModelOptions, CutOption, JsonOption):
     """What decides what is measured: a run resumes only with the same. Batch sizes and repeats may grow."""
 
     model: Annotated[
-        str, option("demo or demo-qwen2-vl (embedded), a folder, a Hugging Face id, or shape:NAME for random weights.", "NAME", MODEL)
+        str, option("demo or another embedded model, a folder, a Hugging Face id, or shape:NAME for random weights.", "NAME", MODEL)
     ] = "demo"
     scale: Annotated[str | None, option("Make a shape smaller: a factor, or hidden size and layers (1024/16).", "S", MODEL)] = None
     image_size: Annotated[str | None, option("Pixels, 672 or WIDTHxHEIGHT, if the vision tower takes any size.", "N", MODEL)] = None

@@ -111,7 +111,7 @@ def _check_outputs(request: Bench) -> None:
     if request.plot:
         check_output(request.plot, "plot", (".png", ".svg", ".pdf"))
         if importlib.util.find_spec("matplotlib") is None:
-            raise InputError("--plot needs matplotlib: pip install 'foveate[plots]'")
+            raise InputError("--plot needs matplotlib, which is not installed: pip install 'foveate[plots]'")
     check_outputs([request.out, request.plot], model_files(request.model))
 
 
@@ -122,7 +122,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1 or max(numbers) > _LARGEST:
-        raise InputError(f"{option} {text!r:.80} must be whole numbers from 1 upwards with commas between them, such as 1,8")
+        raise InputError(f"{option} {text!r:.80} must be whole numbers from 1 upwards, separated by commas, such as 1,8")
     return numbers
 
 
@@ -165,7 +165,7 @@ def _methods(request: Bench) -> list[Method]:
     if specs == [NO_METHOD]:
         return []
     if not specs:
-        raise InputError(f"--methods {request.methods!r} names none; foveate methods lists them, and {NO_METHOD} runs the full model alone")
+        raise InputError(f"--methods {request.methods!r} names nothing; see foveate methods, or pass {NO_METHOD} for the full model")
     budgets = list(dict.fromkeys(parse_keep(part) for part in request.keep.split(",")))
     return [method_of(spec, keep, request.layer) for spec in specs for keep in budgets]
 

@@ -1,4 +1,4 @@
-"""What `foveate demo train` can be told."""
+"""The options of `foveate demo train`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `foveate eval` can be told."""
+"""The options of `foveate eval`."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def _benchmarks(request: Evaluate) -> list[Benchmark]:
     for benchmark in found:
         if request.limit is not None and request.limit % benchmark.group:
             raise InputError(
-                f"{benchmark.task} scores {benchmark.group} questions together, so --limit {request.limit} must be a multiple of that"
+                f"{benchmark.task} scores {benchmark.group} questions together; --limit {request.limit} must be a multiple of it"
             )
     return list(dict.fromkeys(found))
 

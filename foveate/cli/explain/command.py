@@ -1,4 +1,4 @@
-"""What `foveate explain` can be told."""
+"""The options of `foveate explain`."""
 
 from __future__ import annotations
 

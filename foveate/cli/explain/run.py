@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.chat.models import DEMO_NOTE
 from foveate.cli import console
 from foveate.cli.checks import PICTURES, check_output, check_outputs, check_question, model_files, write
-from foveate.cli.subject import enough_memory, load, read, told, unseen
+from foveate.cli.subject import cropping_notes, enough_memory, load, read, where_tokens_lie
 from foveate.errors import InputError
 from foveate.files.writing import write_picture
 
@@ -40,7 +40,7 @@ def explain(request: Explain) -> None:
     prompt = subject.prompt(question, shown, request.max_new_tokens if given is None else len(given))
     with console.spinner("explaining"):
         found = _relevance(request, subject, prompt, given)
-    notes += [*prompt.notes, *unseen(subject, shown, found.images, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
+    notes += [*prompt.notes, *cropping_notes(subject, shown, found.images, prompt.visual), *([DEMO_NOTE] if subject.is_demo else [])]
     words = _words(subject, found)
     answer = subject.processor.decode(found.answers[0], skip_special_tokens=True).strip()
     if request.picture:
@@ -102,7 +102,7 @@ def _draw(request: Explain, shown: Shown, subject: Subject, found: Relevance, wo
     assert request.picture is not None
     with console.spinner("drawing"):
         pictures = shown.pictures[0] if shown.video is None else shown.pictures
-        where, notes = told(subject, shown, found.images)
+        where, notes = where_tokens_lie(subject, shown, found.images)
         drawn = draw.relevance(found, pictures, words, question=request.question.strip(), answer=answer, top=request.top, **where)
         write(request.picture, "picture", lambda path: write_picture(path, drawn))
     return notes

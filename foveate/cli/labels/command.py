@@ -1,4 +1,4 @@
-"""What `foveate labels` can be told."""
+"""The options of `foveate labels`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `foveate train` can be told."""
+"""The options of `foveate train`."""
 
 from __future__ import annotations
 
