@@ -110,7 +110,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=arguments, prog_name="foveate", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except FoveateError as error:
-        console.error("; ".join([str(error), *getattr(error, "__notes__", ())]))
+        console.error(" ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))]))
         return REFUSED
     except OSError as error:
         console.error(streams.reason(error))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from foveate.method import Method
 
-__all__ = ["NO_METHOD", "is_no_method", "label_of", "method_of"]
+__all__ = ["NO_METHOD", "is_no_method", "label_of", "method_of", "split_specs"]
 
 NO_METHOD = "none"
 """In place of a method: the full model alone."""
@@ -19,6 +20,11 @@ _NEXT_OPTION = re.compile(r":(?=[A-Za-z_][\w-]*=)")
 def is_no_method(spec: str) -> bool:
     """Whether a spelling stands for the full model."""
     return spec.strip().lower() == NO_METHOD
+
+
+def split_specs(text: str) -> list[str]:
+    """The methods that a list separated by commas names, each as it is spelled."""
+    return [spec.strip() for spec in text.split(",") if spec.strip()]
 
 
 def method_of(
@@ -44,6 +50,6 @@ def method_of(
 
 
 def label_of(spec: str, method: Method) -> str:
-    """What results call a method: its name, and the options that its spelling gives it."""
+    """What results and their files call a method: its name and the options in its spelling, with slashes and the like escaped."""
     _, colon, own = spec.partition(":")
-    return f"{method.name}{colon}{own.strip()}"
+    return f"{method.name}{colon}{quote(own.strip(), safe=':=,+')}"

@@ -109,6 +109,7 @@ def test_options_of_a_method_stand_after_its_name(run: Run, picture: Path, model
 def test_a_value_may_contain_colons() -> None:
     method = method_of("explainer:compressor=C:/a:b", 3)
     assert method.compressor == "C:/a:b"  # type: ignore[attr-defined]
+    assert label_of("explainer:compressor=../a:b", method) == "explainer:compressor=..%2Fa:b"
     assert label_of("FastV", method_of("FastV", 3)) == "fastv"
     assert label_of("tokencarve:stage_one=1", method_of("tokencarve:stage_one=1", 3)) == "tokencarve:stage_one=1"
 
@@ -138,9 +139,9 @@ def test_an_error_names_the_option_that_helps_if_the_command_has_it() -> None:
     error = InputError("too long")
     error.parameters = ("max_new_tokens", "frames", "nothing")  # type: ignore[attr-defined]
     asked = {option.field.name: option.name for option in options_of(Ask)}
-    assert hint_for(error, asked) == "see --max-new-tokens, --frames"
+    assert hint_for(error, asked) == "--max-new-tokens, --frames"
     assert hint_for(error, {}) is None
-    assert hint_for(TooManyPixelsError("too large"), asked) == "see --max-megapixels"
+    assert hint_for(TooManyPixelsError("too large"), asked) == "--max-megapixels"
     assert hint_for(InputError("other"), asked) is None
 
 
@@ -151,7 +152,7 @@ def test_every_hint_leads_to_an_option_of_some_command() -> None:
 
 def test_an_error_with_a_hint_is_one_line(run: Run, picture: Path) -> None:
     result = run("ask", picture, QUESTION, "--max-megapixels", "0.001")
-    assert result.err.endswith("; see --max-megapixels\n")
+    assert result.err.endswith(" (--max-megapixels)\n")
     assert result.err.count("\n") == 1
 
 

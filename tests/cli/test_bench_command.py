@@ -1,4 +1,4 @@
-"""`foveate bench`: what it writes, what it goes on with, what it refuses. No assertion on time."""
+"""`foveate bench`: what it writes, what it resumes, what it refuses. No assertion on time."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_json_goes_to_stdout_alone(bench: Run) -> None:
     assert "prefill_of_full" in result.data["groups"][0]["rows"][-1]["figures"]
 
 
-def test_the_same_command_goes_on_and_another_is_refused(bench: Run, tmp_path: Path) -> None:
+def test_the_same_command_resumes_and_another_is_refused(bench: Run, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     assert bench("--out", out).code == 0
     first = results(out)["groups"][0]["rows"][0]["timings"]

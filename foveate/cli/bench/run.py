@@ -12,7 +12,7 @@ from foveate.cli import console
 from foveate.cli.adapter import command_line
 from foveate.cli.bench.subject import BenchSubject, Prompts, load_bench
 from foveate.cli.checks import check_output, check_outputs, model_files, model_label, parse_keep, write
-from foveate.cli.specs import NO_METHOD, method_of
+from foveate.cli.specs import NO_METHOD, method_of, split_specs
 from foveate.errors import InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
@@ -161,7 +161,7 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 
 def _methods(request: Bench) -> list[Method]:
     """Every method at every budget."""
-    specs = [spec.strip() for spec in request.methods.split(",") if spec.strip()]
+    specs = split_specs(request.methods)
     if specs == [NO_METHOD]:
         return []
     if not specs:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.adapter import command_line
 from foveate.cli.checks import model_label, parse_keep
-from foveate.cli.specs import NO_METHOD, is_no_method, label_of, method_of
+from foveate.cli.specs import NO_METHOD, is_no_method, label_of, method_of, split_specs
 from foveate.errors import InputError, WriteError
 from foveate.measure.evaluation.suites import Benchmark, find_suite, known
 
@@ -166,12 +166,12 @@ def _wanted(request: Evaluate) -> list[tuple[Setting, Method | None]]:
     from foveate.measure.evaluation.runs import BLIND, FULL, Setting
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
-    names = [name for name in _listed(request.methods, "--methods") if not is_no_method(name)]
-    budgets = [parse_keep(keep) for keep in _listed(request.keep, "--keep")]
+    specs = _named(split_specs(request.methods), request.methods, "--methods")
+    budgets = [parse_keep(keep) for keep in _named(_listed(request.keep), request.keep, "--keep")]
     for budget in dict.fromkeys(budgets):
-        for name in dict.fromkeys(names):
-            method = method_of(name, budget, request.layer, request.seed, request.settings, clamp=request.clamp)
-            wanted.append((Setting(label_of(name, method), budget), method))
+        for spec in dict.fromkeys(spec for spec in specs if not is_no_method(spec)):
+            method = method_of(spec, budget, request.layer, request.seed, request.settings, clamp=request.clamp)
+            wanted.append((Setting(label_of(spec, method), budget), method))
     return wanted
 
 
@@ -188,7 +188,7 @@ def _benchmarks(request: Evaluate) -> list[Benchmark]:
                 console.note(f"{benchmark.name} is omitted: another model scores it through an API, and OPENAI_API_KEY is not set")
             else:
                 found.append(benchmark)
-    found += [known(task) for task in _listed(request.tasks or "", "--tasks", empty=True)]
+    found += [known(task) for task in _listed(request.tasks or "")]
     if not found:
         raise InputError("there is nothing to evaluate; pass --suite, such as --suite scenes, or --tasks with lmms-eval's names")
     for benchmark in found:
@@ -199,9 +199,12 @@ def _benchmarks(request: Evaluate) -> list[Benchmark]:
     return list(dict.fromkeys(found))
 
 
-def _listed(text: str, option: str, *, empty: bool = False) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names and not empty:
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _named(names: list[str], text: str, option: str) -> list[str]:
+    if not names:
         raise InputError(f"{option} {text!r} names nothing; separate names by commas")
     return names
 
