@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -114,6 +115,15 @@ def test_a_value_may_contain_colons() -> None:
     assert label_of("tokencarve:stage_one=1", method_of("tokencarve:stage_one=1", 3)) == "tokencarve:stage_one=1"
 
 
+def test_eval_names_each_method_by_its_spelling() -> None:
+    from foveate.cli.eval.run import _wanted
+
+    asked = Evaluate(methods="fastv,none,tokencarve:information=fast, fastv", keep="64,0.5", settings=(), suites=("scenes",))
+    named = {setting.name: method for setting, method in _wanted(asked)}
+    assert list(named) == ["full", "blind", *(f"{name}-{keep}" for keep in (64, 0.5) for name in ("fastv", "tokencarve:information=fast"))]
+    assert named["tokencarve:information=fast-64"].information == "fast"  # type: ignore[union-attr]
+
+
 def test_the_recorded_command_gives_the_same_settings_without_places(given: Any, tmp_path: Path) -> None:
     words = ["bench", "--model", "shape:x", "--methods", "fastv", "--repeats", "3", "--plot", "p.png", "--json"]
     words += ["--out", str(tmp_path / "a b.json")]
@@ -126,6 +136,14 @@ def test_the_recorded_command_gives_the_same_settings_without_places(given: Any,
     assert again == Bench(**{**vars(settings), "out": Path("a b.json"), "plot": None, "as_json": False})
     several = Evaluate(suites=("scenes", "stand-ins"), clamp=True, settings=("a=1",), out=Path("mine"))
     assert given(Evaluate, *shlex.split(command_line("eval", several))[1:])[0] == several
+
+
+def test_settings_are_recorded_under_the_names_that_earlier_results_have() -> None:
+    earlier = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "bench_demo.json").read_text(encoding="utf-8"))
+    assert set(Bench.IDENTIFYING) == set(earlier["settings"])
+    from foveate.cli.eval.run import _settings
+
+    assert list(_settings(Evaluate())) == [*("model", "dtype", "limit", "layer", "seed"), *("options", "clamp", "frames", "max_new_tokens")]
 
 
 def test_every_option_is_declared_once() -> None:
