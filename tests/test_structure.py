@@ -98,9 +98,9 @@ OWN = {
     "explain/labels/label_files.py: self._writer.write_table",  # into a file that `whole` gave
     "explain/compressor/train.py: self.compressor.save_pretrained",
     "explain/labels/pictures.py: file.write_bytes",  # scratch
-    "cli/ask.py: report.save",
+    "cli/ask/run.py: report.save",
     "chat/processors/bounded.py: os.fdopen",  # a pipe to the parent process
-    "cli/benching.py: run.save",
+    "cli/bench/run.py: run.save",
     "measure/bench/memory.py: Path('/proc/self/clear_refs').write_text",  # a switch of the kernel
     "relevance_memory.py: Path('/proc/self/clear_refs').write_text",
 }

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from foveate.method import Method
     from foveate.report import ImageReport
 
-__all__ = ["NO_METHOD", "Reply", "ask", "mean_tokens_over_layers"]
-
-NO_METHOD = "none"
-"""What asks for the full model where a method is named."""
+__all__ = ["Reply", "ask", "mean_tokens_over_layers"]
 
 
 @dataclass(frozen=True)

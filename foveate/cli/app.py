@@ -1,73 +1,86 @@
-"""The program: its commands, its exit codes, and what it says when something is refused.
+"""The program: its commands, its exit codes, and what it says when it refuses something.
 
-Each command's work is in a module of its own, imported when it runs, so that `foveate --help` waits for nothing heavy.
+Each command's work is in a module of its own, imported when it runs, so `foveate --help` waits for nothing heavy.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from foveate.cli import compressor_commands, console, demo_commands, measure_commands, picture_commands, streams
-from foveate.cli.options import Version
-from foveate.errors import FoveateError, ParameterError
-from foveate.printable import printable
+from foveate.cli import console, streams
+from foveate.cli.adapter import Command, add_command
+from foveate.cli.analyse.command import Analyse
+from foveate.cli.ask.command import Ask
+from foveate.cli.bench.command import Bench
+from foveate.cli.demo.card import PrintCard
+from foveate.cli.demo.scene import WriteScene
+from foveate.cli.demo.train import TrainEmbedded
+from foveate.cli.draw import Draw
+from foveate.cli.eval.command import Evaluate
+from foveate.cli.explain.command import Explain
+from foveate.cli.labels.command import Labels
+from foveate.cli.methods import ListMethods
+from foveate.cli.models import ListModels
+from foveate.cli.report import WriteReport
+from foveate.cli.train.command import TrainCompressor
+from foveate.errors import FoveateError
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "DEMO_COMMANDS", "app", "main"]
 
-REFUSED, INTERRUPTED = 1, 130
-"""Exit codes of our own; typer gives 2 for wrong usage."""
-_OPTIONS = {"before": "prompt", "after": "prompt"}
-"""Options that are not called like the parameters of the library that they set."""
+REFUSED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes."""
+
+COMMANDS: Mapping[str, type[Command]] = {
+    "ask": Ask,
+    "draw": Draw,
+    "explain": Explain,
+    "bench": Bench,
+    "eval": Evaluate,
+    "methods": ListMethods,
+    "models": ListModels,
+    "labels": Labels,
+    "train": TrainCompressor,
+    "analyse": Analyse,
+    "report": WriteReport,
+}
+DEMO_COMMANDS: Mapping[str, type[Command]] = {"scene": WriteScene, "card": PrintCard, "train": TrainEmbedded}
+"""What stands after `foveate demo`."""
 
 
 class Commands(TyperGroup):
-    """Commands whose complaints about wrong usage quote what was typed, such as a file's name, with control characters spelled out."""
+    """Commands that print their help where none of them is named."""
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See the base class."""
-        with _printable_complaints():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: Any) -> Any:
-        """See the base class."""
-        with _printable_complaints():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _printable_complaints() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if hasattr(error, "format_message"):  # typer has had this class in two places
-            text = printable(error.format_message(), lines=True)
-            error.format_message = lambda: text
-        raise
+        if not args:
+            ctx.get_help()
+            raise typer.Exit(WRONG_USAGE)
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
     cls=Commands,
     name="foveate",
     help="Answer questions about pictures with a fraction of the visual tokens.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 refused (bad input, unknown name, a file that cannot be written), 2 wrong usage, 130 interrupted.",
 )
-for commands in (picture_commands, compressor_commands, measure_commands):
-    app.add_typer(commands.app)
-app.add_typer(demo_commands.app, name="demo")
+demo = typer.Typer(cls=Commands, help="The small model that comes with foveate, and its scenes.")
+for group, commands in ((app, COMMANDS), (demo, DEMO_COMMANDS)):
+    for command, kind in commands.items():
+        add_command(group, command, kind)
+app.add_typer(demo, name="demo")
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Version = False) -> None:
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
     """Answer questions about pictures with a fraction of the visual tokens."""
     if version:
         from foveate.version import __version__
@@ -82,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; `None` takes those of the process.
     """
-    with streams.prepared():
+    with streams.prepared(), console.warnings_as_notes():
         code = _run(arguments)
         problem = streams.flush()
     if problem is None:
@@ -94,23 +107,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        app(args=arguments, prog_name="foveate")
+        code = app(args=arguments, prog_name="foveate", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except FoveateError as error:
-        console.error(_with_options(error))
+        console.error(" ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))]))
         return REFUSED
     except OSError as error:
         console.error(streams.reason(error))
         return REFUSED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
-    return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # wrong usage; typer has had this class in two places
+            raise
+        from foveate.cli.usage import usage_error
 
-
-def _with_options(error: FoveateError) -> str:
-    """The error's text, with the options that stand for the parameters it names."""
-    parameters = error.parameters if isinstance(error, ParameterError) else ()
-    names = dict.fromkeys(_OPTIONS.get(name, name.replace("_", "-")) for name in parameters)
-    options = ", ".join(f"--{name}" for name in names)
-    return f"{error} ({options})" if options else str(error)
+        console.error(usage_error(error))
+        return WRONG_USAGE

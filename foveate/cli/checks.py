@@ -19,9 +19,13 @@ __all__ = [
     "check_output",
     "check_outputs",
     "check_question",
+    "checked",
     "finite",
     "model_files",
+    "model_label",
     "parse_keep",
+    "parse_names",
+    "parse_whole_numbers",
     "write",
 ]
 
@@ -33,7 +37,7 @@ LARGEST_SEED = 2**63 - 1
 
 
 def parse_keep(text: str) -> int | float:
-    """The value of --keep: an int is a number of tokens, a float is a share.
+    """The value of --keep: an int is a number of tokens, a float is a share of them.
 
     Raises:
         typer.BadParameter: if it is neither.
@@ -47,11 +51,46 @@ def parse_keep(text: str) -> int | float:
     raise typer.BadParameter(f"{text!r} is neither a number of tokens, such as 128, nor a share in (0, 1], such as 0.25")
 
 
-def finite(value: float | None) -> float | None:
-    """The value of an option that is a number; a range alone lets NaN through, and infinity where it has no upper end.
+def parse_whole_numbers(text: str) -> tuple[int, ...]:
+    """The value of an option that takes whole numbers separated by commas.
 
     Raises:
-        typer.BadParameter: if it is one of these.
+        typer.BadParameter: it is something else.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of whole numbers, such as 192,128,64") from error
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The value of an option that takes names separated by commas.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise typer.BadParameter(f"{text!r} names nothing; separate names by commas")
+    return found
+
+
+def checked(parse: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """The callback of an option that `parse` must be able to read; the option keeps its text."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return check
+
+
+def finite(value: float | None) -> float | None:
+    """The value of an option that takes a number; a range alone admits NaN, and infinity if it has no upper end.
+
+    Raises:
+        typer.BadParameter: it is NaN or infinite.
     """
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
@@ -62,7 +101,7 @@ def check_question(question: str) -> str:
     """The question without surrounding space.
 
     Raises:
-        InputError: if nothing is asked, or the text is not valid Unicode.
+        InputError: nothing is asked, or the text is not valid Unicode.
     """
     if not question.strip():
         raise InputError('the question is empty; ask something, such as "What colour is the circle?"')
@@ -74,7 +113,7 @@ def check_question(question: str) -> str:
 
 
 def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
-    """See whether a file can be written there, so that nobody waits for a model first.
+    """Check that a file can be written there, before anybody waits for a model.
 
     Args:
         path: the file; an existing one will be replaced.
@@ -82,7 +121,7 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
         suffixes: allowed extensions, lower case; empty for any.
 
     Raises:
-        InputError: if it cannot.
+        InputError: it cannot.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise InputError(f"cannot write the {what} as {path.name!r}: its name must end in one of {', '.join(suffixes)}")
@@ -90,13 +129,13 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
         if path.is_dir():
             raise InputError(f"cannot write the {what} to {path}: it is a folder; name a file in it")
         if path.exists() and not path.is_file():
-            raise InputError(f"cannot write the {what} to {path}: it is no regular file (a pipe or device); name a file")
+            raise InputError(f"cannot write the {what} to {path}: it is no regular file but a pipe or device; name a file")
         if path.is_symlink() and not path.exists():
-            raise InputError(f"cannot write the {what} to {path}: it is a link that leads nowhere; name a file")
+            raise InputError(f"cannot write the {what} to {path}: it is a broken link; name a file")
         if not path.parent.is_dir():
             raise InputError(f"cannot write the {what} to {path}: there is no folder {path.parent}; create it first")
         if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-            raise InputError(f"cannot write the {what} to {path}: permission denied; choose another place")
+            raise InputError(f"cannot write the {what} to {path}: permission denied; name another place")
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -104,10 +143,10 @@ def check_output(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
 
 
 def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """See that no output replaces an input or another output, under whatever name.
+    """Check that no output replaces an input or another output, under whatever name.
 
     Raises:
-        InputError: if one does.
+        InputError: one does.
     """
     taken = [(path, "the input") for path in inputs]
     for path in outputs:
@@ -115,25 +154,31 @@ def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> Non
             continue
         replaced = next((what for other, what in taken if same_file(path, other)), None)
         if replaced is not None:
-            raise InputError(f"{path} would replace {replaced} of this command; choose another name")
+            raise InputError(f"{path} would replace {replaced} of this command; name another file")
         taken.append((path, "another output"))
 
 
 def model_files(name: str | None) -> list[Path]:
-    """The files of a model that is a folder, which are inputs, too."""
+    """The files of a model that is a folder; they are inputs too."""
     try:
         folder = Path(name or os.devnull).expanduser()
         return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    except (OSError, ValueError, RuntimeError):  # loading it says what is wrong with it
+    except (OSError, ValueError, RuntimeError):  # loading the model reports what is wrong
         return []
+
+
+def model_label(name: str) -> str:
+    """A model's name without the place where it lies, as results record it."""
+    folder = Path(name).expanduser()
+    return folder.resolve().name if folder.is_dir() else name
 
 
 def write(path: Path, what: str, save: Callable[[Path], Any]) -> None:
     """Let `save` write a file.
 
     Raises:
-        WriteError: if that fails after all: a full disk, a folder that went away.
-        InputError: the same, where `save` does not say what is wrong.
+        WriteError: it cannot be written after all: the disk is full, or the folder is gone.
+        InputError: the same, if `save` raises an error of the system.
     """
     try:
         save(path)

@@ -1,9 +1,10 @@
-"""Writing to the terminal: answers to stdout, everything else to stderr, colours and spinners on a terminal only."""
+"""Writing to the terminal: results to stdout, everything else to stderr; colours and spinners on a terminal only."""
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,13 +17,13 @@ from rich.text import Text
 from foveate.cli.streams import output
 from foveate.printable import printable, printable_json
 
-__all__ = ["cell", "counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner"]
+__all__ = ["cell", "counting", "error", "listing", "note", "progress_bar", "put", "put_json", "put_table", "spinner", "warnings_as_notes"]
 
 _PIPE_WIDTH = 160  # rich would cut tables to 80 columns where there is no terminal
 
 
 def _console(stderr: bool) -> Console:
-    # made anew each time, because tests and callers may replace sys.stdout
+    # Made anew each time, because tests and callers may replace sys.stdout.
     # Without markup, because a file or a task may be called [bold].
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -31,13 +32,13 @@ def _console(stderr: bool) -> Console:
 
 
 def put(text: str, style: str = "") -> None:
-    """Text on stdout, taken literally: without markup, and with control characters spelled out."""
+    """Write text to stdout literally: without markup, and with control characters spelled out."""
     with output():
         _console(stderr=False).print(Text(printable(text, lines=True), style=style), soft_wrap=True)
 
 
 def put_table(table: Table, *, wide: bool = False) -> None:
-    """A table on stdout; a wide one is not cut to the terminal's width, because a wrapped line is better than a lost figure."""
+    """Write a table to stdout; a wide one is not cut to the terminal's width, because a wrapped line is better than a lost figure."""
     console = _console(stderr=False)
     if wide:
         console.width = max(console.width, _PIPE_WIDTH)
@@ -46,7 +47,7 @@ def put_table(table: Table, *, wide: bool = False) -> None:
 
 
 def put_json(data: Any) -> None:
-    """One JSON document on stdout, with escapes where its encoding lacks a character."""
+    """Write one JSON document to stdout, with escapes for characters that its encoding lacks."""
     text = printable_json(data)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -57,13 +58,29 @@ def put_json(data: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Something that the user may want to know, on stderr; nothing where that cannot be written to."""
+    """Write something that the user may want to know to stderr; does nothing if that fails."""
     with suppress(OSError):
         _console(stderr=True).print(Text.assemble(("note: ", "yellow"), printable(text)), soft_wrap=True)
 
 
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside this context a warning of foveate's own becomes a note; others are shown as Python shows them."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.startswith("foveate."):
+                note(str(message))
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
 def error(text: str) -> None:
-    """Why the command failed, as one line on stderr; the exit code says so too where that cannot be written to."""
+    """Write why the command failed to stderr, as one line; if that fails, the exit code still says so."""
     line = printable(" ".join(text.split()))
     with suppress(OSError):
         _console(stderr=True).print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
@@ -71,7 +88,7 @@ def error(text: str) -> None:
 
 @contextmanager
 def spinner(text: str) -> Iterator[None]:
-    """Show on stderr that something goes on, while it does; nothing where stderr is no terminal."""
+    """Show a spinner on stderr while something runs; nothing if stderr is no terminal."""
     console = _console(stderr=True)
     if not console.is_terminal:
         yield
@@ -81,7 +98,7 @@ def spinner(text: str) -> Iterator[None]:
 
 
 def progress_bar() -> Progress | None:
-    """A bar on stderr with the time that remains; `None` where stderr is no terminal."""
+    """A bar on stderr with the time that remains; `None` if stderr is no terminal."""
     console = _console(stderr=True)
     if not console.is_terminal:
         return None
@@ -91,7 +108,7 @@ def progress_bar() -> Progress | None:
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
-    """A bar on stderr, moved by calling what this gives with a count, or with nothing for one; nothing where stderr is no terminal."""
+    """A bar on stderr; nothing if stderr is no terminal. Call what this yields to move it by a count, or by one."""
     bar = progress_bar()
     if bar is None:
         yield lambda count=1: None
@@ -102,7 +119,7 @@ def counting(title: str, total: int) -> Iterator[Callable[..., object]]:
 
 
 def cell(text: str, style: str = "") -> Text:
-    """A cell or head of a table, taken literally as by `put`."""
+    """A cell or header of a table, taken literally as in `put`."""
     return Text(printable(text), style=style)
 
 

@@ -1,4 +1,4 @@
-"""Standard output that is full, closed, or cannot show every character: handled here, once, for all commands."""
+"""Standard output that is full, closed, or cannot show every character, handled once for all commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["flush", "output", "prepared", "reason"]
 
 
 class _Closed(io.TextIOBase):
-    """Stands for standard output where the process has none: writing to it is an error, having nothing to write is not."""
+    """In place of a standard output that the process does not have: writing to it is an error, writing nothing is not."""
 
     def write(self, text: str) -> int:
         raise OSError(errno.EBADF, "it is closed")
@@ -23,7 +23,7 @@ class _Closed(io.TextIOBase):
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Let both streams show a replacement for characters that their encoding lacks, and give the process a standard output."""
+    """Let both streams replace characters that their encoding lacks, and give the process a standard output."""
     before = sys.stdout
     if before is None:
         sys.stdout = _Closed()
@@ -42,9 +42,9 @@ def prepared() -> Iterator[None]:
 
 
 def flush() -> OSError | None:
-    """Have on its way what was written to standard output; what prevents that, after which nothing more can be written.
+    """Flush standard output; returns the error if that fails, after which nothing more can be written.
 
-    Without this, Python would find it out while it ends, and print a traceback.
+    Without this, Python would flush at exit, and print a traceback.
     """
     try:
         sys.stdout.flush()
@@ -59,7 +59,7 @@ def output() -> Iterator[None]:
     """Around writing to standard output.
 
     Raises:
-        WriteError: it cannot be written to. A reader that goes away raises `BrokenPipeError`, which is no fault.
+        WriteError: it cannot be written to. A reader that closes the pipe raises `BrokenPipeError`, which is not an error of ours.
     """
     try:
         yield
@@ -70,12 +70,12 @@ def output() -> Iterator[None]:
 
 
 def reason(error: OSError) -> str:
-    """What an error of the system that nobody expected says, in one line."""
+    """What an unexpected error of the system says, in one line."""
     return f"{error.filename or 'input or output failed'}: {error.strerror or str(error) or type(error).__name__}"
 
 
 def _abandon() -> None:
-    """Send what is still in the buffer nowhere, so that the end of the process does not fail on it."""
+    """Discard what is still in the buffer, so that the process does not fail on it at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

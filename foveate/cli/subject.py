@@ -1,4 +1,4 @@
-"""What a command is asked about, and who answers: reading the picture or video, and loading the model."""
+"""What ask and explain share: reading the picture or video, loading the model, and notes about what the model saw."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from foveate.chat.models import Subject
     from foveate.chat.visuals import VisualInput
 
-__all__ = ["load", "read", "sized", "told", "unseen"]
+__all__ = ["cropping_notes", "enough_memory", "load", "read", "where_tokens_lie"]
 
 
 def read(path: Path, frames: int | None, max_pixels: int) -> tuple[VisualInput, list[str]]:
@@ -34,27 +34,26 @@ def read(path: Path, frames: int | None, max_pixels: int) -> tuple[VisualInput, 
     """
     from foveate.chat.visuals import read_visual
 
-    with sized():
-        return read_visual(path, frames, max_pixels)
+    return read_visual(path, frames, max_pixels)
 
 
 @contextmanager
-def sized() -> Iterator[None]:
-    """Name the option that raises the limit where a picture has too many pixels.
+def enough_memory(subject: Subject) -> Iterator[None]:
+    """Around running a model.
 
     Raises:
-        InputError: instead of the library's.
+        InputError: the device runs out of memory.
     """
-    from foveate.files.limits import TooManyPixelsError
+    import torch
 
     try:
         yield
-    except TooManyPixelsError as error:
-        raise InputError(f"{error} (--max-megapixels)") from error
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"{subject.name} runs out of memory on {subject.device}; try --dtype bfloat16 or --device cpu") from error
 
 
 def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> Subject:
-    """`load_model`, and on the terminal that it goes on."""
+    """`load_model`, with a spinner on a terminal."""
     from foveate.chat.models import is_local, load_model
 
     if is_local(name):
@@ -65,8 +64,8 @@ def load(name: str, dtype: str, device: str, *, compress: bool, video: bool) -> 
     return load_model(name, dtype, device, compress=compress, video=video)
 
 
-def unseen(subject: Subject, shown: VisualInput, images: Sequence[Any], visual: int) -> list[str]:
-    """A note if the processor cuts off so much of the picture that it may matter; none if it is not known.
+def cropping_notes(subject: Subject, shown: VisualInput, images: Sequence[Any], visual: int) -> list[str]:
+    """A note if the processor cuts off so much of the picture that it may matter; none if that is unknown.
 
     Args:
         subject: the model.
@@ -80,7 +79,7 @@ def unseen(subject: Subject, shown: VisualInput, images: Sequence[Any], visual: 
     parts, video = (images[0].parts, images[0].kind == "video") if images else (((1, side, side),), False)
     try:
         regions = _regions(subject, shown, parts, video, len(images))
-    except (InputError, UnsupportedError, UnsupportedModelError):  # what is drawn says so
+    except (InputError, UnsupportedError, UnsupportedModelError):  # the drawing says so
         return []
     boxes, (width, height) = [region.box for region in regions], shown.size
     left, top = max(0.0, min(box.left for box in boxes)), max(0.0, min(box.top for box in boxes))
@@ -89,11 +88,11 @@ def unseen(subject: Subject, shown: VisualInput, images: Sequence[Any], visual: 
     return [] if seen > 0.9 else [f"this model's processor crops: it sees the middle {seen:.0%} of the picture"]
 
 
-def told(subject: Subject, shown: VisualInput, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
-    """Who says where tokens lie, as options of what draws them, and a note.
+def where_tokens_lie(subject: Subject, shown: VisualInput, images: Sequence[Any]) -> tuple[dict[str, Any], list[str]]:
+    """What says where the tokens lie, as options of the functions that draw them, and a note.
 
-    The picture and the processor are those that the model was given. So if its family expects other parts of them it is the family that is
-    mistaken, and no answer is to be lost for that: the tokens are drawn beside the picture.
+    The picture and the processor are those that the model was given. If its family expects other parts, the family is mistaken. That
+    must not cost the answer, so the tokens are drawn beside the picture.
 
     Args:
         subject: the model.
@@ -106,7 +105,7 @@ def told(subject: Subject, shown: VisualInput, images: Sequence[Any]) -> tuple[d
         return {}, []
     try:
         _regions(subject, shown, images[0].parts, images[0].kind == "video", len(images))
-    except UnsupportedError:  # which the picture says itself
+    except UnsupportedError:  # the drawing says so
         pass
     except InputError as error:
         return {}, [f"the tokens are drawn beside the picture: {error}"]

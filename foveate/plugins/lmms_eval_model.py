@@ -12,7 +12,8 @@ from lmms_eval.api.instance import GenerationResult, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 
-from foveate.chat.asking import NO_METHOD, Reply, ask
+from foveate.chat import NO_METHOD
+from foveate.chat.asking import Reply, ask
 from foveate.chat.conversations import Chat, Conversation
 from foveate.chat.models import Subject, load_model
 from foveate.chat.visuals import DEFAULT_FRAMES

@@ -41,7 +41,7 @@ def test_what_is_finished_is_not_measured_again(run: Run, folder: Path, monkeypa
     assert again.data["questions"] == 4
 
 
-def test_other_questions_do_not_go_on_in_a_folder(run: Run, folder: Path) -> None:
+def test_other_questions_do_not_resume_a_folder(run: Run, folder: Path) -> None:
     run("analyse", *QUICK, "--out", folder)
     before = (folder / "information_loss.json").read_bytes()
     refused = run("analyse", *QUICK, "--out", folder, "--samples", "5")

@@ -94,7 +94,7 @@ def test_picture_and_report_are_written_and_the_picture_can_be_drawn_again(run: 
     assert Image.open(first).tobytes() != Image.open(again).tobytes()
     twice = run("draw", saved, picture, again, "--model", model, "--crop", "whole")
     assert twice.code == 1
-    assert "leave one of them out" in twice.err
+    assert "omit one of them" in twice.err
 
 
 def test_an_answer_is_not_lost_when_its_place_in_the_picture_cannot_be_told(

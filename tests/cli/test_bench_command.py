@@ -1,4 +1,4 @@
-"""`foveate bench`: what it writes, what it goes on with, what it refuses. No assertion on time."""
+"""`foveate bench`: what it writes, what it resumes, what it refuses. No assertion on time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_model import TOKENS, Result, Run
 
-from foveate.cli import bench_subject
+from foveate.cli.bench import subject
 from foveate.measure.bench import memory, speed
 from foveate.measure.bench.records import Timing
 
@@ -62,7 +62,7 @@ def test_json_goes_to_stdout_alone(bench: Run) -> None:
     assert "prefill_of_full" in result.data["groups"][0]["rows"][-1]["figures"]
 
 
-def test_the_same_command_goes_on_and_another_is_refused(bench: Run, tmp_path: Path) -> None:
+def test_the_same_command_resumes_and_another_is_refused(bench: Run, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     assert bench("--out", out).code == 0
     first = results(out)["groups"][0]["rows"][0]["timings"]
@@ -97,14 +97,14 @@ def test_an_interrupted_run_keeps_finished_rounds(bench: Run, tmp_path: Path, mo
 
 
 def test_a_batch_that_is_too_large_leaves_the_others(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, made = tmp_path / "run.json", bench_subject.Bench.inputs
+    out, made = tmp_path / "run.json", subject.BenchSubject.inputs
 
     def inputs(self: Any, prompts: Any, batch: int, new_tokens: int) -> Any:
         if batch == 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
         return made(self, prompts, batch, new_tokens)
 
-    monkeypatch.setattr(bench_subject.Bench, "inputs", inputs)
+    monkeypatch.setattr(subject.BenchSubject, "inputs", inputs)
     result = bench("--batch", "1,2", "--out", out)
     assert result.code == 0
     assert "batch 2 runs out of memory" in result.err
@@ -149,7 +149,7 @@ def test_a_published_shape_is_measured_without_a_download(run: Run, tmp_path: Pa
         (("--prompt", "0+0"), "at least"),
         (("--methods", "fastw"), "did you mean 'fastv'"),
         (("--methods", "tokencarve:informations=fast"), "did you mean 'information'"),
-        (("--methods", ","), "names none"),
+        (("--methods", ","), "names nothing"),
         (("--image-size", "large"), "--image-size 'large'"),
         (("--scale", "0.5"), "shape:"),
         (("--attention", "quick"), "--attention quick"),

@@ -30,7 +30,7 @@ def test_a_scene_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
     assert "there is no folder" in result.err
 
 
-def test_training_goes_on_where_it_ended_and_refuses_another_recipe(run: Run, tmp_path: Path) -> None:
+def test_training_resumes_where_it_ended_and_refuses_another_recipe(run: Run, tmp_path: Path) -> None:
     short = ["demo", "train", tmp_path / "run", "--batch", 4, "--device", "cpu", "--card-questions", 2]
     assert run(*short, "--steps", 1, 1).code == 0
     again = run(*short, "--steps", 1, 1)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from small_model import Run
 
-from foveate.cli import bench_tables, console
-from foveate.cli.evaluation_table import comparison_table, evaluation_table
+from foveate.cli import console
+from foveate.cli.bench import tables as bench_tables
+from foveate.cli.eval.tables import comparison_table, evaluation_table
 from foveate.measure.evaluation.comparison import Comparison
 
 QUESTION = "what colour is the circle ?"

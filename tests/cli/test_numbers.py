@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import get_args
 
@@ -10,8 +9,9 @@ import pytest
 import typer
 from small_model import Run
 
-from foveate import cli
 from foveate.chat import models
+from foveate.cli.adapter import options_of
+from foveate.cli.app import COMMANDS, DEMO_COMMANDS
 from foveate.cli.checks import finite
 
 HUGE = str(10**40)
@@ -67,13 +67,9 @@ def test_a_number_that_cannot_be_is_refused_before_a_model_is_loaded(
 
 def test_every_option_that_takes_a_fraction_refuses_what_is_not_finite() -> None:
     """Ranges let NaN through; so each such option has a check of its own, and a new one must not forget it."""
-    found = {}
-    for file in Path(cli.__file__).parent.glob("*options.py"):
-        for name, option in vars(importlib.import_module(f"foveate.cli.{file.stem}")).items():
-            kind, *infos = get_args(option) or (None,)
-            if float in (kind, *get_args(kind)):
-                found[name] = infos[0].callback
-    assert found.keys() >= {"MaxMegapixels", "Hours", "Guidance", "LearningRate"}
+    options = [option for kind in (*COMMANDS.values(), *DEMO_COMMANDS.values()) for option in options_of(kind)]
+    found = {option.name: option.info.callback for option in options if float in (option.kind, *get_args(option.kind))}
+    assert found.keys() >= {"--max-megapixels", "--hours", "--guidance", "--rate"}
     assert set(found.values()) == {finite}
     for value in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(typer.BadParameter, match="not a finite number"):

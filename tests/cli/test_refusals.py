@@ -31,10 +31,10 @@ CASES = {
     "keep nan": (["ask", "{picture}", QUESTION, "--keep", "nan"], "keep=nan"),
     "keep above one": (["ask", "{picture}", QUESTION, "--keep", "1.5"], "keep=1.5"),
     "layer negative": (["ask", "{picture}", QUESTION, "--layer", "-1"], "layer=-1"),
-    "unknown setting": (["ask", "{picture}", QUESTION, "--set", "stage_on=1"], "did you mean 'stage_one'"),
-    "setting without value": (["ask", "{picture}", QUESTION, "--set", "stage_one"], "name=value"),
-    "setting of the wrong kind": (["ask", "{picture}", QUESTION, "--set", "stage_one=much"], "stage_one=much"),
-    "setting out of range": (["ask", "{picture}", QUESTION, "--set", "stage_one=9"], "stage_one=9"),
+    "unknown setting": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_on=1"], "did you mean 'stage_one'"),
+    "setting without value": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one"], "name=value"),
+    "setting of the wrong kind": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one=much"], "stage_one=much"),
+    "setting out of range": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one=9"], "stage_one=9"),
     "output in no folder": (["ask", "{picture}", QUESTION, "--picture", "{folder}/nope/x.png"], "there is no folder"),
     "output without a kind": (["ask", "{picture}", QUESTION, "--picture", "{folder}/x.gif"], ".png, .jpg, .jpeg, .webp"),
     "output is a folder": (["ask", "{picture}", QUESTION, "--report", "{folder}"], "it is a folder"),
@@ -84,7 +84,7 @@ def test_wrong_usage_has_exit_code_2(run: Run, arguments: list[str]) -> None:
 
 
 def test_a_mistyped_command_is_corrected(run: Run) -> None:
-    assert "Did you mean 'ask'" in run("aks").err
+    assert "did you mean 'ask'" in run("aks").err
 
 
 def test_a_missing_model_folder_is_refused(run: Run, picture: Path, tmp_path: Path) -> None:

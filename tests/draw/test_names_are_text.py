@@ -20,9 +20,9 @@ from results_made_up import TASKS, analysis, evaluation, facts, speed
 
 from foveate import draw
 from foveate.cli import console
-from foveate.cli.bench_tables import comparison_table, generation_table, memory_table, prefill_table
-from foveate.cli.evaluation_table import comparison_table as evaluation_comparison
-from foveate.cli.evaluation_table import evaluation_table
+from foveate.cli.bench.tables import comparison_table, generation_table, memory_table, prefill_table
+from foveate.cli.eval.tables import comparison_table as evaluation_comparison
+from foveate.cli.eval.tables import evaluation_table
 from foveate.draw import information_loss
 from foveate.draw.charts import Point, against_tokens, radar, svg
 from foveate.explain.relevance.result import ImageRelevance, Relevance

@@ -1,0 +1,1 @@
+"""`foveate analyse`: its options, and whether information loss explains accuracy loss."""

@@ -1,0 +1,1 @@
+"""`foveate ask`: its options, the answer, and what answering took."""

@@ -1,0 +1,1 @@
+"""`foveate bench`: its options, the measurements, and their tables."""

@@ -1,0 +1,1 @@
+"""`foveate demo`: the embedded model's scenes, its card, and its training."""

@@ -1,0 +1,1 @@
+"""`foveate eval`: its options, a run of evaluations, and its tables."""

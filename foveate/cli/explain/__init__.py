@@ -1,0 +1,1 @@
+"""`foveate explain`: its options, and which visual tokens an answer rests on."""

@@ -1,0 +1,1 @@
+"""`foveate labels`: its options, and the labels that a compressor learns from."""

@@ -1,0 +1,1 @@
+"""`foveate train`: its options, and the training of a compressor."""
