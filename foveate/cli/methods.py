@@ -21,8 +21,7 @@ class ListMethods(JsonOption):
 
         known = methods()
         if self.as_json:
-            console.put_json(
-                [{"name": name, "summary": method.summary(), "options": options_of(method).defaults} for name, method in known.items()]
-            )
+            listed = [{"name": name, "summary": method.summary(), "options": options_of(method).defaults} for name, method in known.items()]
+            console.put_json(listed)
         else:
             console.put_table(console.listing(("method", "what it does"), [(name, method.summary()) for name, method in known.items()]))
