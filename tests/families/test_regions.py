@@ -59,7 +59,7 @@ def test_an_unknown_image_processor_and_tokens_without_a_place_are_unsupported()
     aria = next(case for case in zoo_generic.CASES if case.model_type == "aria").build()
     with pytest.raises(UnsupportedError, match="learned queries"):
         regions_of(aria, SimpleNamespace(image_processor=None), (30, 30), ((1, 1, 12),))
-    with pytest.raises(UnsupportedError, match="SimpleNamespace does to a picture is not known"):
+    with pytest.raises(UnsupportedError, match="it is not known what SimpleNamespace does to a picture"):
         regions_of(zoo.llava(), SimpleNamespace(image_processor=SimpleNamespace()), (30, 30), ((1, 4, 4),))
     with pytest.raises(UnsupportedError, match="no video processor"):
         regions_of(zoo.onevision(), SimpleNamespace(image_processor=None), (30, 30), ((2, 3, 3),), video=True)
