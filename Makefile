@@ -14,7 +14,7 @@ TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest test-newest test-torchvision test-versions lint format bench clean
+.PHONY: demo test test-oldest test-newest test-torchvision test-versions wheel test-wheel site serve-site lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -61,6 +61,23 @@ test-torchvision: $(READY)
 	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
 	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/files/test_pillow.py
 
+# Both packages; nothing but the build backend that pyproject.toml names is used.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+
+# Installs the wheel into an empty environment outside the repository and uses it there.
+test-wheel: wheel
+	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl
+
+# The documentation, in out/site. A broken link, a missing anchor or an undocumented reference fails.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(OUT)/site
+
+# The same while you write, at http://127.0.0.1:8000.
+serve-site: $(READY)
+	$(BIN)/mkdocs serve
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,7 +118,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions dist $(OUT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'
@@ -109,6 +126,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and by its exact version: other requests may bring gigabytes of CUDA to a machine without a GPU.
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	touch $(READY)
