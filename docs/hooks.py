@@ -43,6 +43,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Point links at pages of the site, wherever the file lives to which they lead in the repository."""
     here = page.file.src_uri
+    if here == "index.md":
+        page.meta["hide"] = ["navigation"]  # it is the only page of its section
     origin = next((source for source, uri in PAGES.items() if uri == here), f"docs/{here}")
 
     def moved(match: re.Match[str]) -> str:
