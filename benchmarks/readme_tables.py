@@ -54,7 +54,10 @@ def method_table() -> str:
 
 def family_table() -> str:
     """Every family with ticks; model types of the generic path that can do the same share a row."""
-    lines = ["| family | model types | image | several images | video | attention signals | vision-tower signals |", "|---|---|" + ":-:|" * 5]
+    lines = [
+        "| family | model types | image | several images | video | attention signals | vision-tower signals |",
+        "|---|---|" + ":-:|" * 5,
+    ]
     shared: dict[tuple[str, ...], list[str]] = {}
     for row in support():
         if row.generic:
@@ -73,7 +76,7 @@ def _ticks(row: Support) -> Iterator[str]:
 
 
 def _tick(yes: bool) -> str:
-    return "✓" if yes else "–"
+    return "✓" if yes else "-"
 
 
 def _code(names: Any) -> str:
@@ -108,4 +111,3 @@ def _source(kind: type[Method]) -> str:
         return "baseline"
     link = f"[{found[1]}](https://{found[0]})"
     return link if "Paper:" in (kind.__doc__ or "") else f"after {link}"
-

@@ -18,7 +18,15 @@ from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
 from foveate.measure.statistics import mcnemar
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/index.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/explainability.md", "docs/information_loss.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/benchmarks.md",
+    "docs/methods.md",
+    "docs/evaluation.md",
+    "docs/explainability.md",
+    "docs/information_loss.md",
+)
 
 
 def curves(part: str, budgets: list[int]) -> str:

@@ -80,7 +80,9 @@ def _on_site(target: str, origin: str, here: str) -> str:
     elif source.startswith("examples/"):
         uri, mark, anchor = PAGES["examples"], "#", posixpath.basename(source).replace(".", "")
     else:
-        raise PluginError(f"{origin}: links to {source}, which has no page on the site; add it to PAGES in docs/hooks.py, or name it in code")
+        raise PluginError(
+            f"{origin}: links to {source}, which has no page on the site; add it to PAGES in docs/hooks.py, or name it in code"
+        )
     return posixpath.relpath(uri, posixpath.dirname(here) or ".") + mark + anchor
 
 
