@@ -68,7 +68,9 @@ wheel: $(READY)
 
 # Installs the wheel into an empty environment outside the repository and uses it there.
 test-wheel: wheel
-	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl
+	mkdir -p $(OUT)
+	$(BIN)/foveate demo scene $(OUT)/scene.png --seed 11
+	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl $(OUT)/scene.png
 
 # The documentation, in out/site. A broken link, a missing anchor or an undocumented reference fails.
 site: $(READY)
