@@ -1,7 +1,7 @@
 """Runs the code of a page as a reader would who pastes it block by block, and compares what is printed with what the page shows.
 
 Usage: python tests/run_page.py PAGE, in an empty folder. Blocks of `python` share one session; lines of `console` blocks are commands of
-foveate. A block of `text` shows what the block before it prints. Blocks with `title="needs a download"` are not run.
+foveate. A block of `text` shows what the block before it prints. Blocks whose title says what they need are not run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = re.compile(r"^```(python|console|text)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = "needs a download"
+NOT_RUN = 'title="needs '
 
 
 def blocks(page: str) -> Iterator[tuple[str, str, str | None, int]]:
