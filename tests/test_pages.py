@@ -14,7 +14,7 @@ from test_layers import LAYERS
 import foveate
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "foveate").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "foveate").rglob("*.md"), ROOT / "findings" / "README.md"])
 
 
 def test_figures_and_tables_are_those_of_the_results_and_of_the_code() -> None:
