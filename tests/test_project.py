@@ -25,6 +25,11 @@ def read(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
+def steps(workflow: str) -> list[dict[str, Any]]:
+    """Of all jobs of a workflow."""
+    return [step for job in read(f".github/workflows/{workflow}.yml")["jobs"].values() for step in job["steps"]]
+
+
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -50,9 +55,11 @@ def test_supported_versions_are_the_same_everywhere() -> None:
     assert f"| transformers | {oldest} to {newest};" in README
     torch = next(line for line in PROJECT["dependencies"] if line.startswith("torch>="))
     assert f"| PyTorch | {torch.removeprefix('torch>=')} or newer |" in README
-    assert f"| Python | {PROJECT['requires-python'].removeprefix('>=')} or newer |" in README
+    python = PROJECT["requires-python"].removeprefix(">=")
+    assert f"| Python | {python} or newer; the tests run on {python} |" in README
+    assert {step["with"]["python-version"] for step in steps("ci") if "python-version" in step.get("with", {})} == {python}
     assert badge("transformers") == f"{oldest} to {newest}"
-    assert badge("python") == f"{PROJECT['requires-python'].removeprefix('>=')} or newer"
+    assert badge("python") == f"{python} or newer"
     assert badge("license") == PROJECT["license"]
 
 
@@ -99,8 +106,7 @@ def test_forms_have_what_the_platform_asks_for(form: Path) -> None:
 
 
 def test_public_continuous_integration_runs_the_script_of_everybody() -> None:
-    steps = [step.get("run") for job in read(".github/workflows/ci.yml")["jobs"].values() for step in job["steps"]]
-    assert ".ci/run" in steps
+    assert ".ci/run" in [step.get("run") for step in steps("ci")]
 
 
 def test_commands_of_make_that_pages_name_exist() -> None:
