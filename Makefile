@@ -1,4 +1,4 @@
-# Everything a newcomer needs: `make demo` and `make test` set themselves up in .venv.
+# Everything that you need to start: `make demo` and `make test` set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,14 +7,14 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 VISION := .venv-torchvision
 OUT ?= out
-# Without its 55 dependencies: what it needs for images is the extra `eval`.
+# Without its 55 dependencies; the extra `eval` has what it needs for images.
 LMMS_EVAL := lmms-eval==0.7.3
 # The release made for the torch that constraints.txt names; --no-deps keeps that torch.
 TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest test-newest test-torchvision test-versions lint format bench clean
+.PHONY: demo test test-oldest test-newest test-torchvision test-versions wheel test-wheel site serve-site lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -38,7 +38,7 @@ test-oldest: $(READY)
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	$(OLDEST)/bin/python $(TESTS)
 
-# The same tests on whatever transformers is newest today, for a scheduled run: here the pinned one is tested.
+# The same tests on the newest transformers of the day, for a scheduled run; the other targets test the pinned one.
 test-newest: $(READY)
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
@@ -52,7 +52,7 @@ test-newest: $(READY)
 test-versions: $(READY)
 	$(BIN)/python benchmarks/versions.py
 
-# The tests that run transformers' own processors, with torchvision. Its build need not fit torch: see tests/torchvision_here.py.
+# The tests that run transformers' own processors, with torchvision. Its build need not match torch: see tests/torchvision_here.py.
 test-torchvision: $(READY)
 	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
 	$(VISION)/bin/python -m pip install --quiet --upgrade pip
@@ -60,6 +60,25 @@ test-torchvision: $(READY)
 	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' num2words
 	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
 	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/files/test_pillow.py
+
+# Both packages; nothing but the build backend that pyproject.toml names is used.
+wheel: $(READY)
+	rm -rf dist
+	$(BIN)/python -m hatchling build --directory dist
+
+# Installs the wheel into an empty environment outside the repository and uses it there.
+test-wheel: wheel
+	mkdir -p $(OUT)
+	$(BIN)/foveate demo scene $(OUT)/scene.png --seed 11
+	PYTHON=$(PYTHON) .ci/check_wheel dist/*.whl $(OUT)/scene.png
+
+# The documentation, in out/site. A broken link, a missing anchor or an undocumented reference fails.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(OUT)/site
+
+# The same while you write, at http://127.0.0.1:8000.
+serve-site: $(READY)
+	$(BIN)/mkdocs serve
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -70,7 +89,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rewrites benchmarks/results; the README's tables and curves come from there. Hours on two cores; parts that were stopped go on.
+# Rewrites benchmarks/results, from which the tables and curves come. Takes hours on two cores; parts that were stopped resume.
 BENCH := $(BIN)/foveate bench --prompt 36+40
 SHAPE := --model shape:llava-1.5-7b
 RESULTS := benchmarks/results
@@ -101,14 +120,14 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions dist $(OUT)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; call make with PYTHON=python3.12, say" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; name one, such as make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and by its exact version: other requests may bring gigabytes of CUDA to a machine without a GPU.
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps $(LMMS_EVAL)
 	touch $(READY)

@@ -10,6 +10,7 @@ import typer
 from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from information_tables import information_cells, information_correlations
+from readme_tables import family_table, headline, method_table
 from speed_tables import layout, long_outputs, savings, selection, speed
 
 from foveate.files.writing import write_whole
@@ -17,7 +18,15 @@ from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
 from foveate.measure.statistics import mcnemar
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/benchmarks.md", "docs/methods.md", "docs/evaluation.md", "docs/explainability.md", "docs/information_loss.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/benchmarks.md",
+    "docs/methods.md",
+    "docs/evaluation.md",
+    "docs/explainability.md",
+    "docs/information_loss.md",
+)
 
 
 def curves(part: str, budgets: list[int]) -> str:
@@ -141,6 +150,9 @@ def suites() -> str:
 
 
 SECTIONS: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "method_table": method_table,
+    "family_table": family_table,
     "speed": speed,
     "savings": savings,
     "accuracy": accuracy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,7 +56,7 @@ class View:
         text_attention: (q, n), as last_attention for each of the q question tokens. These are the real text tokens after
             the last visual token of the prompt, and in any case the prompt's last token, so q >= 1.
         head_attention: (heads, n), mean over the same question tokens, one row per attention head.
-        text_behind: the number of real text tokens after the last visual token of the prompt; 0 if that token ends the prompt,
+        text_after: the number of real text tokens after the last visual token of the prompt; 0 if that token ends the prompt,
             `None` if a view built by hand does not say.
         question_states: (q, d), hidden states of the same question tokens.
         tower_attention: (n,), mean over heads; a token made from several patches has their mean.
@@ -76,7 +77,7 @@ class View:
     kind: Literal["image", "video"] = "image"
     text_attention: Tensor | None = None
     head_attention: Tensor | None = None
-    text_behind: int | None = None
+    text_after: int | None = None
     question_states: Tensor | None = None
     tower_attention: Tensor | None = None
     tower_states: Tensor | None = None
@@ -99,6 +100,12 @@ class View:
             value = getattr(self, name)
             if value is not None and value.shape[1:] != (n,):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({rows}, {n})")
+
+    @property
+    def text_behind(self) -> int | None:
+        """The old name of `text_after`; it goes with foveate 1.0."""
+        warnings.warn("View.text_behind is now View.text_after; the old name goes with foveate 1.0", DeprecationWarning, stacklevel=2)
+        return self.text_after
 
     def __len__(self) -> int:
         """Visual tokens in view."""

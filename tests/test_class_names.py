@@ -7,9 +7,6 @@ from collections import defaultdict
 
 from test_layers import KNOWN
 
-SHARED = {"Outcome", "Picture", "Request", "Sample"}
-"""Names that still mean several things. Remove one when its classes have names of their own; never add one."""
-
 
 def shared() -> dict[str, list[str]]:
     """Public class names with the modules that define them, if there are several."""
@@ -22,4 +19,4 @@ def shared() -> dict[str, list[str]]:
 
 
 def test_no_two_classes_share_a_name() -> None:
-    assert {name: modules for name, modules in shared().items() if name not in SHARED} == {}
+    assert shared() == {}

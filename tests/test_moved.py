@@ -7,7 +7,9 @@ import sys
 from importlib import import_module
 
 import pytest
+import torch
 
+from foveate import View
 from foveate.moved import MOVED
 
 
@@ -18,6 +20,12 @@ def test_an_old_path_imports_the_names_of_the_new_one(old: str) -> None:
     with pytest.warns(DeprecationWarning, match=MOVED[old]):
         module = import_module(old)
     assert all(getattr(module, name) is getattr(new, name) for name in getattr(new, "__all__", ()))
+
+
+def test_an_old_name_of_a_view_still_reads() -> None:
+    view = View(states=torch.zeros(1, 2), grid=(1, 1, 1), text_after=3)
+    with pytest.warns(DeprecationWarning, match="text_after"):
+        assert view.text_behind == 3
 
 
 def test_an_old_path_can_be_run() -> None:

@@ -29,7 +29,7 @@ class TrackedImage:
         position: among the images of its row.
         tokens: where it lies in the prompt.
         fingerprint: the same for the same prompt, whatever batch it is in.
-        text_behind: tokens of text after the last image of its row.
+        text_after: tokens of text after the last image of its row.
         slots: (n,) the slots of the present sequence that its tokens are in.
         plan: what became of its tokens so far.
         signals: those that do not change on the way, (whole n, ...).
@@ -40,7 +40,7 @@ class TrackedImage:
     position: int
     tokens: ImageTokens
     fingerprint: int
-    text_behind: int
+    text_after: int
     slots: Tensor
     plan: Plan
     signals: Mapping[str, Tensor]
@@ -66,7 +66,7 @@ class TrackedImage:
             fingerprint=self.fingerprint,
             parts=self.tokens.parts,
             kind=self.tokens.kind,
-            text_behind=self.text_behind,
+            text_after=self.text_after,
             **{name: value for name, value in own.items() if name in needs},
         )
 
@@ -94,13 +94,13 @@ def next_positions(position_ids: Tensor | None, real: Tensor, past: int) -> Tens
     return whole[..., torch.arange(real.shape[0]), last] + 1
 
 
-def track(images: PromptImages, real: Tensor, text_behind: Sequence[int]) -> list[TrackedImage]:
+def track(images: PromptImages, real: Tensor, text_after: Sequence[int]) -> list[TrackedImage]:
     """All images of a batch, whole.
 
     Args:
         images: of the prompt.
         real: (b, s) bool, false where an input column is padding.
-        text_behind: for each row, tokens of text after its last image.
+        text_after: for each row, tokens of text after its last image.
     """
     found = []
     for row, (tokens, signals, ids) in enumerate(zip(images.tokens, images.signals, images.input_ids, strict=True)):
@@ -108,7 +108,7 @@ def track(images: PromptImages, real: Tensor, text_behind: Sequence[int]) -> lis
         for position, (image, own) in enumerate(zip(tokens, signals, strict=True)):
             fingerprint = zlib.crc32(prompt, position)
             whole = Plan.identity(image.columns.numel())
-            found.append(TrackedImage(row, position, image, fingerprint, text_behind[row], image.columns, whole, own))
+            found.append(TrackedImage(row, position, image, fingerprint, text_after[row], image.columns, whole, own))
     return found
 
 

@@ -30,7 +30,7 @@ def check_question(views: Iterable[View]) -> None:
     Raises:
         InputError: a prompt ends with a visual token.
     """
-    if any(view.text_behind == 0 for view in views):
+    if any(view.text_after == 0 for view in views):
         raise InputError(
             "the prompt ends with a visual token, so no text attends to the image and its tokens cannot be ranked; "
             "put the question after the image, or use a method that needs no question, such as pool"

@@ -96,9 +96,9 @@ class Explainer(Method):
             return []
         check_question(views)
         network, device = self._network(len(views[0].signal("head_attention"))), views[0].states.device
-        sights = [_sight(view, network) for view in views]
+        inputs = [_network_input(view, network) for view in views]
         # A CPU gains nothing from a batch.
-        batches = [[sight] for sight in sights] if device.type == "cpu" else [sights]
+        batches = [[each] for each in inputs] if device.type == "cpu" else [inputs]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             network.to(device)
             return [scores for batch in batches for scores in network(batch)]
@@ -111,7 +111,7 @@ class Explainer(Method):
         return _loaded(str(self.compressor), _stamp(self.compressor))
 
 
-def _sight(view: View, network: ConvCompressor) -> CompressorInput:
+def _network_input(view: View, network: ConvCompressor) -> CompressorInput:
     attention = check_attention(view.signal("head_attention"), "head_attention")
     if len(attention) != network.config.heads:
         raise CompressorError(f"head_attention has {len(attention)} heads, and the compressor was made for {network.config.heads}")

@@ -1,0 +1,113 @@
+"""Tables that sum the project up in README.md and docs/index.md: the three figures, the methods and the families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import torch
+from common import load, percent
+from speed_tables import measured, run, title
+
+from foveate.errors import LayerError
+from foveate.families.support import PROMPTS, Support, support
+from foveate.method import Method
+from foveate.methods import methods
+
+ARXIV = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{5})")
+EXTRAS: dict[str, tuple[str, Any]] = {
+    "compressor": ("a compressor trained for the model", "demo"),
+    "relevance": ("the true relevance, given from Python", (torch.ones(1),)),
+}
+"""Options that a method cannot do without, as the table words them, and a value that it accepts."""
+
+
+def headline() -> str:
+    """What one method saves and costs at one budget: three figures, each with what was measured and how to measure it again."""
+    speed, accuracy = run("bench_llava"), load("accuracy")
+    full = speed.groups[0].rows[0]
+    row, found = next((row, found) for row, found in measured(speed.groups[0]) if row.name == "TokenCarve(keep=128)")
+    right, of = (cells["scores"]["overall"] for cells in (accuracy["methods"]["TokenCarve"]["128"], accuracy["full"]))
+    lines = [
+        "| with 128 of 576 visual tokens | | measured on |",
+        "|---|---|---|",
+        f"| prefill | **{1 / found['prefill_of_full'].median:.2f}x as fast** | {title('bench_llava')}; CPU |",
+        f"| key/value cache | **{percent(1 - row.cache_bytes / full.cache_bytes, 1)} smaller** | the same |",
+        f"| right answers | **{percent(right['share'], 1)}**, where all tokens give {percent(of['share'], 1)} | {of['n']} questions about "
+        "drawn scenes, the embedded model of 6.5 M parameters |",
+    ]
+    commands = f"* `{speed.command}`\n* `python benchmarks/accuracy.py --each {accuracy['each']}`"
+    note = f'<details markdown="1"><summary>TokenCarve, cut before layer 2; the commands</summary>\n\n{commands}\n\n</details>'
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def method_table() -> str:
+    """Every method that comes with foveate, from the registry."""
+    lines = ["| method | what it does | acts before | needs | source |", "|---|---|---|---|---|"]
+    for kind in sorted(methods().values(), key=lambda each: (_source(each) == "baseline", each.__name__)):
+        summary = kind.summary().rstrip(".")
+        lines.append(f"| `{kind.__name__}` | {summary} | {_stage(kind)} | {_needs(kind)} | {_source(kind)} |")
+    return "\n".join(lines)
+
+
+def family_table() -> str:
+    """Every family with ticks; model types of the generic path that can do the same share a row."""
+    lines = [
+        "| family | model types | image | several images | video | attention signals | vision-tower signals |",
+        "|---|---|" + ":-:|" * 5,
+    ]
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for row in support():
+        if row.generic:
+            shared.setdefault(tuple(_ticks(row)), []).extend(row.model_types)
+        else:
+            lines.append(f"| {row.family} | {_code(row.model_types)} | " + " | ".join(_ticks(row)) + " |")
+    lines += [f"| generic path | {_code(sorted(types))} | " + " | ".join(ticks) + " |" for ticks, types in shared.items()]
+    return "\n".join(lines)
+
+
+def _ticks(row: Support) -> Iterator[str]:
+    for prompt in PROMPTS:
+        yield "as images" if prompt == "video" and "frames" in row.takes else _tick(prompt in row.takes)
+    yield _tick({"last_attention", "text_attention", "head_attention"} <= row.signals)
+    yield _tick({"tower_attention", "tower_states"} <= row.signals)
+
+
+def _tick(yes: bool) -> str:
+    return "✓" if yes else "-"
+
+
+def _code(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _made(kind: type[Method], **options: Any) -> Method:
+    """An instance at its defaults."""
+    names = {field.name for field in fields(kind)}
+    return kind(keep=1, **{name: value for name, (_, value) in EXTRAS.items() if name in names}, **options)
+
+
+def _stage(kind: type[Method]) -> str:
+    layer = _made(kind).layer
+    try:
+        _made(kind, layer=layer + 1)
+    except LayerError:
+        return f"layer {layer}, the language model's input"
+    return f"layer {layer}, or any other"
+
+
+def _needs(kind: type[Method]) -> str:
+    names = {field.name for field in fields(kind)}
+    extras = [text for name, (text, _) in EXTRAS.items() if name in names]
+    return "; ".join([_code(sorted(_made(kind).needs))] * bool(_made(kind).needs) + extras) or "nothing"
+
+
+def _source(kind: type[Method]) -> str:
+    """The paper that a docstring names; "after" it where the class is a variant."""
+    found = ARXIV.search(kind.__doc__ or "")
+    if found is None:
+        return "baseline"
+    link = f"[{found[1]}](https://{found[0]})"
+    return link if "Paper:" in (kind.__doc__ or "") else f"after {link}"
