@@ -178,7 +178,7 @@ CASES: dict[str, Case] = {
     "shards: index is no JSON": Case(every(sharded, content(f"{WEIGHTS}.index.json", "{")), ("index.json", "damaged")),
     "shards: index without a map": Case(every(sharded, setting(f"{WEIGHTS}.index.json", "weight_map", None)), ("weight_map",)),
     "shards: index leads out of the folder": Case(
-        every(sharded, setting(f"{WEIGHTS}.index.json", "weight_map/x", "../x.safetensors")), ("../x.safetensors", "beside")
+        every(sharded, setting(f"{WEIGHTS}.index.json", "weight_map/x", "../x.safetensors")), ("../x.safetensors", "next to")
     ),
     "pickle: more than tensors": Case(pickled_with_more, ("more than tensors", "could run")),
     "pickle: cut off": Case(every(pickled, cut("pytorch_model.bin", 0.5)), ("pytorch_model.bin", "damaged")),
@@ -187,7 +187,7 @@ CASES: dict[str, Case] = {
     ),
     "config: no file": Case(content("config.json", None), ("has no config.json",)),
     "config: empty": Case(content("config.json", ""), ("config.json", "empty")),
-    "config: no JSON": Case(content("config.json", "{'a': 1}"), ("config.json", "no JSON")),
+    "config: no JSON": Case(content("config.json", "{'a': 1}"), ("config.json", "not JSON")),
     "config: not text": Case(content("config.json", b"\xff\xfe\x00"), ("config.json", "UTF-8")),
     "config: a list": Case(content("config.json", "[]"), ("config.json", "list")),
     "config: nested deeply": Case(content("config.json", "[" * 20000), ("config.json", "damaged")),

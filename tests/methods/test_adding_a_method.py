@@ -75,7 +75,7 @@ def test_a_method_is_shipped_in_a_package(folder: Path) -> None:
 def test_a_method_reads_signals(folder: Path) -> None:
     method = runpy.run_path("most_asked.py")["MostAsked"]
     with foveate.compress(tiny_llava(), method(keep=4)) as handle, torch.no_grad():
-        handle._model(**batch([prompt(3, "image", 5)]))
+        handle.model(**batch([prompt(3, "image", 5)]))
     assert handle.report.tokens_after == 4
     rows = re.findall(r"^\| `(\w+)` \| \(", PAGE, re.MULTILINE)
     assert set(rows) == set(SIGNALS)

@@ -69,7 +69,7 @@ def test_a_decorator_gives_a_method_its_name() -> None:
     assert build_method("loudest", 0.5, 0, None, ["power=1"], False) == Loudest(0.5, 0, power=1.0)
     assert foveate.methods.method_from_json(Loudest(4).to_json()) == Loudest(4)
     with foveate.compress(tiny_llava(), foveate.parse_method("loudest", keep=4)) as handle:
-        handle._model(**batch([prompt(3, "image", 5)]))
+        handle.model(**batch([prompt(3, "image", 5)]))
         (image,) = handle.report.images
     assert image.stages[0].method == "Loudest(keep=4)"
 
