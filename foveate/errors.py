@@ -19,6 +19,7 @@ __all__ = [
     "InputError",
     "LayerError",
     "MethodError",
+    "MissingPackageError",
     "OptionError",
     "ParameterError",
     "ProcessorError",
@@ -114,6 +115,10 @@ class CompressorError(FoveateError, ValueError):
 
 class HandleError(FoveateError, RuntimeError):
     """A second handle on one model."""
+
+
+class MissingPackageError(FoveateError, ImportError):
+    """A package that this needs is not installed; the message says which extra brings it."""
 
 
 class UnknownNameError(FoveateError, LookupError):

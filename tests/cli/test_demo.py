@@ -1,5 +1,6 @@
 """`foveate demo`, and `foveate ask` on the embedded model."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from small_model import Run
 
 import foveate.demo
+from foveate.demo.scenes import backgrounds
 
 WEIGHTS = Path(foveate.demo.__file__).parent / "weights" / "model.safetensors"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="the demo model's weights are not in this checkout")
@@ -28,6 +30,15 @@ def test_a_scene_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
     result = run("demo", "scene", tmp_path / "nope" / "scene.png")
     assert result.code == 1
     assert "there is no folder" in result.err
+
+
+def test_without_scikit_learn_one_line_names_the_extra(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    backgrounds.photographs.cache_clear()
+    backgrounds.digits.cache_clear()
+    result = run("demo", "scene", tmp_path / "scene.png", "--seed", 987654)
+    assert result.code == 1
+    assert "pip install 'foveate[demo]'" in result.err
 
 
 def test_training_resumes_where_it_ended_and_refuses_another_recipe(run: Run, tmp_path: Path) -> None:

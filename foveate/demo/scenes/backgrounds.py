@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from foveate.errors import MissingPackageError
+
 Split = Literal["train", "held_out"]
 
 _FRONTIER = 420  # the column of both 640-pixel-wide photographs where the held-out part begins
@@ -25,7 +27,9 @@ def _sklearn_datasets() -> ModuleType:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError("drawing scenes needs the photographs and digits of scikit-learn: pip install 'foveate[demo]'") from error
+        raise MissingPackageError(
+            "scenes need the photographs and digits of scikit-learn, which is not installed: pip install 'foveate[demo]'"
+        ) from error
     return datasets
 
 

@@ -100,7 +100,7 @@ def scene(seed: int, split: Split = "train") -> Scene:
 
     Raises:
         ValueError: another split, or a negative seed.
-        ImportError: scikit-learn, which ships the photographs and digits, is not installed.
+        MissingPackageError: scikit-learn, which ships the photographs and digits, is not installed.
     """
     if split not in get_args(Split):
         raise ValueError(f"split must be 'train' or 'held_out', not {split!r}")
