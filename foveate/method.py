@@ -21,7 +21,7 @@ from foveate.view import View
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["METHOD_FORMAT", "SAVING", "Method", "checked_plans", "ranking", "schedule_of"]
+__all__ = ["METHOD_FORMAT", "SAVING", "Method", "brief", "ranking", "schedule_of"]
 
 METHOD_FORMAT = 1
 """Version of a method's configuration as `Method.to_dict` writes it."""
@@ -137,11 +137,11 @@ class Method:
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
             raise MethodError(
-                f"{_brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view"
+                f"{brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view"
             )
         if bool(score.isnan().any()):
             raise MethodError(
-                f"{_brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked"
+                f"{brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked"
             )
         return score
 
@@ -210,28 +210,8 @@ def schedule_of(method: Any, caller: str) -> list[Method]:
     return schedule
 
 
-def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
-    """What `method.plans(views)` returned, checked for what `tokens_after` promises.
-
-    Raises:
-        MethodError: the number of plans, the length of one, or the number of tokens that it keeps is wrong.
-    """
-    if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
-        found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"
-        raise MethodError(f"{_brief(method)}: plans() returned {found} for {len(views)} images, expected one Plan for each")
-    for view, plan in zip(views, plans, strict=True):
-        if len(plan) != len(view):
-            raise MethodError(f"{_brief(method)}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
-        budget = method.budget(len(view), view.grid[0])
-        if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
-            raise MethodError(
-                f"{_brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "
-                "exactly self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
-            )
-    return list(plans)
-
-
-def _brief(method: Method) -> str:
+def brief(method: Method) -> str:
+    """A method for messages, without its options if they are long."""
     text = str(method)
     return text if len(text) <= 200 else f"{type(method).__name__}(keep={method.keep!r}, ...)"
 

@@ -11,10 +11,12 @@ from foveate.engine.clock import seconds
 from foveate.engine.readings import Readings
 from foveate.engine.slots import Slots
 from foveate.engine.tracking import TrackedImage
-from foveate.method import Method, checked_plans
+from foveate.errors import MethodError
+from foveate.method import Method, brief
 from foveate.plan import Plan
+from foveate.view import View
 
-__all__ = ["Decider"]
+__all__ = ["Decider", "checked_plans"]
 
 
 class Decider:
@@ -60,3 +62,24 @@ class Decider:
         decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
         self.seconds += seconds(states.device) - start + self._readings.clear()
         return [decided[self._twins[image.row], image.position] for image in self._images]
+
+
+def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
+    """What `method.plans(views)` returned, checked for what `tokens_after` promises.
+
+    Raises:
+        MethodError: the number of plans, the length of one, or the number of tokens that it keeps is wrong.
+    """
+    if not isinstance(plans, Sequence) or len(plans) != len(views) or not all(isinstance(plan, Plan) for plan in plans):
+        found = f"{len(plans)} values" if isinstance(plans, Sequence) else f"a {type(plans).__name__}"
+        raise MethodError(f"{brief(method)}: plans() returned {found} for {len(views)} images, expected one Plan for each")
+    for view, plan in zip(views, plans, strict=True):
+        if len(plan) != len(view):
+            raise MethodError(f"{brief(method)}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
+        budget = method.budget(len(view), view.grid[0])
+        if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
+            raise MethodError(
+                f"{brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "
+                "exactly self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
+            )
+    return list(plans)
