@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from foveate.errors import FoveateError, InputError, UsageError
+from foveate.errors import FoveateError, InputError, ParameterError, UsageError
 from foveate.method import Method
 from foveate.methods.registry import find_method
 from foveate.methods.schema import options_of
@@ -130,6 +130,8 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
         if not equals or not value.strip():
             known = [own for own in schema.types if own not in omitted]
             raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
+        if name in omitted and name in schema.types:
+            raise ParameterError(f"{setting!r} cannot be an option of {method.name} alone here; give {name} for all methods", name)
         fault = schema.unknown(name, omitted)
         if fault or name in chosen:
             raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")
