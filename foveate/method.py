@@ -45,6 +45,7 @@ class Method:
     Raises:
         BudgetError: `keep` is zero, negative, NaN or a share above 1.
         LayerError: `layer` is negative or not an integer.
+        OptionError: `clamp` is neither true nor false.
     """
 
     keep: int | float
@@ -76,6 +77,8 @@ class Method:
             raise BudgetError(f"keep={keep} must be a share in (0, 1]; for a number of tokens pass an int, such as keep=128")
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise LayerError(f"layer={self.layer!r} must be an integer from 0 (the language model's input) upwards")
+        if not isinstance(self.clamp, bool):
+            raise OptionError(f"clamp={self.clamp!r} must be True or False")
 
     def __str__(self) -> str:
         """`keep` and the options that differ from their defaults, for people: `TokenCarve(keep=128)`."""
@@ -173,7 +176,7 @@ class Method:
         value = getattr(self, option.name)
         try:
             return to_jsonable_python(value)
-        except PydanticSerializationError as error:
+        except (PydanticSerializationError, UnicodeDecodeError) as error:  # the latter of bytes
             way_out = option.metadata.get(SAVING, "use a plain value, such as a path")
             raise OptionError(
                 f"{type(self).__name__} cannot be saved: {option.name} holds an object of this process "

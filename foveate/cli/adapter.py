@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
@@ -162,8 +162,10 @@ def _function(kind: type[Command]) -> Callable[..., None]:
     options = options_of(kind)
     parameters = [parameter for option in options for parameter in _parameters(option)]
 
-    def command(**given: Any) -> None:
-        settings = kind(**{option.field.name: _value(option, given) for option in options})
+    def command(context: typer.Context, **given: Any) -> None:
+        # A value that equals the default is not enough to know that it was not given.
+        typed = {name for name in given if context.get_parameter_source(name).name != "DEFAULT"}  # type: ignore[union-attr]
+        settings = kind(**{option.field.name: _value(option, given, typed) for option in options})
         try:
             settings.run()
         except FoveateError as error:
@@ -173,6 +175,7 @@ def _function(kind: type[Command]) -> Callable[..., None]:
             raise
 
     command.__doc__ = inspect.getdoc(kind)
+    parameters.insert(0, inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context))
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
@@ -207,12 +210,12 @@ def _old(option: Option, mark: Renamed) -> str:
     return f"{option.field.name}_formerly_{mark.old.strip('-').replace('-', '_').lower()}"
 
 
-def _value(option: Option, given: dict[str, Any]) -> Any:
-    """What the user gave for a field, under whichever name; a note where that is an old one."""
+def _value(option: Option, given: dict[str, Any], typed: Collection[str]) -> Any:
+    """What the user gave for a field, under whichever name; a note where that is an old one. `typed` names what the user gave."""
     value = given[option.field.name]
     for mark in option.marks:
         if isinstance(mark, Renamed) and given[_old(option, mark)] is not None:
-            if value != option.field.default:
+            if option.field.name in typed:
                 raise typer.BadParameter(f"{mark.old} is the old spelling of {option.name}; pass one of them")
             value = given[_old(option, mark)]
             console.note(f"{mark.old} is the old spelling of {option.name}, and still works")

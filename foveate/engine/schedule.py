@@ -50,7 +50,7 @@ class Schedule:
             "decoder": family.decoder(model),
             "layers": tuple(family.layers(model)),
             "needs": frozenset[str]().union(*(method.needs for method in self.cuts.values())),
-            "placeholders": torch.tensor(list(family.placeholders(model).values())),
+            "placeholders": torch.tensor(list(family.placeholders(model).values()), device="cpu"),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -45,3 +45,5 @@ def plain_yaml(text: str) -> Any:
         raise
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise YamlError(f"it is not YAML ({' '.join(str(error).split())})") from error
+    except (AttributeError, LookupError) as error:  # of PyYAML, where a tag such as !!int does not fit its value
+        raise YamlError(f"it is not YAML ({type(error).__name__}: a tag does not fit its value)") from error

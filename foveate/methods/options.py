@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from foveate.errors import FoveateError, InputError
+from foveate.errors import FoveateError, InputError, ParameterError, UsageError
 from foveate.method import Method
 from foveate.methods.registry import find_method
 from foveate.methods.schema import options_of
+from foveate.printable import described
 
 __all__ = ["build_method", "parse_method", "split_methods", "split_options"]
 
@@ -39,10 +40,13 @@ def parse_method(
         clamp: likewise.
 
     Raises:
+        UsageError: it is not text.
         UnknownNameError: no method has this name.
         InputError: an option is unknown, given twice, missing or of the wrong type.
         BudgetError, LayerError, OptionError: an option is outside its range.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"parse_method() takes text, such as 'fastv:keep=128'; got {described(text)}")
     name, settings = split_options(text)
     method = find_method(name)
     given = {"keep": keep, "layer": layer, "seed": seed, "clamp": clamp}
@@ -126,6 +130,8 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
         if not equals or not value.strip():
             known = [own for own in schema.types if own not in omitted]
             raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
+        if name in omitted and name in schema.types:
+            raise ParameterError(f"{setting!r} cannot be an option of {method.name} alone here; give {name} for all methods", name)
         fault = schema.unknown(name, omitted)
         if fault or name in chosen:
             raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")

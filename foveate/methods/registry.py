@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import re
 from types import ModuleType
 from typing import Any, TypeVar
@@ -114,6 +115,10 @@ def _check_class(method: Any) -> None:
 
 
 def _check_fields(method: type[Method]) -> None:
+    given = [name for name in inspect.signature(method).parameters if name in vars(method)["__dataclass_fields__"]]
+    for name in given:
+        if name not in {option.name for option in dataclasses.fields(method)}:
+            raise UsageError(f"{method.__name__}.{name} is an InitVar, which no configuration would hold; make it a field")
     own = {option.name for option in dataclasses.fields(method)} - {option.name for option in dataclasses.fields(Method)}
     for name in sorted(own):
         if hasattr(Method, name):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Hashable, Sequence
@@ -89,18 +91,29 @@ def _options_of(method: Any) -> OptionSchema:
 
 
 def _hints(method: type) -> dict[str, Any]:
-    """The annotations of a class and its bases, without those of a class that names what only a type checker or a function sees."""
+    """The annotations of a class and its bases, without those that name what only a type checker or a function sees."""
+    with suppress(NameError, TypeError, AttributeError):
+        return get_type_hints(method)
     hints: dict[str, Any] = {}
     for base in reversed(method.__mro__):
-        with suppress(NameError, TypeError, AttributeError):
-            hints |= get_type_hints(base)
+        seen = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else {}
+        with suppress(NameError):
+            for name, annotation in inspect.get_annotations(base).items():
+                alone = types.SimpleNamespace(__annotations__={name: annotation})
+                with suppress(NameError, TypeError, AttributeError):
+                    hints |= get_type_hints(alone, seen, dict(vars(base)))
     return hints
 
 
 def _default(option: dataclasses.Field[Any]) -> Any:
     missing = dataclasses.MISSING
-    value = option.default if option.default_factory is missing else option.default_factory()
-    return None if value is missing else to_jsonable_python(value, fallback=str)
+    try:
+        value = option.default if option.default_factory is missing else option.default_factory()
+    except Exception:  # the code is somebody else's, and needed only where the option is not given
+        return None
+    with suppress(UnicodeDecodeError):  # of bytes
+        return None if value is missing else to_jsonable_python(value, fallback=str)
+    return repr(value)
 
 
 def _fallback(option: dataclasses.Field[Any]) -> Any:

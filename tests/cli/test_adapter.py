@@ -82,9 +82,10 @@ def test_the_folder_of_training_may_still_be_an_argument(given: Any) -> None:
 
 
 def test_an_option_that_is_given_under_both_names_is_refused(run: Run) -> None:
-    result = run("bench", "--repeats", "2", "--repeat", "3")
-    assert result.code == 2
-    assert result.err == "error: --repeat is the old spelling of --repeats; pass one of them; see foveate bench --help\n"
+    for repeats in ("2", str(Bench().repeats)):
+        result = run("bench", "--repeats", repeats, "--repeat", "3")
+        assert result.code == 2
+        assert result.err == "error: --repeat is the old spelling of --repeats; pass one of them; see foveate bench --help\n"
 
 
 def test_old_spellings_are_in_no_help(run: Run) -> None:
@@ -105,6 +106,13 @@ def test_options_of_a_method_stand_after_its_name(run: Run, picture: Path, model
     old = run(*asked, "--set", "stage_one=1", "--set", "source=attention_output")
     assert old.data["method"] == new.data["method"]
     assert old.err == "note: --set is an old spelling, and still works; write the option after the method: METHOD:NAME=VALUE\n"
+
+
+def test_options_that_all_methods_share_are_not_given_to_one(run: Run) -> None:
+    for option, value in (("layer", 3), ("keep", 4)):
+        result = run("bench", "--methods", f"fastv:{option}={value}")
+        said = f"'{option}={value}' cannot be an option of fastv alone here; give {option} for all methods (--{option})"
+        assert (result.code, result.err) == (1, f"error: {said}\n")
 
 
 def test_a_value_may_contain_colons() -> None:

@@ -83,6 +83,12 @@ def test_an_exception_in_the_middle_leaves_no_trace() -> None:
             assert torch.equal(model(**inputs).logits, expected)
 
 
+def test_a_model_may_be_compressed_where_another_device_is_the_default() -> None:
+    with torch.device("meta"):
+        handle = foveate.compress(tiny_llava(), FastV(keep=6))
+    assert handle._schedule.placeholders.tolist() == [IMAGE]  # compared with token ids on the CPU in every prefill
+
+
 def test_text_alone_is_untouched() -> None:
     model, inputs = tiny_llava(), batch([prompt(6), prompt(4, seed=1)])
     full = generate(model, inputs)

@@ -19,6 +19,7 @@ from foveate.errors import (
     HandleError,
     InputError,
     LayerError,
+    OptionError,
     SignalError,
     UnsupportedError,
     UnsupportedModelError,
@@ -29,6 +30,12 @@ from foveate.errors import (
 def test_impossible_budgets_are_refused_at_once(keep: Any) -> None:
     with pytest.raises(BudgetError, match="keep="):
         foveate.compress(tiny_llava(), TokenCarve(keep=keep))
+
+
+@pytest.mark.parametrize("clamp", ["no", 1, None])
+def test_a_clamp_that_is_neither_true_nor_false_is_refused_at_once(clamp: Any) -> None:
+    with pytest.raises(OptionError, match=rf"clamp={clamp!r} must be True or False"):
+        FastV(keep=4, clamp=clamp)
 
 
 def test_more_tokens_than_there_are_is_refused_before_any_layer_runs() -> None:

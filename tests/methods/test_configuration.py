@@ -169,6 +169,9 @@ def test_the_entry_of_a_schedule_is_named(tmp_path: Path) -> None:
         ("[" * 300, "it is not YAML"),
         ("", "has format None"),
         ("\x00", "it is not YAML"),
+        ("format: 1\nmethod: fastv\nkeep: !!int ''\n", "it is not YAML (IndexError"),
+        ("format: 1\nmethod: fastv\nclamp: !!bool maybe\n", "it is not YAML (KeyError"),
+        ("format: 1\nmethod: fastv\nkeep: !!timestamp soon\n", "it is not YAML (AttributeError"),
     ],
 )
 def test_yaml_that_json_could_not_say_is_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -252,9 +255,10 @@ def test_types_that_only_a_type_checker_sees_are_those_of_the_defaults() -> None
     class Half(Rich):
         count: "Unknown" = 3  # type: ignore[name-defined] # noqa: F821, UP037
         other: "Unknown" = None  # type: ignore[name-defined] # noqa: F821, UP037
+        known: Edge = Edge.TOP
 
-    method = parse_method("half:count=4,other=[1],keep=2,sizes=(5,)")
-    assert method == Half(2, count=4, other=[1], sizes=(5,)) == method_from_dict(method.to_dict())
+    method = parse_method("half:count=4,other=[1],keep=2,sizes=(5,),known=left")
+    assert method == Half(2, count=4, other=[1], sizes=(5,), known=Edge.LEFT) == method_from_dict(method.to_dict())
     for text, said in (
         ("half:keep=x", "keep=x should be an integer or a number"),
         ("half:keep=2,count=x", "count=x should be a valid int"),
@@ -268,6 +272,8 @@ def test_options_are_listed_with_plain_defaults() -> None:
     class Listed(Rich):
         place: Path = Path("here")
         device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+        raw: bytes = b"\xff"
+        failing: Any = field(default_factory=lambda: {}["here"])
 
     assert json.loads(json.dumps(options_of(Listed).defaults)) == {
         "keep": None,
@@ -281,6 +287,8 @@ def test_options_are_listed_with_plain_defaults() -> None:
         "give": None,
         "place": "here",
         "device": "cpu",
+        "raw": r"b'\xff'",
+        "failing": None,
     }
     assert options_of(Listed).required == ("keep",)
 
@@ -289,6 +297,7 @@ def test_options_are_listed_with_plain_defaults() -> None:
     ("method", "error", "said"),
     [
         (Rich(4, give=torch.neg), OptionError, "give holds an object of this process"),
+        (Rich(4, anything=b"\xff"), OptionError, r"anything holds an object of this process \(bytes\)"),
         (Rich(4, anything=(1, 2)), MethodError, "anything would not be the same when read"),
         (Rich(4, anything=float("inf")), MethodError, "finite number"),
         ("fastv", UsageError, r"got the name 'fastv'.*foveate\.parse_method"),
@@ -351,6 +360,12 @@ def test_text_that_spells_no_method_is_refused_in_one_line(text: str, error: typ
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert " --" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, 4, b"fastv", FastV, FastV(4), ["fastv"]])
+def test_what_is_not_text_spells_no_method(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"^parse_method\(\) takes text, such as 'fastv:keep=128'; got "):
+        parse_method(given, keep=4)
 
 
 def test_a_list_of_methods_is_split_between_them() -> None:

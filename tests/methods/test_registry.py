@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def test_a_class_that_is_defined_again_replaces_itself() -> None:
         (lambda: largest_norm(exact=True, __annotations__={"exact": bool}), UsageError, "exact is an option.*ClassVar"),
         (lambda: largest_norm(needs=frozenset(), __annotations__={"needs": frozenset}), UsageError, "needs is an option.*ClassVar"),
         (lambda: largest_norm(schedule=1, __annotations__={"schedule": int}), UsageError, "schedule is an option.*rename"),
+        (lambda: largest_norm(start=1, __annotations__={"start": InitVar[int]}), UsageError, "start is an InitVar.*make it a field"),
+        (lambda: largest_norm(start=1, __module__=__name__, __annotations__={"start": "InitVar[int]"}), UsageError, "start is an InitVar"),
         (lambda: largest_norm(name="fastv"), InputError, r"'fastv' is taken by foveate.methods.fastv.FastV; give LargestNorm"),
         (lambda: largest_norm(name="fast_v"), InputError, r"'fast_v' is taken by foveate.methods.fastv.FastV"),
         (lambda: largest_norm(name="none"), InputError, "'none' stands for the full model; give LargestNorm another one: name"),
