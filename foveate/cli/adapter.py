@@ -162,8 +162,8 @@ def _function(kind: type[Command]) -> Callable[..., None]:
     options = options_of(kind)
     parameters = [parameter for option in options for parameter in _parameters(option)]
 
-    def command(**given: Any) -> None:
-        settings = kind(**{option.field.name: _value(option, given) for option in options})
+    def command(ctx: typer.Context, **given: Any) -> None:
+        settings = kind(**{option.field.name: _value(option, given, ctx) for option in options})
         try:
             settings.run()
         except FoveateError as error:
@@ -173,6 +173,7 @@ def _function(kind: type[Command]) -> Callable[..., None]:
             raise
 
     command.__doc__ = inspect.getdoc(kind)
+    parameters.insert(0, inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
@@ -207,18 +208,24 @@ def _old(option: Option, mark: Renamed) -> str:
     return f"{option.field.name}_formerly_{mark.old.strip('-').replace('-', '_').lower()}"
 
 
-def _value(option: Option, given: dict[str, Any]) -> Any:
+def _value(option: Option, given: dict[str, Any], ctx: typer.Context) -> Any:
     """What the user gave for a field, under whichever name; a note where that is an old one."""
     value = given[option.field.name]
     for mark in option.marks:
         if isinstance(mark, Renamed) and given[_old(option, mark)] is not None:
-            if value != option.field.default:
+            if _is_typed(option.field.name, ctx):
                 raise typer.BadParameter(f"{mark.old} is the old spelling of {option.name}; pass one of them")
             value = given[_old(option, mark)]
             console.note(f"{mark.old} is the old spelling of {option.name}, and still works")
         if isinstance(mark, Replaced) and value:
             console.note(f"{option.name} is an old spelling, and still works; write {mark.by}")
     return tuple(value or ()) if _is_repeated(option.kind) else value
+
+
+def _is_typed(name: str, ctx: typer.Context) -> bool:
+    """Whether the user gave a parameter a value; the default, typed, is one too."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _is_repeated(kind: Any) -> bool:

@@ -87,6 +87,16 @@ def test_an_option_that_is_given_under_both_names_is_refused(run: Run) -> None:
     assert result.err == "error: --repeat is the old spelling of --repeats; pass one of them; see foveate bench --help\n"
 
 
+def test_both_names_are_refused_where_the_new_one_is_given_its_default(run: Run) -> None:
+    result = run("bench", "--repeats", Bench().repeats, "--repeat", "3", "--methods", "fastw")
+    assert (result.code, "pass one of them" in result.err) == (2, True)
+
+
+def test_an_old_argument_keeps_its_capitals_in_the_error(run: Run, tmp_path: Path) -> None:
+    result = run("demo", "train", "runs/mine", "--out", tmp_path)
+    assert result.err == "error: FOLDER is the old spelling of --out; pass one of them; see foveate demo train --help\n"
+
+
 def test_old_spellings_are_in_no_help(run: Run) -> None:
     for name, kind in [*COMMANDS.items(), *((f"demo {name}", kind) for name, kind in DEMO_COMMANDS.items())]:
         shown = run(*name.split(), "--help").out.split()
