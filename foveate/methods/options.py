@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from foveate.errors import FoveateError, InputError
+from foveate.errors import FoveateError, InputError, ParameterError
 from foveate.method import Method
 from foveate.methods.registry import find_method
 from foveate.methods.schema import options_of
@@ -58,7 +58,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
     """
     name, colon, rest = text.partition(":")
     if colon and not rest.strip():
-        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:layer=2")
+        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:NAME=VALUE")
     return name.strip(), _NEXT.split(rest) if colon else []
 
 
@@ -125,7 +125,11 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
         name = name.strip().replace("-", "_")
         if not equals or not value.strip():
             known = [own for own in schema.types if own not in omitted]
-            raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
+            example = name if name in known else next(iter(known), "layer")
+            raise InputError(f"{method.name}: {setting!r} must be name=value, such as {example}=...")
+        if name in schema.types and name in omitted:
+            shown = f"{name}={value.strip()}"
+            raise ParameterError(f"{method.name}: {shown} cannot stand among the method's own options here; pass {name} apart", name)
         fault = schema.unknown(name, omitted)
         if fault or name in chosen:
             raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")
