@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,10 +20,18 @@ def usage_error(error: Any) -> str:
     if fault is not None:
         error.message = fault
     own = hasattr(error, "param") and error.param is None and not error.param_hint  # raised by a command about several options
-    text = (error.message if own else error.format_message()).strip().rstrip(".")
-    said = text[:1].lower() + text[1:].replace(". Did you mean", "; did you mean")
+    near = _nearest(error)
+    text = (error.message if own or near else error.format_message()).strip().rstrip(".")
+    initial = text[:1].lower() if text[1:2].islower() else text[:1]  # FOLDER is a name
+    said = (initial + text[1:]).replace(". Did you mean", "; did you mean").rstrip("?") + (f"; did you mean {near!r}" if near else "")
     context = getattr(error, "ctx", None)
-    return said if context is None else f"{said}; see {context.command_path} --help"
+    return said if context is None else f"{said}{'?' if '; did you mean' in said else ';'} see {context.command_path} --help"
+
+
+def _nearest(error: Any) -> str | None:
+    """The option that is most like a mistyped one."""
+    known = getattr(error, "possibilities", None) or ()
+    return next(iter(difflib.get_close_matches(getattr(error, "option_name", ""), known, n=1, cutoff=0)), None)
 
 
 def _fault(cause: object) -> str | None:

@@ -62,7 +62,7 @@ def split_options(text: str) -> tuple[str, list[str]]:
     """
     name, colon, rest = text.partition(":")
     if colon and not rest.strip():
-        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:layer=2")
+        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:NAME=VALUE")
     return name.strip(), _NEXT.split(rest) if colon else []
 
 
@@ -129,9 +129,11 @@ def _values(method: type[Method], settings: Sequence[str], omitted: Sequence[str
         name = name.strip().replace("-", "_")
         if not equals or not value.strip():
             known = [own for own in schema.types if own not in omitted]
-            raise InputError(f"{setting!r} must be name=value, such as {next(iter(known), 'layer')}=...")
-        if name in omitted and name in schema.types:
-            raise ParameterError(f"{setting!r} cannot be an option of {method.name} alone here; give {name} for all methods", name)
+            example = name if name in known else next(iter(known), "layer")
+            raise InputError(f"{method.name}: {setting!r} must be name=value, such as {example}=...")
+        if name in schema.types and name in omitted:
+            shown = f"{name}={value.strip()}"
+            raise ParameterError(f"{method.name}: {shown} cannot be an option of one method here; pass {name} for all methods", name)
         fault = schema.unknown(name, omitted)
         if fault or name in chosen:
             raise InputError(fault or f"{method.name}: {name} is given twice, as {chosen[name]!r} and {value.strip()!r}; keep one")

@@ -88,6 +88,16 @@ def test_an_option_that_is_given_under_both_names_is_refused(run: Run) -> None:
         assert result.err == "error: --repeat is the old spelling of --repeats; pass one of them; see foveate bench --help\n"
 
 
+def test_both_names_are_refused_where_the_new_one_is_given_its_default(run: Run) -> None:
+    result = run("bench", "--repeats", Bench().repeats, "--repeat", "3", "--methods", "fastw")
+    assert (result.code, "pass one of them" in result.err) == (2, True)
+
+
+def test_an_old_argument_keeps_its_capitals_in_the_error(run: Run, tmp_path: Path) -> None:
+    result = run("demo", "train", "runs/mine", "--out", tmp_path)
+    assert result.err == "error: FOLDER is the old spelling of --out; pass one of them; see foveate demo train --help\n"
+
+
 def test_old_spellings_are_in_no_help(run: Run) -> None:
     for name, kind in [*COMMANDS.items(), *((f"demo {name}", kind) for name, kind in DEMO_COMMANDS.items())]:
         shown = run(*name.split(), "--help").out.split()
@@ -111,7 +121,7 @@ def test_options_of_a_method_stand_after_its_name(run: Run, picture: Path, model
 def test_options_that_all_methods_share_are_not_given_to_one(run: Run) -> None:
     for option, value in (("layer", 3), ("keep", 4)):
         result = run("bench", "--methods", f"fastv:{option}={value}")
-        said = f"'{option}={value}' cannot be an option of fastv alone here; give {option} for all methods (--{option})"
+        said = f"fastv: {option}={value} cannot be an option of one method here; pass {option} for all methods (--{option})"
         assert (result.code, result.err) == (1, f"error: {said}\n")
 
 

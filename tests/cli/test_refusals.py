@@ -31,6 +31,7 @@ CASES = {
     "keep nan": (["ask", "{picture}", QUESTION, "--keep", "nan"], "keep=nan"),
     "keep above one": (["ask", "{picture}", QUESTION, "--keep", "1.5"], "keep=1.5"),
     "layer negative": (["ask", "{picture}", QUESTION, "--layer", "-1"], "layer=-1"),
+    "a budget in the method's spelling": (["ask", "{picture}", QUESTION, "--method", "fastv:keep=64"], "pass keep apart (--keep)"),
     "unknown setting": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_on=1"], "did you mean 'stage_one'"),
     "setting without value": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one"], "name=value"),
     "setting of the wrong kind": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one=much"], "stage_one=much"),
@@ -84,7 +85,11 @@ def test_wrong_usage_has_exit_code_2(run: Run, arguments: list[str]) -> None:
 
 
 def test_a_mistyped_command_is_corrected(run: Run) -> None:
-    assert "did you mean 'ask'" in run("aks").err
+    assert run("aks").err == "error: no such command 'aks'; did you mean 'ask'? see foveate --help\n"
+
+
+def test_a_mistyped_option_is_corrected(run: Run) -> None:
+    assert run("ask", "x.png", "?", "--kep", 3).err == "error: no such option: --kep; did you mean '--keep'? see foveate ask --help\n"
 
 
 def test_a_missing_model_folder_is_refused(run: Run, picture: Path, tmp_path: Path) -> None:
