@@ -40,7 +40,7 @@ class _OldPaths(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         new = MOVED[module.__name__]
         warnings.warn(f"{module.__name__} is now {new}; the old path goes with foveate 1.0", DeprecationWarning, stacklevel=2)
-        public = {name: value for name, value in vars(import_module(new)).items() if not name.startswith("__")}
+        public = {name: value for name, value in vars(import_module(new)).items() if not name.startswith("__") or name == "__all__"}
         module.__dict__.update(public)
 
     def get_code(self, fullname: str) -> object:

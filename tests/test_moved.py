@@ -20,6 +20,7 @@ def test_an_old_path_imports_the_names_of_the_new_one(old: str) -> None:
     with pytest.warns(DeprecationWarning, match=MOVED[old]):
         module = import_module(old)
     assert all(getattr(module, name) is getattr(new, name) for name in getattr(new, "__all__", ()))
+    assert getattr(module, "__all__", None) == getattr(new, "__all__", None)  # what `import *` takes
 
 
 def test_an_old_name_of_a_view_still_reads() -> None:

@@ -216,7 +216,7 @@ def _value(option: Option, given: dict[str, Any], typed: Collection[str]) -> Any
     for mark in option.marks:
         if isinstance(mark, Renamed) and given[_old(option, mark)] is not None:
             if option.field.name in typed:
-                raise typer.BadParameter(f"{mark.old} is the old spelling of {option.name}; pass one of them")
+                raise typer.BadParameter(f"{option.name} is also given as {mark.old}, its old spelling; pass one of them")
             value = given[_old(option, mark)]
             console.note(f"{mark.old} is the old spelling of {option.name}, and still works")
         if isinstance(mark, Replaced) and value:

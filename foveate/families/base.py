@@ -175,7 +175,7 @@ def register(family: _Registered) -> _Registered:
     Later entries win for a `model_type` that two of them cover.
 
     Raises:
-        UsageError: it is neither, or lacks a name, a summary or model types.
+        UsageError: it is neither, or lacks a name, a summary or a tuple of model types.
     """
     found = family() if isinstance(family, type) and issubclass(family, Family) else family
     if not isinstance(found, Family):
@@ -183,6 +183,8 @@ def register(family: _Registered) -> _Registered:
     missing = [name for name in ("name", "summary", "model_types") if not getattr(found, name, None)]
     if missing:
         raise UsageError(f"{type(found).__name__} has no {', '.join(missing)}; set them in the class")
+    if isinstance(found.model_types, str):  # `in` would find parts of it
+        raise UsageError(f"{type(found).__name__}.model_types is text; make it a tuple: ({found.model_types!r},)")
     _FAMILIES[found.name] = found
     return family
 

@@ -58,11 +58,13 @@ def split_options(text: str) -> tuple[str, list[str]]:
     """The name in a text that spells a method, and its options, each as "name=value"; neither is looked up.
 
     Raises:
-        InputError: nothing follows the colon.
+        InputError: nothing precedes or follows the colon.
     """
     name, colon, rest = text.partition(":")
+    if colon and not name.strip():
+        raise InputError(f"{text!r} names no method before the colon; write name:option=value, such as random:seed=1")
     if colon and not rest.strip():
-        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:NAME=VALUE")
+        raise InputError(f"{text!r} has no option after the colon; write {name.strip()}, or {name.strip()}:option=value")
     return name.strip(), _NEXT.split(rest) if colon else []
 
 

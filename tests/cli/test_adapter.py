@@ -85,7 +85,13 @@ def test_an_option_that_is_given_under_both_names_is_refused(run: Run) -> None:
     for repeats in ("2", str(Bench().repeats)):
         result = run("bench", "--repeats", repeats, "--repeat", "3")
         assert result.code == 2
-        assert result.err == "error: --repeat is the old spelling of --repeats; pass one of them; see foveate bench --help\n"
+        assert result.err == "error: --repeats is also given as --repeat, its old spelling; pass one of them; see foveate bench --help\n"
+
+
+def test_a_folder_of_training_that_is_given_twice_is_refused(run: Run) -> None:
+    result = run("demo", "train", "mine", "--out", "runs/demo", "--steps", "1", "1")
+    assert result.code == 2
+    assert result.err == "error: --out is also given as FOLDER, its old spelling; pass one of them; see foveate demo train --help\n"
 
 
 def test_both_names_are_refused_where_the_new_one_is_given_its_default(run: Run) -> None:
@@ -131,6 +137,13 @@ def test_a_value_may_contain_colons() -> None:
     assert label_of("explainer:compressor=../a:b", method) == "explainer:compressor=..%2Fa:b"
     assert label_of("FastV", method_of("FastV", 3)) == "fastv"
     assert label_of("tokencarve:stage_one=1", method_of("tokencarve:stage_one=1", 3)) == "tokencarve:stage_one=1"
+
+
+def test_none_is_no_method_in_any_case_and_place() -> None:
+    from foveate.cli.bench.run import _methods
+
+    assert _methods(Bench(methods="None")) == []
+    assert [method.name for method in _methods(Bench(methods="fastv, NONE", keep="4,8"))] == ["fastv", "fastv"]
 
 
 def test_eval_names_each_method_by_its_spelling() -> None:

@@ -22,7 +22,7 @@ MODEL = tiny_llava()
     [
         (MODEL, TokenCarve, r"class TokenCarve.*TokenCarve\(keep=128\)"),
         (MODEL, [FastV(keep=4), TokenCarve], "class TokenCarve"),
-        (MODEL, "tokencarve", "name 'tokencarve'.*foveate methods"),
+        (MODEL, "tokencarve", "name 'tokencarve'.*parse_method"),
         (MODEL, None, "non-empty list.*NoneType"),
         (MODEL, [], "non-empty list"),
         (MODEL, 128, "int 128"),

@@ -189,7 +189,15 @@ def test_what_is_no_family_is_refused() -> None:
     class Nameless(type(foveate.families.families()["llava"])):  # type: ignore[misc]
         name = ""
 
-    for given, match in ((foveate.FastV, "Methods have foveate.register"), (Nameless, "Nameless has no name; set")):
+    class Textual(type(foveate.families.families()["llava"])):  # type: ignore[misc]
+        model_types = "llava_next"
+
+    refused = [
+        (foveate.FastV, "Methods have foveate.register"),
+        (Nameless, "Nameless has no name; set"),
+        (Textual, r"Textual\.model_types is text; make it a tuple: \('llava_next',\)"),
+    ]
+    for given, match in refused:
         with pytest.raises(UsageError, match=match):
             foveate.families.register(given)
 

@@ -12,7 +12,7 @@ from foveate.cli import console
 from foveate.cli.adapter import command_line
 from foveate.cli.bench.subject import BenchSubject, Prompts, load_bench
 from foveate.cli.checks import check_output, check_outputs, model_files, model_label, parse_keep, write
-from foveate.cli.specs import NO_METHOD, method_of, split_specs
+from foveate.cli.specs import NO_METHOD, is_no_method, method_of, split_specs
 from foveate.errors import InputError
 from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
@@ -162,12 +162,10 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 def _methods(request: Bench) -> list[Method]:
     """Every method at every budget."""
     specs = split_specs(request.methods)
-    if specs == [NO_METHOD]:
-        return []
     if not specs:
         raise InputError(f"--methods {request.methods!r} names nothing; see foveate methods, or pass {NO_METHOD} for the full model")
     budgets = list(dict.fromkeys(parse_keep(part) for part in request.keep.split(",")))
-    return [method_of(spec, keep, request.layer) for spec in specs for keep in budgets]
+    return [method_of(spec, keep, request.layer) for spec in specs if not is_no_method(spec) for keep in budgets]
 
 
 def _settings(request: Bench, prompts: Prompts, lengths: Sequence[int]) -> dict[str, Any]:
