@@ -27,7 +27,7 @@ class Plan:
             `None`: ascending. It does not affect equality, and `then` and `to_list` ignore it.
 
     Raises:
-        ValueError: `target` is not a one-dimensional integer map, points outside 0..n-1, points at a token that is not
+        ValueError: `target` is not a one-dimensional integer map, points outside -1..n-1, points at a token that is not
             kept, or keeps nothing.
     """
 

@@ -72,7 +72,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 refused (bad input, unknown name, a file that cannot be written), 2 wrong usage, 130 interrupted.",
 )
-demo = typer.Typer(cls=Commands, help="The small model that comes with foveate, and its scenes.")
+demo = typer.Typer(cls=Commands, help="The embedded model, which comes with foveate, and its scenes.")
 for group, commands in ((app, COMMANDS), (demo, DEMO_COMMANDS)):
     for command, kind in commands.items():
         add_command(group, command, kind)

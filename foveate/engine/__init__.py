@@ -2,11 +2,11 @@
 
 Read in this order: `schedule` (which method acts before which layer), `handle` (wires hooks), `forward` (what one forward pass does at each
 hook), `prefill` (tokens leave), `resume` (new tokens on a cut cache). They rest on `slots` (how a sequence gets shorter), `keys` (what each
-cache layer holds), `deciding` (what a method reads and decides) and `cache`.
+cache layer contains), `deciding` (asks a method for plans) and `cache` (cache layers that are shorter than the length they report).
 
-Words for positions. They are different spaces; an index never changes its space without a function that says so.
+Words for places. Each is an index space of its own; only a function that says so converts from one to another.
 
-| word | counts | held in |
+| word | counts | found in |
 |---|---|---|
 | row | samples of the batch | first dimension of every tensor |
 | input column | tokens of the input as given, padding included | `ImageTokens.columns`, `Slots.input_columns`, `Report.columns` |
@@ -15,6 +15,9 @@ Words for positions. They are different spaces; an index never changes its space
 | key | entries of one cache layer | `CutState.real_keys`, masks |
 | position | rotary positions, of one or several kinds | `position_ids`, `CutState.next_position` |
 
-A slot, key or column is *real* unless it is padding. A cache layer has a *physical* length, the keys that it holds, and a *logical* length,
-the tokens that they stand for. A *segment* is a run of decoder layers that hold the same keys; the layer where it begins names it.
+One field is an exception: the `position` of an image (`TrackedImage`, `ImageReport`) counts the images of its row.
+
+A slot, key or column is *real* unless it is padding. A cache layer has a *physical* length, the keys that it contains, and a *logical*
+length, the tokens that they stand for. A *segment* is a run of decoder layers that see the same sequence, or whose caches contain the same
+keys: with `trim_early_layers` a prefill cuts the sequence into segments, but leaves one segment of caches. Its first layer names it.
 """

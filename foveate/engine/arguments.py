@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask
 __all__ = ["CACHE_NAMES", "as_argument", "cache_of", "named", "parameters_of", "with_cache"]
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""The cache's argument since transformers 5.24, and before."""
+"""What the cache's argument is called: from transformers 5.24 on, and in earlier versions."""
 
 
 def cache_of(kwargs: Mapping[str, Any]) -> Any:

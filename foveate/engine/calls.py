@@ -1,4 +1,4 @@
-"""How a model may be called while its visual tokens are compressed. What cannot be is refused before any layer runs."""
+"""How a model may be called while its visual tokens are compressed. Any other call is refused before a decoder layer runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a method which tokens stay. Everything that the choice needs on the device is read here, and nowhere else."""
+"""Asks a method which tokens stay: collects what it reads, checks the plans that it returns, and measures the time that both take."""
 
 from __future__ import annotations
 

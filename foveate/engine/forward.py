@@ -56,7 +56,7 @@ IDLE = _Idle()
 
 
 class ForwardPass:
-    """Follows one thread from the model's entry to its exit, again and again.
+    """One thread's way through the model, from entry to exit; the same object serves every call of the thread.
 
     Args:
         schedule: the cuts.

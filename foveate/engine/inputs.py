@@ -60,7 +60,7 @@ class DecoderInputs:
         return self.embeddings.shape[1]
 
     def real(self) -> Tensor:
-        """Which of this call's input columns are no padding, (b, s) bool on the CPU."""
+        """Which of this call's input columns are real, (b, s) bool on the CPU."""
         return real_columns(self.mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
 
 
@@ -70,9 +70,9 @@ class PromptImages:
 
     Attributes:
         tokens: where each lies, per row.
-        signals: per row and image the signals that do not change on the way, (n, ...) each: those of the vision tower.
+        signals: per row and image the signals that no layer changes, (n, ...) each: those of the vision tower, and projected states.
         input_ids: (b, s) on the CPU.
-        seconds: time that reading them took.
+        seconds: time that reading the vision tower's signals took.
     """
 
     tokens: Sequence[Sequence[ImageTokens]]

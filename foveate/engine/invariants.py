@@ -29,13 +29,13 @@ def check_order(index: int, due: int) -> None:
 def check_called(called: int, layers: int) -> None:
     """All decoder layers were called once."""
     if called != layers:
-        raise broken(f"the decoder finished after {called} of its {layers} layers, as far as their hooks saw")
+        raise broken(f"the decoder finished after {called} of its {layers} layers, as counted by their hooks")
 
 
 def check_shape(index: int, states: Tensor, batch: int, tokens: int) -> None:
     """Decoder layer `index` sees the sequence (b, n, d) that is planned for it."""
     if states.shape[:2] != (batch, tokens):
-        raise broken(f"decoder layer {index} was given {tuple(states.shape[:2])} (rows, tokens), planned were {(batch, tokens)}")
+        raise broken(f"decoder layer {index} was given {tuple(states.shape[:2])} (rows, tokens) instead of the planned {(batch, tokens)}")
 
 
 def check_mask(index: int, mask: Any, keys: int) -> None:
@@ -47,7 +47,7 @@ def check_mask(index: int, mask: Any, keys: int) -> None:
 def check_length(index: int, held: int, planned: int) -> None:
     """The cache of decoder layer `index` holds as many keys as planned."""
     if held != planned:
-        raise broken(f"the key/value cache of decoder layer {index} holds {held} keys, planned were {planned}")
+        raise broken(f"the key/value cache of decoder layer {index} holds {held} keys instead of the planned {planned}")
 
 
 def check_argument(index: int, name: str, kwargs: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ __all__ = ["Prefill"]
 
 @dataclass(frozen=True)
 class _Segment:
-    """The sequence that decoder layers see from `layer` on."""
+    """The sequence that the decoder layers from `layer` to the next cut see."""
 
     layer: int
     slots: Slots
@@ -141,7 +141,7 @@ class Prefill:
         return take(states, self._slots.of_columns(self._inputs.tokens))
 
     def _segment(self, index: int) -> _Segment:
-        """What the cache of layer `index` holds at the end."""
+        """The segment whose keys the cache of layer `index` contains at the end."""
         if self._schedule.trim:
             return self._segments[-1]
         return [segment for segment in self._segments if segment.layer <= index][-1]

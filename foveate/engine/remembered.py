@@ -59,7 +59,7 @@ def _remembering(most: int | None) -> Callable[..., Any]:
     def remember(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = dict(inspect.signature(compute).bind_partial(*args, **kwargs).arguments)
         given |= given.pop("kwargs", {})
-        # A forward names the arguments that it does not use, `generate` leaves them out.
+        # A forward names the arguments that it does not use; `generate` omits them.
         given = {name: value for name, value in given.items() if value is not None and name not in _ELSEWHERE}
         pictures = given.pop("pixel_values", None)
         more = any(isinstance(value, Tensor) for value in given.values())

@@ -35,7 +35,8 @@ class Slots:
     def of_columns(self, tokens: int) -> Tensor:
         """For each of `tokens` input columns the slot (b, tokens) that stands for it.
 
-        Padding stands for the real token before it. A column that left stands for the one before it.
+        A column that has no slot of its own, because it is padding or its token left, gets the real slot before it; the first real slot
+        where there is none before it.
         """
         before = (self.input_columns[:, None, :] <= torch.arange(tokens)[:, None]).sum(-1) - 1
         return before.maximum((~self.real).sum(1, keepdim=True))

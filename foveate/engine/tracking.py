@@ -30,9 +30,9 @@ class TrackedImage:
         tokens: where it lies in the prompt.
         fingerprint: the same for the same prompt, whatever batch it is in.
         text_after: tokens of text after the last image of its row.
-        slots: (n,) the slots of the present sequence that its tokens are in.
-        plan: what became of its tokens so far.
-        signals: those that do not change on the way, (whole n, ...).
+        slots: (k,) the slots of the present sequence that its remaining tokens are in.
+        plan: what became of its tokens so far; it keeps k of them.
+        signals: those that no layer changes, of all tokens that the image had at first, (n, ...) each.
         stages: the cuts so far.
     """
 
@@ -50,9 +50,9 @@ class TrackedImage:
         """What the method sees.
 
         Args:
-            states: (b, n, d).
-            by_slot: (b, n, ...) each, one entry per slot of the present sequence.
-            by_row: (q or heads, n) and (q, d), of this image's row.
+            states: (b, s, d), one entry per slot of the present sequence.
+            by_slot: (b, s, ...) each, likewise.
+            by_row: (q or heads, s) attention and (q, d) states, of this image's row.
             needs: names of the signals that the method reads.
         """
         slots, kept = self.slots.to(states.device), self.plan.kept.to(states.device)
