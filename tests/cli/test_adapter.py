@@ -101,7 +101,7 @@ def test_both_names_are_refused_where_the_new_one_is_given_its_default(run: Run)
 
 def test_an_old_argument_keeps_its_capitals_in_the_error(run: Run, tmp_path: Path) -> None:
     result = run("demo", "train", "runs/mine", "--out", tmp_path)
-    assert result.err == "error: FOLDER is the old spelling of --out; pass one of them; see foveate demo train --help\n"
+    assert result.err == "error: --out is also given as FOLDER, its old spelling; pass one of them; see foveate demo train --help\n"
 
 
 def test_old_spellings_are_in_no_help(run: Run) -> None:

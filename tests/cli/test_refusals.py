@@ -31,7 +31,10 @@ CASES = {
     "keep nan": (["ask", "{picture}", QUESTION, "--keep", "nan"], "keep=nan"),
     "keep above one": (["ask", "{picture}", QUESTION, "--keep", "1.5"], "keep=1.5"),
     "layer negative": (["ask", "{picture}", QUESTION, "--layer", "-1"], "layer=-1"),
-    "a budget in the method's spelling": (["ask", "{picture}", QUESTION, "--method", "fastv:keep=64"], "pass keep for all methods (--keep)"),
+    "a budget in the method's spelling": (
+        ["ask", "{picture}", QUESTION, "--method", "fastv:keep=64"],
+        "pass keep for all methods (--keep)",
+    ),
     "unknown setting": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_on=1"], "did you mean 'stage_one'"),
     "setting without value": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one"], "name=value"),
     "setting of the wrong kind": (["ask", "{picture}", QUESTION, "--method", "tokencarve:stage_one=much"], "stage_one=much"),
