@@ -84,7 +84,16 @@ class ResultStore:
         return self[name] if name in self else None  # noqa: SIM401 - this is what `get` is made of
 
     def __setitem__(self, name: str, result: Mapping[str, Any] | list[Any]) -> None:
-        """Save a finished result; a kill leaves the whole file or none."""
+        """Save a finished result; a kill leaves the whole file or none.
+
+        Raises:
+            InputError: it holds NaN or infinity, which no reader takes; nothing is saved.
+            WriteError: it cannot be written.
+        """
+        try:
+            json.dumps(result, allow_nan=False)
+        except ValueError as error:
+            raise InputError(f"the result {name} holds NaN or infinity, so it is not saved; run the model in float32") from error
         path = self._path(name)
         make_folder(path.parent)
         write_json(path, result)
@@ -107,8 +116,9 @@ class ResultStore:
         """Refuse a folder with anything else, or with results of other settings; a run that finished nothing binds nobody."""
         if self._file.exists():
             if (self.folder / _RESULTS).exists():
-                before = _SETTINGS.read(self._file).raw
-                check_same(self.folder, {"format": STORE_FORMAT, **before}, self._settings)  # the first versions wrote no format
+                before = {"format": STORE_FORMAT, **_SETTINGS.read(self._file).raw}  # the first versions wrote no format
+                finished = any((self.folder / _RESULTS).rglob("*.json"))  # a run may be killed in its first result
+                check_same(self.folder, before, self._settings if finished else {**before, "format": STORE_FORMAT})
         elif self.folder.exists() and (not self.folder.is_dir() or not all(map(_is_ours, self.folder.iterdir()))):
             raise InputError(f"{self.folder} contains something other than a run; name another folder")
 

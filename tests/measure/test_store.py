@@ -48,6 +48,25 @@ def test_settings_of_a_run_that_finished_nothing_may_change(tmp_path: Path) -> N
         store(tmp_path / "run", layer=2)
 
 
+def test_settings_of_a_run_that_was_killed_in_its_first_result_may_change(tmp_path: Path) -> None:
+    with store(tmp_path / "run", layer=2):
+        pass
+    (tmp_path / "run" / "cells" / "a").mkdir(parents=True)
+    (tmp_path / "run" / "cells" / "a" / ".b.json.01234567-8-9.part").write_text('{"right"')
+    with store(tmp_path / "run", layer=3) as second:
+        second["a/b"] = {"right": 1}
+    assert [path.name for path in (tmp_path / "run" / "cells" / "a").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_result_that_could_not_be_read_again_is_not_saved(value: float, tmp_path: Path) -> None:
+    with store(tmp_path, layer=2) as found:
+        found["a"] = {"right": 3}
+        with pytest.raises(InputError, match="the result a holds NaN or infinity, so it is not saved"):
+            found["a"] = {"right": [value]}
+        assert found["a"] == {"right": 3}
+
+
 def test_settings_of_the_first_versions_named_no_format(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     (tmp_path / "settings.json").write_text(json.dumps({"layers": [1, 2]}))
