@@ -37,9 +37,9 @@ class Injection:
         states[present.to(states.device)] += features[self._source[present].to(states.device)]
         return states
 
-    def follow(self, way: Route) -> None:
+    def follow(self, route: Route) -> None:
         """The sequence gets shorter."""
-        self._source = self._source.gather(1, way.source).masked_fill(~way.slots.real, -1)
+        self._source = self._source.gather(1, route.source).masked_fill(~route.slots.real, -1)
 
     def merge(self, row: int, slots: Tensor, plan: Plan) -> None:
         """The tokens in `slots` (n,) of one row are about to be merged: so are the features still to come."""

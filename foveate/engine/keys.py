@@ -72,14 +72,14 @@ class Keys:
             self._masks[segment] = causal_mask(self._config, states, padded, real.shape[1] - states.shape[1])
         return self._masks[segment]
 
-    def trim(self, index: int, cache: Any, way: Route) -> None:
+    def trim(self, index: int, cache: Any, route: Route) -> None:
         """Take what leaves before layer `index` out of the caches of the layers before it."""
-        present = way.target.shape[1]
+        present = route.target.shape[1]
         for earlier, layer in enumerate(cache.layers[:index]):
             check_length(earlier, physical_length(layer), self.held(earlier) + present)
-            trim_layer(layer, way.source, present)
+            trim_layer(layer, route.source, present)
 
-    def shorten(self) -> None:
+    def forget_masks(self) -> None:
         """The sequence has changed: masks made so far are those of another one."""
         self._masks = {}
 

@@ -19,7 +19,7 @@ from foveate.engine.keys import Keys
 from foveate.engine.readings import ATTENTION, Readings
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
-from foveate.engine.slots import Route, Slots, route, take
+from foveate.engine.slots import Route, Slots, shorten, take
 from foveate.engine.tracking import TrackedImage, last_tokens, next_positions, question_tokens, text_after_images, track, twin_rows
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method
@@ -149,17 +149,17 @@ class Prefill:
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         plans = self._decider.decide(method, states, self._slots)
         self._check_merges(method, plans)
-        way = route(self._slots, self._leaving(plans))
-        short = self._moved(states, way, plans, method)
+        route = shorten(self._slots, self._leaving(plans))
+        short = self._moved(states, route, plans, method)
         cache = cache_of(kwargs)
         if cache is not None and self._schedule.trim:
-            self._keys.trim(index, cache, way)
-        self._keys.shorten()
-        self._segments.append(_Segment(index, way.slots))
+            self._keys.trim(index, cache, route)
+        self._keys.forget_masks()
+        self._segments.append(_Segment(index, route.slots))
         # Gaps in the positions would look like packed sequences to the attention kernels; cos and sin carry the real ones.
         start = self._keys.held(index)
         self._arguments = {
-            "position_embeddings": tuple(take(part, way.source) for part in kwargs["position_embeddings"]),
+            "position_embeddings": tuple(take(part, route.source) for part in kwargs["position_embeddings"]),
             "position_ids": torch.arange(start, start + short.shape[1], device=states.device).expand(short.shape[0], -1),
         }
         return short
@@ -172,11 +172,11 @@ class Prefill:
             leaving[image.row, image.slots[plan.dropped]] = True
         return leaving
 
-    def _moved(self, states: Tensor, way: Route, plans: Sequence[Plan], method: Method) -> Tensor:
+    def _moved(self, states: Tensor, route: Route, plans: Sequence[Plan], method: Method) -> Tensor:
         """The states (b, k, d) of the shorter sequence; images and injected features follow."""
-        short = take(states, way.source)
+        short = take(states, route.source)
         for image, plan in zip(self._images, plans, strict=True):
-            slots = way.target[image.row, image.slots[plan.kept]]
+            slots = route.target[image.row, image.slots[plan.kept]]
             if plan.merged.numel():
                 present = states[image.row].index_select(0, image.slots.to(states.device))
                 short[image.row, slots.to(states.device)] = plan.merge(present)
@@ -184,7 +184,7 @@ class Prefill:
                     self._injection.merge(image.row, image.slots, plan)
             image.advance(plan, slots, method)
         if self._injection is not None:
-            self._injection.follow(way)
+            self._injection.follow(route)
         return short
 
     def _check(self, asked: Sequence[int] | None) -> None:

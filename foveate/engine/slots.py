@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Route", "Slots", "route", "take"]
+__all__ = ["Route", "Slots", "shorten", "take"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Route:
     slots: Slots
 
 
-def route(slots: Slots, leaving: Tensor) -> Route:
+def shorten(slots: Slots, leaving: Tensor) -> Route:
     """Take the slots `leaving` (b, n), and all padding, out of a sequence. Shorter rows are padded on the left."""
     staying = slots.real & ~leaving
     counts = staying.sum(1, keepdim=True)

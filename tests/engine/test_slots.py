@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.engine.slots import Slots, route, take
+from foveate.engine.slots import Slots, shorten, take
 
 PADDED = st.integers(1, 4).flatmap(
     lambda rows: st.integers(1, 9).flatmap(
@@ -24,15 +24,15 @@ PADDED = st.integers(1, 4).flatmap(
 def test_a_route_keeps_the_order_of_what_stays_and_pads_on_the_left(rows: list[tuple[list[bool], list[bool]]]) -> None:
     real, leaving = (torch.tensor([row[part] for row in rows]) for part in (0, 1))
     real[:, -1], leaving[:, -1] = True, False  # the engine refuses rows of padding alone, and never lets the last token leave
-    way = route(Slots.of_input(real), leaving)
+    route = shorten(Slots.of_input(real), leaving)
     staying = [[slot for slot in range(real.shape[1]) if real[row, slot] and not leaving[row, slot]] for row in range(len(rows))]
     width = max(map(len, staying))
     for row, slots in enumerate(staying):
         padding = width - len(slots)
-        assert way.slots.input_columns[row].tolist() == [-1] * padding + slots
-        assert way.slots.real[row].tolist() == [False] * padding + [True] * len(slots)
-        assert way.source[row, padding:].tolist() == slots
-        assert way.target[row, slots].tolist() == list(range(padding, width))
+        assert route.slots.input_columns[row].tolist() == [-1] * padding + slots
+        assert route.slots.real[row].tolist() == [False] * padding + [True] * len(slots)
+        assert route.source[row, padding:].tolist() == slots
+        assert route.target[row, slots].tolist() == list(range(padding, width))
 
 
 @given(PADDED)
@@ -40,10 +40,10 @@ def test_two_routes_are_one(rows: list[tuple[list[bool], list[bool]]]) -> None:
     real, leaving = (torch.tensor([row[part] for row in rows]) for part in (0, 1))
     real[:, -1], leaving[:, -1] = True, False
     first = torch.arange(real.shape[1]) % 2 == 0
-    once = route(Slots.of_input(real), leaving).slots
-    half = route(Slots.of_input(real), leaving & first)
+    once = shorten(Slots.of_input(real), leaving).slots
+    half = shorten(Slots.of_input(real), leaving & first)
     rest = leaving.gather(1, half.source) & half.slots.real
-    twice = route(half.slots, rest).slots
+    twice = shorten(half.slots, rest).slots
     assert torch.equal(twice.input_columns, once.input_columns)
     assert torch.equal(twice.real, once.real)
 
@@ -51,13 +51,15 @@ def test_two_routes_are_one(rows: list[tuple[list[bool], list[bool]]]) -> None:
 def test_a_route_leaves_its_input_as_it_was() -> None:
     slots = Slots.of_input(torch.tensor([[False, True, True, True]]))
     before = slots.real.clone(), slots.input_columns.clone()
-    route(slots, torch.tensor([[False, False, True, False]]))
+    shorten(slots, torch.tensor([[False, False, True, False]]))
     assert torch.equal(slots.real, before[0])
     assert torch.equal(slots.input_columns, before[1])
 
 
 def test_input_columns_that_left_stand_for_the_one_before_and_padding_for_the_first_real_token() -> None:
-    slots = route(Slots.of_input(torch.tensor([[False, True, True, True, True]])), torch.tensor([[False, False, True, True, False]])).slots
+    slots = shorten(
+        Slots.of_input(torch.tensor([[False, True, True, True, True]])), torch.tensor([[False, False, True, True, False]])
+    ).slots
     assert slots.input_columns.tolist() == [[1, 4]]
     assert slots.of_columns(5).tolist() == [[0, 0, 0, 0, 1]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.engine.injection import Injection
-from foveate.engine.slots import Slots, route
+from foveate.engine.slots import Slots, shorten
 from foveate.families import family_of
 
 __all__ = ["ideal"]
@@ -58,7 +58,7 @@ def ideal(model: nn.Module, columns: Tensor, layer: int) -> Iterator[None]:
         for injection in injections:
             leaving = torch.ones(states.shape[:2], dtype=torch.bool)
             leaving[:, columns] = False
-            injection.follow(route(Slots.of_input(torch.ones_like(leaving)), leaving))
+            injection.follow(shorten(Slots.of_input(torch.ones_like(leaving)), leaving))
         return (states.index_select(1, where), *args[1:]), {**kwargs, **short}
 
     def follow(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
