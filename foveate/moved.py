@@ -21,6 +21,8 @@ MOVED = {
     "foveate.families.towers": "foveate.families.kit.towers",
     "foveate.demo.card": "foveate.recipe.card",
     "foveate.demo.evaluate": "foveate.measure.scenes",
+    "foveate.demo.processing": "foveate.demo.model.processing",
+    "foveate.demo.shape": "foveate.demo.model.shape",
     "foveate.demo.train": "foveate.recipe.train",
     "foveate.measure.drawn_tasks": "foveate.measure.evaluation.drawn_tasks",
     "foveate.measure.tasks": "foveate.measure.evaluation.tasks",
