@@ -160,6 +160,7 @@ def _make_run(folder: Path) -> Record:
     settings = {"model": "demo", "limit": 2, "options": ["a=1"], "nested": {"deep": [1, 2]}}
     path = folder / "run.json"
     (folder / "cells").mkdir()
+    (folder / "cells" / "task.json").write_text("{}")  # settings bind a run that has finished something
 
     def read(path: Path) -> Any:
         RunFolder(folder, settings)
