@@ -9,6 +9,8 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 from test_layers import FACE, KNOWN, home, imported
 
+pytestmark = pytest.mark.project
+
 
 def imports() -> dict[str, set[str]]:
     """What each module imports, at any depth: an import inside a function may hide a cycle, and it does not break one."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.project
+
 HERE = Path(__file__).parents[1]
 PAGE = (HERE / "docs" / "guarantees.md").read_text(encoding="utf-8")
 ROWS = [line for line in PAGE[PAGE.index("<!-- rows -->") : PAGE.index("<!-- end -->")].splitlines()[3:] if not line.startswith("| **")]

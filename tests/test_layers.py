@@ -10,6 +10,8 @@ import pytest
 
 import foveate
 
+pytestmark = pytest.mark.project
+
 ROOT = Path(foveate.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "printable", "moved"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.project
+
 ROOT = Path(__file__).parent.parent
 IGNORED = ("__pycache__", ".mypy_cache", ".ruff_cache")
 

@@ -13,6 +13,8 @@ from test_layers import LAYERS
 
 import foveate
 
+pytestmark = pytest.mark.project
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "foveate").rglob("*.md"), ROOT / "findings" / "README.md"])
 

@@ -13,6 +13,8 @@ import yaml
 import foveate
 from foveate.engine.versions import NEWEST, OLDEST
 
+pytestmark = pytest.mark.project
+
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,6 +14,8 @@ import pytest
 
 import foveate
 
+pytestmark = pytest.mark.project
+
 STUB = Path(foveate.__file__).with_suffix(".pyi")
 
 

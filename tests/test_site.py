@@ -16,6 +16,8 @@ pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
 from mkdocs.exceptions import PluginError
 
+pytestmark = pytest.mark.project
+
 ROOT = Path(__file__).parent.parent
 
 
