@@ -1,0 +1,201 @@
+"""Lessons: pictures with a strip of packed questions after each, and patches with labels, drawn by processes that need no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foveate.demo.scenes.backgrounds import Split
+from foveate.demo.scenes.drawing import paint
+from foveate.demo.scenes.labels import CLASSES, GRID, IGNORED, PATCH, patch_labels
+from foveate.demo.scenes.questions import FAMILIES, AskedQuestion, ask, describe
+from foveate.recipe.decoder import draw_items
+from foveate.recipe.smollm2.language import END, Words, spelled_answer
+from foveate.recipe.smollm2.travel import drawing_from
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a lesson with pictures of one size is packed.
+
+    Attributes:
+        side: patches per side of a picture.
+        window: whether the picture is a window at a random place of a whole scene, which keeps its positions there. Otherwise it is a
+            picture of its own; a small one has the middle of the tower's positions.
+        strip: tokens after each picture, questions and answers together.
+        rows: how many of these tokens may be followed by a token of an answer.
+    """
+
+    side: int
+    window: bool
+    strip: int
+    rows: int
+
+    @property
+    def visual(self) -> int:
+        """Visual tokens that the decoder counts: a window's questions have the positions they have after a whole scene."""
+        return GRID * GRID if self.window else self.side * self.side
+
+
+LAYOUTS = {8: Layout(8, True, 224, 64), 12: Layout(12, False, 256, 72), 24: Layout(24, False, 320, 88)}
+MOST = 40  # questions in a strip
+REPEATS = 4  # tries of each kind of question, some of which fit
+DESCRIPTIONS = 0.12  # share of pictures that are also described, if there is room
+HARD = {"count": 3.0, "word": 3.0, "number": 2.0, "digit": 2.5, "side": 1.5, "colour": 1.5, "hop": 1.5, "comparison": 1.5}
+
+
+@dataclass
+class Lesson:
+    """A batch of pictures, each with a strip of questions and answers.
+
+    Attributes:
+        pixels: (b, height, width, 3) in 8 bits.
+        positions: (b, n) indices of the patches among the tower's positions.
+        places: (b, n) rotary positions of the visual tokens, from the first one's.
+        tokens: (b, t) ids of questions and answers, one after the other.
+        segments: (b, t) which question a token belongs to; -1 for padding.
+        offsets: (b, t) position of a token in its question.
+        rows: (b, r) positions in the strip whose next token is part of an answer; 0 if there are fewer.
+        wanted: (b, r) ids of those next tokens, `IGNORED` beyond the last.
+        asked: (b, r) which question a row belongs to.
+        families: (b, `MOST`) index of each question's family, -1 if there is no question.
+    """
+
+    pixels: Tensor
+    positions: Tensor
+    places: Tensor
+    tokens: Tensor
+    segments: Tensor
+    offsets: Tensor
+    rows: Tensor
+    wanted: Tensor
+    asked: Tensor
+    families: Tensor
+
+    def to(self, device: torch.device) -> Lesson:
+        """The same lesson on another device, copied without waiting for it."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        if device.type == "cuda":
+            return Lesson(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
+        return Lesson(*(tensor.to(device) for tensor in tensors))
+
+    def pieces(self, count: int) -> Iterator[Lesson]:
+        """The lesson in up to `count` parts with fewer pictures."""
+        parts = [getattr(self, field.name).chunk(count) for field in fields(self)]
+        return (Lesson(*part) for part in zip(*parts, strict=True))
+
+
+_words: dict[str, Words] = {}
+
+
+def begin(tokenizer: Path, pictures: Path) -> None:
+    """Prepare a process that draws: the tokenizer, and the photographs and digits that were carried here."""
+    torch.set_num_threads(1)
+    with np.load(pictures) as carried:
+        drawing_from(dict(carried))
+    _words["words"] = Words(tokenizer.read_text(encoding="utf-8"))
+
+
+def words() -> Words:
+    """The words of this process."""
+    return _words["words"]
+
+
+def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int) -> dict[str, NDArray[np.generic]]:
+    """Draw pictures with the layout of `side`; the arrays are those of a `Lesson`."""
+    rng, layout = np.random.default_rng(seed), LAYOUTS[side]
+    size = (side * PATCH, side * PATCH)
+    corners = rng.integers(0, GRID - side + 1, (batch, 2)) if layout.window else np.full((batch, 2), (GRID - side) // 2)
+    lines = np.arange(side)
+    positions = ((corners[:, 1, None, None] + lines[:, None]) * GRID + corners[:, 0, None, None] + lines).reshape(batch, -1)
+    places = positions if layout.window else np.tile(np.arange(side * side), (batch, 1))
+    pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
+    strips = []
+    for image in range(batch):
+        middle = tuple(((GRID / 2 - corners[image]) * PATCH).tolist())
+        items = draw_items(rng, split, side)
+        pixels[image] = paint(rng, split, size, items)
+        questions = ask(rng, items, middle, repeats=REPEATS)
+        weights = np.array([HARD.get(question.family, 1.0) for question in questions])
+        order = rng.choice(len(questions), len(questions), replace=False, p=weights / weights.sum())
+        chosen = [questions[index] for index in order]
+        if rng.random() < DESCRIPTIONS and (sentence := describe(rng, items)) is not None:
+            chosen.insert(0, sentence)
+        strips.append(_strip(rng, layout, chosen, varied=split == "train"))
+    packed = {name: np.stack([strip[name] for strip in strips]) for name in strips[0]}
+    return {"pixels": pixels, "positions": positions, "places": places, **packed}
+
+
+def lesson_of(arrays: dict[str, NDArray[np.generic]]) -> Lesson:
+    """The lesson whose arrays another process drew."""
+    return Lesson(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def ids_of(asked: AskedQuestion, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids after a picture in the prompt of a question, and those of its answer with the token that ends it."""
+    known = words()
+    return known.ids(text) + known.after, known.ids(spelled_answer(asked.answer, asked.about) + END)
+
+
+def _strip(rng: np.random.Generator, layout: Layout, questions: list[AskedQuestion], *, varied: bool) -> dict[str, NDArray[np.int64]]:
+    """Questions with their answers one after the other, as many as fit, in the given order of preference."""
+    tokens, offsets = np.zeros((2, layout.strip), dtype=np.int64)
+    segments = np.full(layout.strip, -1, dtype=np.int64)
+    rows, asked = np.zeros((2, layout.rows), dtype=np.int64)
+    wanted = np.full(layout.rows, IGNORED, dtype=np.int64)
+    families = np.full(MOST, -1, dtype=np.int64)
+    start = row = count = 0
+    for question in questions:
+        before, answer = ids_of(question, _varied(rng, question.text) if varied else question.text)
+        stop, last = start + len(before) + len(answer) - 1, row + len(answer)
+        if stop > layout.strip or last > layout.rows or count == MOST:
+            continue
+        tokens[start:stop] = (*before, *answer[:-1])
+        segments[start:stop], offsets[start:stop] = count, np.arange(stop - start)
+        rows[row:last] = start + len(before) - 1 + np.arange(len(answer))
+        wanted[row:last], asked[row:last] = answer, count
+        families[count] = FAMILIES.index(question.family)
+        start, row, count = stop, last, count + 1
+    return {
+        "tokens": tokens,
+        "segments": segments,
+        "offsets": offsets,
+        "rows": rows,
+        "wanted": wanted,
+        "asked": asked,
+        "families": families,
+    }
+
+
+def _varied(rng: np.random.Generator, text: str) -> str:
+    """Sometimes with a capital, sometimes in American spelling."""
+    if rng.random() < 0.15:
+        text = text.replace("colour", "color")
+    return text[0].upper() + text[1:] if rng.random() < 0.3 else text
+
+
+LABELS = (*CLASSES, "column", "row")
+"""What is known about each patch; the last two say on which side of the picture the thing in it is."""
+
+
+def draw_labelled(seed: tuple[int, ...], batch: int, side: int) -> dict[str, NDArray[np.generic]]:
+    """Draw pictures for the alignment: pixels and positions as in a lesson, labels (b, n, len(`LABELS`))."""
+    rng, layout = np.random.default_rng(seed), LAYOUTS[side]
+    corners = rng.integers(0, GRID - side + 1, (batch, 2)) if layout.window else np.full((batch, 2), (GRID - side) // 2)
+    lines = np.arange(side)
+    positions = ((corners[:, 1, None, None] + lines[:, None]) * GRID + corners[:, 0, None, None] + lines).reshape(batch, -1)
+    pixels = np.empty((batch, side * PATCH, side * PATCH, 3), dtype=np.uint8)
+    labels = np.empty((batch, side * side, len(LABELS)), dtype=np.int64)
+    for image in range(batch):
+        items = draw_items(rng, "train", side)
+        pixels[image] = paint(rng, "train", (side * PATCH, side * PATCH), items)
+        classes, centres = patch_labels(items, side, (int(corners[image, 0]), int(corners[image, 1])))
+        sides = np.where(np.isnan(centres), IGNORED, np.nan_to_num(centres) > 0.5).astype(np.int64)
+        labels[image] = np.concatenate([classes, sides], axis=1)
+    return {"pixels": pixels, "positions": positions, "labels": labels}

@@ -1,0 +1,258 @@
+"""Lessons, the packed decoder, both phases and a whole run, with a small decoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("sklearn")
+
+from safetensors.torch import load_file
+from small_luggage import config, luggage, tokenizer
+
+from foveate.demo.scenes.labels import IGNORED
+from foveate.errors import TrainingError
+from foveate.recipe.smollm2 import adapt, judge, lessons, train
+from foveate.recipe.smollm2.adapt import Clock, Guard, Learner, Texts, rate
+from foveate.recipe.smollm2.align import Seen, Targets, fit, joined, thinned
+from foveate.recipe.smollm2.language import BEFORE, BETWEEN, IMAGE, Words, build_processor
+from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
+from foveate.recipe.smollm2.model import PARTS, Kept, Seer, assemble
+from foveate.recipe.smollm2.train import Plan, Run
+
+WORDS = Words(tokenizer())
+
+
+@pytest.fixture(autouse=True)
+def known_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lessons._words, "words", WORDS)
+    monkeypatch.setattr(train, "decoder_config", config)
+
+
+def seer(rank: int = 4, spread: float = 0.0) -> Seer:
+    run = Run.__new__(Run)
+    run.plan, run.luggage, run.config, run.words, run.device = plan(rank=rank), luggage(), config(), WORDS, torch.device("cpu")
+    made = run._seer()
+    for weight in made.up.values():
+        weight.data.normal_(std=spread)
+    return made
+
+
+def plan(**changed: object) -> Plan:
+    usual = {
+        "seconds": 8.0,
+        "device": "cpu",
+        "workers": 0,
+        "tokens": 700,
+        "align": 0.2,
+        "labelled": 8,
+        "judging": 0.0,
+        "scenes": 2,
+        "watched": 2,
+        "every": 1.0,
+        "log": 0.5,
+        "rank": 4,
+        "seed": 0,
+        "half": False,
+    }
+    return Plan(**{**usual, **changed})  # type: ignore[arg-type]
+
+
+def lesson(side: int, batch: int = 1, seed: int = 3) -> Lesson:
+    return lesson_of(draw_lesson((seed,), "held_out", batch, side))
+
+
+def merged(made: Seer) -> dict[str, torch.Tensor]:
+    state = dict(luggage().decoder)
+    for part, stacked in made.merged().items():
+        state |= {f"layers.{layer}.{PARTS[part]}.weight": weight.detach() for layer, weight in enumerate(stacked)}
+    return state
+
+
+@pytest.mark.parametrize("side", LAYOUTS)
+def test_a_strip_holds_whole_questions_with_their_answers(side: int) -> None:
+    drawn = lesson(side, 3)
+    for image in range(3):
+        asked = int((drawn.families[image] >= 0).sum())
+        assert asked > 1
+        for question in range(asked):
+            own = (drawn.segments[image] == question).nonzero()[:, 0]
+            assert drawn.offsets[image, own].tolist() == list(range(len(own)))
+            rows = (drawn.asked[image] == question) & (drawn.wanted[image] != IGNORED)
+            wanted, places = drawn.wanted[image, rows].tolist(), drawn.rows[image, rows].tolist()
+            assert drawn.tokens[image, own[-len(wanted) + 1 :] if len(wanted) > 1 else own[:0]].tolist() == wanted[:-1]
+            assert places == list(range(int(own[-1]) - len(wanted) + 1, int(own[-1]) + 1))
+            assert wanted[-1] == WORDS.ids("<|im_end|>")[0]
+
+
+@pytest.mark.parametrize("side", [12, 24])
+def test_packed_questions_get_the_logits_of_the_stock_model(side: int) -> None:
+    made, drawn = seer(spread=0.1), lesson(side)
+    with torch.no_grad():
+        packed = made(drawn, made.projector(made.seen(drawn.pixels, drawn.positions)), LAYOUTS[side].visual)
+        projector = {name: weight.detach() for name, weight in made.projector.state_dict().items()}
+        stock = assemble(merged(made), config(), luggage().tower, projector, WORDS.ids(IMAGE)[0], side)
+    processor = build_processor(tokenizer(), side)
+    for question in range(int((drawn.families[0] >= 0).sum())):
+        ids = drawn.tokens[0][drawn.segments[0] == question]
+        text = f"{BEFORE}{IMAGE}{BETWEEN}" + processor.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        inputs = processor(images=Image.fromarray(drawn.pixels[0].numpy()), text=text, return_tensors="pt")
+        assert inputs.input_ids[0, -len(ids) :].equal(ids)
+        with torch.no_grad():
+            alone = stock(**inputs).logits[0]
+        rows = ((drawn.asked[0] == question) & (drawn.wanted[0] != IGNORED)).nonzero()[:, 0]
+        columns = inputs.input_ids.shape[1] - len(ids) + drawn.offsets[0, drawn.rows[0, rows]]
+        assert packed[0, rows].abs().max() > 0.5
+        torch.testing.assert_close(packed[0, rows], alone[columns], atol=2e-4, rtol=0)
+
+
+def test_windows_keep_the_positions_of_their_scene() -> None:
+    drawn = lesson(8, 4)
+    assert drawn.places.equal(drawn.positions)
+    assert len({int(first) for first in drawn.places[:, 0]}) > 1
+    assert LAYOUTS[8].visual == 576
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_dropping_nothing_changes_nothing_and_dropping_hides(layer: int) -> None:
+    made, drawn = seer(spread=0.1), lesson(12, 2)
+    with torch.no_grad():
+        visual = made.projector(made.seen(drawn.pixels, drawn.positions))
+        full = made(drawn, visual, 144)
+        every = torch.arange(144).expand(2, -1)
+        torch.testing.assert_close(made(drawn, visual, 144, Kept(layer, every)), full)
+        some = torch.arange(0, 144, 3).expand(2, -1)
+        cut, other = made(drawn, visual, 144, Kept(layer, some)), visual.clone()
+        other[:, 1::3] += 1
+        again = made(drawn, other, 144, Kept(layer, some))
+    assert (cut - full).abs().max() > 1e-3
+    assert ((again - cut).abs().max() < 1e-4) == (layer == 0)
+
+
+def test_words_can_be_read_from_aligned_visual_tokens() -> None:
+    torch.manual_seed(0)
+    made = seer()
+    parts = []
+    for index, side in enumerate((8, 12, 8, 12, 8, 12)):
+        arrays = draw_labelled((5, index), 24, side)
+        seen = made.seen(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["positions"]))
+        parts.append(thinned(seen, torch.from_numpy(arrays["labels"])))
+    patches = joined(parts)
+    targets = Targets(torch.randn(700, 576), WORDS, patches)
+    from foveate.recipe.smollm2.model import Projector
+
+    projector = Projector(192, 576)
+    found = fit(projector, targets, patches, 1.0, batch=512)
+    assert found["steps"] > 1
+    assert found["explained"] > 0.5
+    assert min(found["colour"], found["kind"], found["column"]) > 0.8
+    background = Seen(patches.states[patches.labels[:, 0] == 0][:500], patches.labels[patches.labels[:, 0] == 0][:500])
+    assert judge.variety(projector(background.states))["directions"] > 5
+
+
+def test_the_loss_falls_by_training() -> None:
+    torch.manual_seed(0)
+    learner = Learner(seer(), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
+    drawn = [lesson(8, 4, seed) for seed in range(3)]
+    for step in range(130):
+        learner.learn(drawn[step % 3], 0.1)
+        if step == 2:
+            before = learner.ledger.figures()
+        if step == 126:
+            learner.ledger.figures()
+    after = learner.ledger.figures()
+    assert after["loss"] < 0.7 * before["loss"]
+    assert set(after["losses"]) == set(before["losses"])
+
+
+def test_a_lesson_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for pieces in (1, 2):
+        learner = Learner(seer(spread=0.1), None)
+        learner.pieces = pieces
+        learner._gradients(lesson(8, 4))
+        found.append({name: weight.grad for name, weight in learner.seer.trained().items()})
+    assert found[0].keys() == found[1].keys() and len(found[0]) == 18
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-5, rtol=1e-3)
+
+
+def test_too_little_memory_halves_the_pieces_until_a_lesson_fits() -> None:
+    learner = Learner(seer(), None)
+    whole = learner._gradients
+
+    def scarce(given: Lesson) -> None:
+        if learner.pieces < 4:
+            raise torch.cuda.OutOfMemoryError("none left")
+        whole(given)
+
+    learner._gradients = scarce  # type: ignore[method-assign]
+    learner.learn(lesson(8, 4), 0.5)
+    assert (learner.pieces, learner.step) == (4, 1)
+
+
+def test_a_jump_of_the_loss_brings_the_last_good_weights_back() -> None:
+    learner = Learner(seer(spread=0.1), None)
+    guard, name = Guard(learner), "up.q"
+    good = learner.seer.trained()[name].detach().clone()
+    assert not guard.restored(2.0)
+    learner.seer.trained()[name].data.add_(1)
+    assert guard.restored(3.1)
+    assert learner.seer.trained()[name].equal(good)
+    assert guard.factor == learner.optimiser.param_groups[1]["base"] / adapt.ADAPTER_RATE == adapt.CALMER
+    assert guard.restored(float("nan"))
+
+
+def test_rates_rise_and_fall_and_sizes_grow_by_the_clock() -> None:
+    assert rate(0, 0.0) == pytest.approx(0.01)
+    assert rate(1000, 0.5) == pytest.approx(0.505)
+    assert rate(1000, 1.0) == pytest.approx(adapt.LAST_RATE)
+    sizes = []
+    for before in (0.0, 99.0):
+        coming = adapt.orders(Clock(100.0, before), 0, 0, 2000, 25)
+        sizes.append([next(coming)[1][3] for _ in range(30)])
+    assert sizes[0].count(8) > 20 and 24 not in sizes[0]
+    assert sizes[1].count(24) > 20 and 8 not in sizes[1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_keeps_to_its_time_and_resumes(workers: int, tmp_path: Path) -> None:
+    import time
+
+    begun = time.time()
+    given = Run(tmp_path, tmp_path / "state", luggage(), plan(workers=workers, seconds=12.0), begun)
+    found = given.train()
+    assert found["steps"] > 1 and found["questions_seen"] > found["steps"]
+    assert found["seconds_adapting"] < 13
+    assert set(found["scenes"]) >= {"all_tokens", "other_picture", "random_before_layer_0", "random_before_layer_2"}
+    assert found == json.loads((tmp_path / "results.json").read_text())
+    assert found["texts"]["before"] == 0 and found["texts"]["answers"][0]["after"]
+    weights = load_file(tmp_path / "adapters.safetensors")
+    assert set(weights) == set(seer().trained())
+    lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert {"ready", "aligned", "step", "held_out", "adapted", "scenes", "texts"} <= {line["what"] for line in lines}
+    again = Run(tmp_path, tmp_path / "state", luggage(), plan(workers=workers, seconds=2.0), time.time()).train()
+    assert again["steps"] >= found["steps"]
+    assert any(json.loads(line)["what"] == "resumed" for line in (tmp_path / "curve.jsonl").read_text().splitlines())
+    assert "alignment" not in again
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    run = Run(tmp_path, tmp_path / "state", luggage(), plan(), 0.0)
+    learner = Learner(seer(), None)
+    learner.seer.trained()["up.q"].data[0, 0, 0] = float("nan")
+    with pytest.raises(TrainingError, match=r"1 tensors of weights, up.q first"):
+        run._save(learner, Clock(1.0))
+    assert not (tmp_path / "adapters.safetensors").exists()
+
+
+def test_a_lesson_moves_and_splits_as_a_whole() -> None:
+    drawn = lesson(8, 3)
+    parts = list(drawn.to(torch.device("cpu")).pieces(2))
+    assert [len(part.pixels) for part in parts] == [2, 1]
+    assert all(torch.cat([getattr(part, own.name) for part in parts]).equal(getattr(drawn, own.name)) for own in fields(Lesson))
