@@ -32,9 +32,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 GAINS = {"kind": 1.8, "colour": 2.0, "size": 1.0, "character": 2.0, "index": 1.2, "digit": 2.0, "column": 1.2, "row": 1.2}
 """Length of a word's own direction in a target; a colour's is long because colour words lie close together."""
 COMMON = 0.4  # how much of what the words of a label have in common is part of a target
-DIRECTIONS = 48  # of the tower's states that targets keep besides the words, so that the background stays as varied as it is
-VARIETY = {"background": 2.6, "thing": 0.8}  # length of that part
-WEIGHT = 6.0  # of a patch that shows a thing; nine in ten show background
+DIRECTIONS = 32  # in which the background varies that targets keep besides the words, so that it stays varied
+VARIETY = 2.0  # length of that part on background
+WEIGHT = 3.0  # of a patch that shows a thing; nine in ten show background
 RIDGE = 1e-3
 
 
@@ -58,7 +58,7 @@ class Targets:
     def __init__(self, embeddings: Tensor, words: Words, seen: Seen) -> None:
         self.middle = embeddings.mean(0)
         self.tables = {label: self._table(embeddings, words, names) for label, names in NAMES.items()}
-        states = seen.states.float()
+        states = seen.states[seen.labels[:, LABELS.index("kind")] == 0].float()
         self._mean = states.mean(0)
         values, vectors = torch.linalg.eigh((states - self._mean).T @ (states - self._mean) / len(states))
         count = min(DIRECTIONS, len(values))
@@ -81,9 +81,8 @@ class Targets:
 
     def of(self, seen: Seen) -> Tensor:
         """The targets (n, width)."""
-        thing = seen.labels[:, LABELS.index("kind")] > 0
-        length = torch.where(thing, VARIETY["thing"], VARIETY["background"])[:, None]
-        target = self.middle + length * ((seen.states.float() - self._mean) @ self._whiten @ self._mixed)
+        # The same linear map for all patches: two different ones would be hard to fit, and the background would lose.
+        target = self.middle + VARIETY * ((seen.states.float() - self._mean) @ self._whiten @ self._mixed)
         for label, (own, common) in self.tables.items():
             classes = self.classes(seen, label)
             known = (classes >= 0)[:, None]

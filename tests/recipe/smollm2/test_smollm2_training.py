@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,9 +22,10 @@ from foveate.errors import TrainingError
 from foveate.recipe.smollm2 import adapt, judge, lessons, train
 from foveate.recipe.smollm2.adapt import Clock, Guard, Learner, Texts, rate
 from foveate.recipe.smollm2.align import Seen, Targets, fit, joined, thinned
+from foveate.recipe.smollm2.drawers import Drawers
 from foveate.recipe.smollm2.language import BEFORE, BETWEEN, IMAGE, Words, build_processor
 from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
-from foveate.recipe.smollm2.model import PARTS, Kept, Seer, assemble
+from foveate.recipe.smollm2.model import PARTS, Kept, Projector, Seer, assemble
 from foveate.recipe.smollm2.train import Plan, Run
 
 WORDS = Words(tokenizer())
@@ -143,9 +146,7 @@ def test_words_can_be_read_from_aligned_visual_tokens() -> None:
         seen = made.seen(torch.from_numpy(arrays["pixels"]), torch.from_numpy(arrays["positions"]))
         parts.append(thinned(seen, torch.from_numpy(arrays["labels"])))
     patches = joined(parts)
-    targets = Targets(torch.randn(700, 576), WORDS, patches)
-    from foveate.recipe.smollm2.model import Projector
-
+    targets = Targets(0.1 * torch.randn(700, 576), WORDS, patches)
     projector = Projector(192, 576)
     found = fit(projector, targets, patches, 1.0, batch=512)
     assert found["steps"] > 1
@@ -155,9 +156,11 @@ def test_words_can_be_read_from_aligned_visual_tokens() -> None:
     assert judge.variety(projector(background.states))["directions"] > 5
 
 
-def test_the_loss_falls_by_training() -> None:
+def test_the_loss_falls_by_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapt, "WARM_UP", 5)
+    monkeypatch.setattr(adapt, "ADAPTER_RATE", 1e-2)  # a narrow decoder of random weights learns slowly
     torch.manual_seed(0)
-    learner = Learner(seer(), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
+    learner = Learner(seer(rank=16), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
     drawn = [lesson(8, 4, seed) for seed in range(3)]
     for step in range(130):
         learner.learn(drawn[step % 3], 0.1)
@@ -166,7 +169,7 @@ def test_the_loss_falls_by_training() -> None:
         if step == 126:
             learner.ledger.figures()
     after = learner.ledger.figures()
-    assert after["loss"] < 0.7 * before["loss"]
+    assert after["loss"] < before["loss"] - 1
     assert set(after["losses"]) == set(before["losses"])
 
 
@@ -177,7 +180,8 @@ def test_a_lesson_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPat
         learner.pieces = pieces
         learner._gradients(lesson(8, 4))
         found.append({name: weight.grad for name, weight in learner.seer.trained().items()})
-    assert found[0].keys() == found[1].keys() and len(found[0]) == 18
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == 18
     for name, gradient in found[0].items():
         torch.testing.assert_close(gradient, found[1][name], atol=1e-5, rtol=1e-3)
 
@@ -216,27 +220,39 @@ def test_rates_rise_and_fall_and_sizes_grow_by_the_clock() -> None:
     for before in (0.0, 99.0):
         coming = adapt.orders(Clock(100.0, before), 0, 0, 2000, 25)
         sizes.append([next(coming)[1][3] for _ in range(30)])
-    assert sizes[0].count(8) > 20 and 24 not in sizes[0]
-    assert sizes[1].count(24) > 20 and 8 not in sizes[1]
+    assert sizes[0].count(8) > 20
+    assert 24 not in sizes[0]
+    assert sizes[1].count(24) > 20
+    assert 8 not in sizes[1]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_keeps_to_its_time_and_resumes(workers: int, tmp_path: Path) -> None:
-    import time
+def test_another_process_draws_the_same(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(tokenizer(), encoding="utf-8")
+    np.savez(tmp_path / "pictures.npz", **luggage().pictures)
+    drawers = Drawers(1, tmp_path / "tokenizer.json", tmp_path / "pictures.npz")
+    orders = [(draw_lesson, ((seed,), "train", 1, 8)) for seed in range(4)]
+    drawn = list(drawers.stream(iter(orders), ahead=2))
+    drawers.close()
+    for (_, arguments), found in zip(orders, drawn, strict=True):
+        wanted = draw_lesson(*arguments)
+        assert all(np.array_equal(found[name], array) for name, array in wanted.items())
 
+
+def test_a_run_keeps_to_its_time_and_resumes(tmp_path: Path) -> None:
     begun = time.time()
-    given = Run(tmp_path, tmp_path / "state", luggage(), plan(workers=workers, seconds=12.0), begun)
+    given = Run(tmp_path, tmp_path / "state", luggage(), plan(seconds=15.0), begun)
     found = given.train()
-    assert found["steps"] > 1 and found["questions_seen"] > found["steps"]
-    assert found["seconds_adapting"] < 13
+    assert found["questions_seen"] > found["steps"] > 1
+    assert found["seconds_adapting"] < 16
     assert set(found["scenes"]) >= {"all_tokens", "other_picture", "random_before_layer_0", "random_before_layer_2"}
     assert found == json.loads((tmp_path / "results.json").read_text())
-    assert found["texts"]["before"] == 0 and found["texts"]["answers"][0]["after"]
+    assert found["texts"]["before"] == 0
+    assert found["texts"]["answers"][0]["after"]
     weights = load_file(tmp_path / "adapters.safetensors")
     assert set(weights) == set(seer().trained())
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert {"ready", "aligned", "step", "held_out", "adapted", "scenes", "texts"} <= {line["what"] for line in lines}
-    again = Run(tmp_path, tmp_path / "state", luggage(), plan(workers=workers, seconds=2.0), time.time()).train()
+    again = Run(tmp_path, tmp_path / "state", luggage(), plan(seconds=2.0), time.time()).train()
     assert again["steps"] >= found["steps"]
     assert any(json.loads(line)["what"] == "resumed" for line in (tmp_path / "curve.jsonl").read_text().splitlines())
     assert "alignment" not in again
