@@ -28,7 +28,7 @@ WARM_UP = 100  # steps
 TEXT_EVERY = 12  # one step in so many is about texts without a picture
 TEXT_LENGTH, TEXT_BATCH = 96, 48
 LARGEST = 1.0  # norm of the gradient
-JUMP, CALMER = 1.0, 0.4  # a loss that is so much higher than before restores the weights and lowers the rates by this factor
+JUMP, CALMER = 1.5, 0.4  # a loss that is so much higher than before restores the weights and lowers the rates by this factor
 
 
 @dataclass

@@ -75,6 +75,22 @@ def assemble(
     return model.eval()
 
 
+def with_adapters(decoder: dict[str, Tensor], trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the decoder with the adapters of a run merged into it, in float32."""
+    state = dict(decoder)
+    for part, name in PARTS.items():
+        up, down = trained[f"up.{part}"].float(), trained[f"down.{part}"].float()
+        for layer in range(len(up)):
+            key = f"layers.{layer}.{name}.weight"
+            state[key] = torch.addmm(decoder[key], up[layer], down[layer], alpha=SCALE)
+    return state
+
+
+def projector_of(trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of the projector among what a run trained, in float32."""
+    return {name.removeprefix("projector."): weight.float() for name, weight in trained.items() if name.startswith("projector.")}
+
+
 def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
     own = module.state_dict()
     module.load_state_dict({key: value for key, value in state.items() if key in own or not key.endswith("position_ids")})

@@ -33,7 +33,7 @@ from foveate.recipe.smollm2.drawers import Drawers, warm
 from foveate.recipe.smollm2.judge import judge, table
 from foveate.recipe.smollm2.language import Words, build_tokenizer
 from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
-from foveate.recipe.smollm2.model import PARTS, SCALE, Seer, llava_config
+from foveate.recipe.smollm2.model import PARTS, SCALE, Seer, llava_config, with_adapters
 from foveate.recipe.smollm2.quantised import decoder_config
 from foveate.recipe.smollm2.texts import answers, is_right
 from foveate.recipe.smollm2.travel import Luggage, read_parts, unpack
@@ -248,12 +248,9 @@ class Run:
     @torch.no_grad()
     def _texts(self, seer: Seer) -> dict[str, Any]:
         """Questions about no picture, asked through the stock model with the adapters merged."""
-        state = {**self.luggage.decoder}
-        for part, stacked in seer.merged().items():
-            for layer, weight in enumerate(stacked):
-                state[f"layers.{layer}.{PARTS[part]}.weight"] = weight
+        trained = {name: weight.detach().cpu() for name, weight in seer.trained().items()}
         model = LlamaForCausalLM(self.config)
-        model.model.load_state_dict({name: weight.cpu() for name, weight in state.items()})
+        model.model.load_state_dict(with_adapters(self.luggage.decoder, trained))
         model.tie_weights()
         model.to(self.device).eval()
         test = self.luggage.texts["test"]
@@ -278,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=16000 if cuda else 2000, help="tokens per step")
     parser.add_argument("--align", type=float, default=12.0, help="seconds for the gradients of the first phase")
     parser.add_argument("--labelled", type=int, default=1200 if cuda else 64, help="whole scenes for the first phase")
-    parser.add_argument("--judging", type=float, default=30.0, help="seconds for the evaluation at the end")
+    parser.add_argument("--judging", type=float, default=24.0, help="seconds for the evaluation at the end")
     parser.add_argument("--scenes", type=int, default=480 if cuda else 16, help="held-out pictures of each size in it")
     parser.add_argument("--watched", type=int, default=96 if cuda else 4, help="held-out scenes that are asked during training")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between checkpoints")
