@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from foveate.files.checkpoints import pretrained
 from foveate.files.writing import write_whole
 from foveate.recipe.smollm2.language import chat
 
@@ -137,8 +138,8 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path, help="folder of its tokenizer")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(options.decoder)
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    model = pretrained(AutoModelForCausalLM, options.decoder, local_files_only=True)
+    tokenizer = pretrained(AutoTokenizer, options.tokenizer, local_files_only=True)
     given = list(answers(model, tokenizer, [question for question, _ in tested()]))
     right = [is_right(answer, words) for answer, (_, words) in zip(given, tested(), strict=True)]
     test = [
