@@ -38,9 +38,9 @@ def known_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "decoder_config", config)
 
 
-def seer(rank: int = 4, spread: float = 0.0) -> Seer:
+def seer(rank: int = 4, spread: float = 0.0, *, half: bool = False) -> Seer:
     run = Run.__new__(Run)
-    run.plan, run.luggage, run.config, run.words, run.device = plan(rank=rank), luggage(), config(), WORDS, torch.device("cpu")
+    run.plan, run.luggage, run.config, run.words, run.device = plan(rank=rank, half=half), luggage(), config(), WORDS, torch.device("cpu")
     made = run._seer()
     for weight in made.up.values():
         weight.data.normal_(std=spread)
@@ -165,6 +165,23 @@ def test_the_loss_falls_by_training(monkeypatch: pytest.MonkeyPatch) -> None:
     after = learner.ledger.figures()
     assert after["loss"] < before["loss"] - 1
     assert set(after["losses"]) == set(before["losses"])
+
+
+def test_half_precision_gives_nearly_the_same_gradients() -> None:
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        learner = Learner(seer(half=half), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
+        for weight in learner.seer.up.values():
+            weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+        learner.step = adapt.TEXT_EVERY - 1
+        learner._gradients(lesson(8, 2))
+        trained = learner.seer.trained()
+        assert all(weight.dtype == torch.float32 for weight in trained.values())
+        found.append(torch.cat([weight.grad.flatten() for weight in trained.values() if weight.grad is not None]))
+        judged = judge.judge(learner.seer, [lesson(24, 2)])
+        assert judged["questions"]["all"] > 4
+    assert (found[0] - found[1]).norm() < 0.1 * found[0].norm()
 
 
 def test_a_lesson_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
