@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from foveate.recipe.smollm2.lessons import begin
 
@@ -22,6 +26,12 @@ def warm() -> None:
     forkserver.ensure_running()
 
 
+def _begin_apart(tokenizer: Path, pictures: Path) -> None:
+    """Prepare a process that does nothing but draw."""
+    torch.set_num_threads(1)
+    begin(tokenizer, pictures)
+
+
 class Drawers:
     """Draws in other processes, or in this one if there are none.
 
@@ -31,21 +41,40 @@ class Drawers:
     """
 
     def __init__(self, count: int, tokenizer: Path, pictures: Path) -> None:
-        self.count = count
+        self._files = tokenizer, pictures
         self._pool: ProcessPoolExecutor | None = None
         if count:
             context = multiprocessing.get_context("forkserver")
-            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=begin, initargs=(tokenizer, pictures))
+            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin_apart, initargs=self._files)
         else:
-            begin(tokenizer, pictures)
+            begin(*self._files)
 
     def submit(self, order: Order) -> Callable[[], Any]:
         """Draw in the background; the result is drawn or waited for when it is called for."""
         draw, arguments = order
         if self._pool is None:
             return lambda: draw(*arguments)
-        future: Future[Any] = self._pool.submit(draw, *arguments)
-        return future.result
+        try:
+            future: Future[Any] = self._pool.submit(draw, *arguments)
+        except BrokenProcessPool:
+            self._alone()
+            return lambda: draw(*arguments)
+
+        def result() -> Any:
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                self._alone()
+                return draw(*arguments)
+
+        return result
+
+    def _alone(self) -> None:
+        """Draw in this process from now on, because the others died: slower, but a run on borrowed time goes on."""
+        if self._pool is not None:
+            warnings.warn("the processes that draw scenes died; this one draws from now on", RuntimeWarning, stacklevel=3)
+            self._pool = None
+            begin(*self._files)
 
     def stream(self, orders: Iterator[Order], ahead: int) -> Iterator[Any]:
         """What the orders draw, one after the other; `ahead` of them are under way, and so are chosen early."""

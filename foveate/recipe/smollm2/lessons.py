@@ -96,7 +96,6 @@ _words: dict[str, Words] = {}
 
 def begin(tokenizer: Path, pictures: Path) -> None:
     """Prepare a process that draws: the tokenizer, and the photographs and digits that were carried here."""
-    torch.set_num_threads(1)
     with np.load(pictures) as carried:
         drawing_from(dict(carried))
     _words["words"] = Words(tokenizer.read_text(encoding="utf-8"))

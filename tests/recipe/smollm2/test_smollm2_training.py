@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -247,6 +248,22 @@ def test_another_process_draws_the_same(tmp_path: Path) -> None:
     for (_, arguments), found in zip(orders, drawn, strict=True):
         wanted = draw_lesson(*arguments)
         assert all(np.array_equal(found[name], array) for name, array in wanted.items())
+
+
+def die_elsewhere(parent: int) -> str:
+    if os.getpid() != parent:
+        os._exit(1)
+    return "drawn"
+
+
+def test_a_run_goes_on_alone_when_the_drawers_die(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(tokenizer(), encoding="utf-8")
+    np.savez(tmp_path / "pictures.npz", **luggage().pictures)
+    drawers = Drawers(1, tmp_path / "tokenizer.json", tmp_path / "pictures.npz")
+    parent = os.getpid()
+    with pytest.warns(RuntimeWarning, match="this one draws from now on"):
+        assert drawers.submit((die_elsewhere, (parent,)))() == "drawn"
+    assert drawers.submit((die_elsewhere, (parent,)))() == "drawn"
 
 
 def test_a_run_keeps_to_its_time_and_resumes(tmp_path: Path) -> None:
