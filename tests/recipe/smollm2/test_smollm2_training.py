@@ -168,6 +168,16 @@ def test_the_loss_falls_by_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(after["losses"]) == set(before["losses"])
 
 
+def test_the_projector_rests_at_first() -> None:
+    learner = Learner(seer(spread=0.1), None)
+    moved = []
+    for progress in (0.1, 0.5):
+        before = {name: weight.detach().clone() for name, weight in learner.seer.trained().items()}
+        learner.learn(lesson(8, 2), progress)
+        moved.append({name for name, weight in learner.seer.trained().items() if not weight.equal(before[name])})
+    assert moved[1] - moved[0] == {name for name in moved[1] if name.startswith("projector")} != set()
+
+
 def test_half_precision_gives_nearly_the_same_gradients() -> None:
     found = []
     for half in (False, True):
