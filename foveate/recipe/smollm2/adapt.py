@@ -21,17 +21,46 @@ from foveate.recipe.smollm2.language import AFTER, BEFORE, END, Words
 from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_lesson
 from foveate.recipe.smollm2.model import Seer
 
-# Shares of lessons with windows of 8 by 8 patches, small pictures of 12 by 12 and whole scenes, from a share of the time on.
-CURRICULUM = ((0.0, (0.9, 0.1, 0.0)), (0.2, (0.5, 0.35, 0.15)), (0.4, (0.15, 0.25, 0.6)), (0.6, (0.0, 0.12, 0.88)))
-ADAPTER_RATE, PROJECTOR_RATE, LAST_RATE = 1e-3, 3e-6, 0.01  # the last as a share of the others
-# Share of the time for which the projector rests. At first the gradients of all visual tokens agree, and would move the background
-# towards one vector: at 3e-4, the mean cosine of two tokens rose to .79 within 24 steps.
-RESTS = 0.3
-WARM_UP = 100  # steps
+PROJECTOR_RATE, LAST_RATE = 3e-6, 0.01  # the second as a share of every rate
 TEXT_EVERY = 12  # one step in so many is about texts without a picture
-TEXT_LENGTH, TEXT_BATCH = 96, 48
+TEXT_LENGTH, TEXT_SHARE = 96, 0.29  # the second of a step's tokens
 LARGEST = 1.0  # norm of the gradient
 JUMP, CALMER = 1.5, 0.4  # a loss that is so much higher than before restores the weights and lowers the rates by this factor
+
+
+@dataclass(frozen=True)
+class Syllabus:
+    """What is learned when, and how fast.
+
+    Attributes:
+        sizes: from a share of the time on, the shares of lessons with windows of 8 by 8 patches, small pictures of 12 by 12, and whole
+            scenes.
+        frame: patches per side of the pictures that windows are taken from.
+        adapter_rate: the highest learning rate of the adapters.
+        warm_up: steps until rates are at their highest.
+        rests: share of the time for which the projector rests. At first the gradients of all visual tokens agree, and would move the
+            background towards one vector: at a rate of 3e-4, the mean cosine of two tokens rose to .79 within 24 steps.
+    """
+
+    sizes: tuple[tuple[float, tuple[float, float, float]], ...]
+    frame: int
+    adapter_rate: float
+    warm_up: int
+    rests: float
+
+
+WHOLE_SCENES = Syllabus(
+    sizes=((0.0, (0.9, 0.1, 0.0)), (0.2, (0.5, 0.35, 0.15)), (0.4, (0.15, 0.25, 0.6)), (0.6, (0.0, 0.12, 0.88))),
+    frame=24,
+    adapter_rate=1e-3,
+    warm_up=100,
+    rests=0.3,
+)
+"""For a GPU."""
+SMALL_PICTURES = Syllabus(
+    sizes=((0.0, (1.0, 0.0, 0.0)), (0.6, (0.5, 0.5, 0.0)), (0.8, (0.2, 0.8, 0.0))), frame=12, adapter_rate=8e-4, warm_up=40, rests=0.3
+)
+"""For a CPU, on which whole scenes are out of reach."""
 
 
 @dataclass
@@ -53,26 +82,33 @@ class Clock:
         return self.elapsed / self.seconds if self.seconds > 0 else 1.0
 
 
-def rate(step: int, progress: float) -> float:
+def rate(step: int, progress: float, warm_up: int) -> float:
     """Factor on the learning rates: a short rise by steps, then a cosine by time."""
-    return min(1.0, (step + 1) / WARM_UP) * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return min(1.0, (step + 1) / warm_up) * (LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def orders(clock: Clock, seed: int, start: int, tokens: int, prompt: int) -> Iterator[Order]:
+def orders(clock: Clock, syllabus: Syllabus, seed: int, start: int, tokens: int, prompt: int) -> Iterator[Order]:
     """Lessons of about as many tokens as wanted, of sizes that depend on the time, without end."""
     step = start
     while True:
-        shares = next(shares for begins, shares in reversed(CURRICULUM) if clock.progress >= begins)
+        shares = next(shares for begins, shares in reversed(syllabus.sizes) if clock.progress >= begins)
         side = int(np.random.default_rng((seed, 1, step)).choice(list(LAYOUTS), p=shares))
         batch = max(1, round(tokens / (prompt + side * side + LAYOUTS[side].strip)))
-        yield draw_lesson, ((seed, 2, step), "train", batch, side)
+        yield draw_lesson, ((seed, 2, step), "train", batch, side, syllabus.frame)
         step += 1
 
 
 class Texts:
-    """Answers of the untouched decoder, (n, `TEXT_LENGTH`) tokens and the next tokens wanted."""
+    """Answers of the untouched decoder, (n, `TEXT_LENGTH`) tokens and the next tokens wanted.
 
-    def __init__(self, pairs: Sequence[Sequence[str]], words: Words, device: torch.device) -> None:
+    Args:
+        pairs: questions with those answers.
+        words: the decoder's tokenizer.
+        device: where to keep them.
+        length: tokens of a step about pictures, of which a step about texts has `TEXT_SHARE` as many.
+    """
+
+    def __init__(self, pairs: Sequence[Sequence[str]], words: Words, device: torch.device, length: int) -> None:
         tokens = np.zeros((len(pairs), TEXT_LENGTH), dtype=np.int64)
         wanted = np.full((len(pairs), TEXT_LENGTH), IGNORED, dtype=np.int64)
         for row, (question, answer) in enumerate(pairs):
@@ -81,7 +117,7 @@ class Texts:
             tokens[row, : len(ids) - 1] = ids[:-1]
             wanted[row, len(before) - 1 : len(ids) - 1] = ids[len(before) :]
         self.tokens, self.wanted = torch.from_numpy(tokens).to(device), torch.from_numpy(wanted).to(device)
-        self.batch = min(TEXT_BATCH, len(pairs))
+        self.batch = min(max(1, round(TEXT_SHARE * length / TEXT_LENGTH)), len(pairs))
 
     def loss(self, seer: Seer, step: int) -> Tensor:
         """The loss of some of them."""
@@ -123,18 +159,19 @@ class Learner:
     Args:
         seer: trained in place.
         texts: see `Texts`, or `None` to train on pictures alone.
+        syllabus: its rates.
     """
 
-    def __init__(self, seer: Seer, texts: Texts | None) -> None:
-        self.seer, self.texts = seer, texts
+    def __init__(self, seer: Seer, texts: Texts | None, syllabus: Syllabus) -> None:
+        self.seer, self.texts, self.syllabus = seer, texts, syllabus
         self.device = seer.device
         trained = seer.trained()
         groups = [
             {"params": [weight for name, weight in trained.items() if name.startswith("projector") == own], "base": base, "rests": rests}
-            for own, base, rests in ((True, PROJECTOR_RATE, RESTS), (False, ADAPTER_RATE, 0.0))
+            for own, base, rests in ((True, PROJECTOR_RATE, syllabus.rests), (False, syllabus.adapter_rate, 0.0))
         ]
         fused = self.device.type == "cuda"
-        self.optimiser = torch.optim.AdamW(groups, lr=ADAPTER_RATE, betas=(0.9, 0.98), eps=1e-8, weight_decay=0, fused=fused)
+        self.optimiser = torch.optim.AdamW(groups, lr=syllabus.adapter_rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=0, fused=fused)
         self.step, self.questions, self.pieces = 0, 0, 1
         self.ledger = Ledger(self.device)
         self._pending: deque[torch.cuda.Event] = deque()
@@ -142,9 +179,10 @@ class Learner:
     def learn(self, lesson: Lesson, progress: float) -> None:
         """One step; a lesson that does not fit in memory is learned in pieces, and so are all after it."""
         self.questions += int((lesson.families >= 0).sum())
+        resting = progress < self.syllabus.rests
         while True:
             try:
-                self._gradients(lesson)
+                self._gradients(lesson, resting=resting)
                 break
             except torch.cuda.OutOfMemoryError:
                 if self.pieces >= len(lesson.pixels):
@@ -158,24 +196,24 @@ class Learner:
             torch.nan_to_num_(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         torch.nn.utils.clip_grad_norm_(weights, LARGEST)
         for group in self.optimiser.param_groups:
-            group["lr"] = 0.0 if progress < group["rests"] else group["base"] * rate(self.step, progress)
+            group["lr"] = 0.0 if progress < group["rests"] else group["base"] * rate(self.step, progress, self.syllabus.warm_up)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         self._pace()
 
-    def _gradients(self, lesson: Lesson) -> None:
+    def _gradients(self, lesson: Lesson, *, resting: bool = False) -> None:
         total = int((lesson.wanted != IGNORED).sum())
         for piece in lesson.pieces(self.pieces):
-            (self._loss(piece.to(self.device), piece) / max(1, total)).backward()
+            (self._loss(piece.to(self.device), resting=resting) / max(1, total)).backward()
         if self.texts is not None and self.step % TEXT_EVERY == TEXT_EVERY - 1:
             self.texts.loss(self.seer, self.step // TEXT_EVERY).backward()
 
-    def _loss(self, lesson: Lesson, drawn: Lesson) -> Tensor:
-        """The summed loss of a lesson's rows."""
-        side = math.isqrt(drawn.positions.shape[1])
-        visual = self.seer.projector(self.seer.seen(lesson.pixels, lesson.positions))
-        logits = self.seer(lesson, visual, LAYOUTS[side].visual).float()
+    def _loss(self, lesson: Lesson, *, resting: bool) -> Tensor:
+        """The summed loss of a lesson's rows; a projector that rests gets no gradient."""
+        with torch.set_grad_enabled(not resting):
+            visual = self.seer.projector(self.seer.seen(lesson.pixels, lesson.positions))
+        logits = self.seer(lesson, visual).float()
         losses = functional.cross_entropy(logits.flatten(0, 1), lesson.wanted.flatten(), ignore_index=IGNORED, reduction="none")
         valid = lesson.wanted != IGNORED
         families = torch.where(valid, lesson.families.gather(1, lesson.asked), -1)

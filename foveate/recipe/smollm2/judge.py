@@ -14,10 +14,10 @@ from torch import Tensor
 from foveate.demo.scenes.labels import GRID, IGNORED
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.recipe.smollm2.align import variety
-from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson
+from foveate.recipe.smollm2.lessons import Lesson
 from foveate.recipe.smollm2.model import Kept, Seer
 
-RANDOM = 128  # visual tokens that remain of 576
+RANDOM = {8: 32, 12: 72, 24: 128}  # visual tokens that remain of a picture's, by its patches per side
 CUT = 2  # the layer before which the others are dropped
 
 
@@ -69,15 +69,12 @@ def judge(seer: Seer, lessons: Iterable[Lesson], side: int = GRID, *, varied: bo
     """Ask held-out lessons with pictures of one size, with what the decoder sees varied unless `varied` is false.
 
     Returns:
-        `questions` by family, the shares of right answers under `all_tokens`, `other_picture`, and for whole scenes
-        `random_before_layer_0` and `random_before_layer_2`, and under `visual_tokens` how varied those are.
+        `questions` by family, the shares of right answers under `all_tokens`, `other_picture`, `no_picture`, `random_before_layer_0` and
+        `random_before_layer_2`, and under `visual_tokens` how varied those are.
     """
     device = seer.device
-    names = (
-        ["all_tokens"]
-        if not varied
-        else ["all_tokens", "other_picture", *(["random_before_layer_0", f"random_before_layer_{CUT}"] if side == GRID else [])]
-    )
+    varieties = ("other_picture", "no_picture", "random_before_layer_0", f"random_before_layer_{CUT}") if varied else ()
+    names = ("all_tokens", *varieties)
     tallies = {name: Tally() for name in names}
     sample = []
     for number, drawn in enumerate(lessons):
@@ -88,9 +85,11 @@ def judge(seer: Seer, lessons: Iterable[Lesson], side: int = GRID, *, varied: bo
             seen = visual.roll(1, 0) if name == "other_picture" else visual
             kept = None
             if name.startswith("random"):
-                index = kept_at_random(len(visual), visual.shape[1], RANDOM, number).to(device)
+                index = kept_at_random(len(visual), visual.shape[1], RANDOM[side], number).to(device)
                 kept = Kept(0 if name.endswith("0") else CUT, index)
-            tallies[name].add(seer(lesson, seen, LAYOUTS[side].visual, kept).argmax(-1), lesson)
+            elif name == "no_picture":
+                kept = Kept(0, torch.zeros(len(visual), 0, dtype=torch.long, device=device))
+            tallies[name].add(seer(lesson, seen, kept).argmax(-1), lesson)
     shares = {name: tally.shares() for name, tally in tallies.items()}
     return {"questions": dict(tallies["all_tokens"].asked), **shares, "visual_tokens": variety(torch.cat(sample))}
 

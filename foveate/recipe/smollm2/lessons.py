@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ class Layout:
 
     Attributes:
         side: patches per side of a picture.
-        window: whether the picture is a window at a random place of a whole scene, which keeps its positions there. Otherwise it is a
+        window: whether the picture is a window at a random place of a larger one, and keeps its positions there. Otherwise it is a
             picture of its own; a small one has the middle of the tower's positions.
         strip: tokens after each picture, questions and answers together.
         rows: how many of these tokens may be followed by a token of an answer.
@@ -36,11 +36,6 @@ class Layout:
     window: bool
     strip: int
     rows: int
-
-    @property
-    def visual(self) -> int:
-        """Visual tokens that the decoder counts: a window's questions have the positions they have after a whole scene."""
-        return GRID * GRID if self.window else self.side * self.side
 
 
 LAYOUTS = {8: Layout(8, True, 224, 64), 12: Layout(12, False, 256, 72), 24: Layout(24, False, 320, 88)}
@@ -58,6 +53,7 @@ class Lesson:
         pixels: (b, height, width, 3) in 8 bits.
         positions: (b, n) indices of the patches among the tower's positions.
         places: (b, n) rotary positions of the visual tokens, from the first one's.
+        counted: (b,) visual tokens that positions of questions count: a window's have those they have after the larger picture.
         tokens: (b, t) ids of questions and answers, one after the other.
         segments: (b, t) which question a token belongs to; -1 for padding.
         offsets: (b, t) position of a token in its question.
@@ -70,6 +66,7 @@ class Lesson:
     pixels: Tensor
     positions: Tensor
     places: Tensor
+    counted: Tensor
     tokens: Tensor
     segments: Tensor
     offsets: Tensor
@@ -84,6 +81,12 @@ class Lesson:
         if device.type == "cuda":
             return Lesson(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
         return Lesson(*(tensor.to(device) for tensor in tensors))
+
+    def trimmed(self) -> Lesson:
+        """The lesson without padding that no picture of it needs, which saves time where shapes may change."""
+        strip, rows = int((self.segments >= 0).sum(1).max()), int((self.wanted != IGNORED).sum(1).max())
+        short = {name: getattr(self, name)[:, :strip] for name in ("tokens", "segments", "offsets")}
+        return replace(self, **short, **{name: getattr(self, name)[:, :rows] for name in ("rows", "wanted", "asked")})
 
     def pieces(self, count: int) -> Iterator[Lesson]:
         """The lesson in up to `count` parts with fewer pictures."""
@@ -106,14 +109,16 @@ def words() -> Words:
     return _words["words"]
 
 
-def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int) -> dict[str, NDArray[np.generic]]:
-    """Draw pictures with the layout of `side`; the arrays are those of a `Lesson`."""
+def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int, frame: int = GRID) -> dict[str, NDArray[np.generic]]:
+    """Draw pictures with the layout of `side`; the arrays are those of a `Lesson`.
+
+    A window is one of a picture with `frame` patches per side.
+    """
     rng, layout = np.random.default_rng(seed), LAYOUTS[side]
-    size = (side * PATCH, side * PATCH)
-    corners = rng.integers(0, GRID - side + 1, (batch, 2)) if layout.window else np.full((batch, 2), (GRID - side) // 2)
-    lines = np.arange(side)
-    positions = ((corners[:, 1, None, None] + lines[:, None]) * GRID + corners[:, 0, None, None] + lines).reshape(batch, -1)
-    places = positions if layout.window else np.tile(np.arange(side * side), (batch, 1))
+    frame, size = frame if layout.window else side, (side * PATCH, side * PATCH)
+    inside = rng.integers(0, frame - side + 1, (batch, 2)) if layout.window else np.zeros((batch, 2), dtype=np.int64)
+    corners = inside + (GRID - frame) // 2
+    positions, places = (_indices(origin, side, width) for origin, width in ((corners, GRID), (inside, frame)))
     pixels = np.empty((batch, size[1], size[0], 3), dtype=np.uint8)
     strips = []
     for image in range(batch):
@@ -128,7 +133,13 @@ def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int) -> d
             chosen.insert(0, sentence)
         strips.append(_strip(rng, layout, chosen, varied=split == "train"))
     packed = {name: np.stack([strip[name] for strip in strips]) for name in strips[0]}
-    return {"pixels": pixels, "positions": positions, "places": places, **packed}
+    return {"pixels": pixels, "positions": positions, "places": places, "counted": np.full(batch, frame * frame), **packed}
+
+
+def _indices(corners: NDArray[np.int64], side: int, width: int) -> NDArray[np.int64]:
+    """Indices (b, n) of windows whose first patches are at `corners` (b, 2) in a grid that is so wide."""
+    lines = np.arange(side)
+    return ((corners[:, 1, None, None] + lines[:, None]) * width + corners[:, 0, None, None] + lines).reshape(len(corners), -1)
 
 
 def lesson_of(arrays: dict[str, NDArray[np.generic]]) -> Lesson:
@@ -187,8 +198,7 @@ def draw_labelled(seed: tuple[int, ...], batch: int, side: int) -> dict[str, NDA
     """Draw pictures for the alignment: pixels and positions as in a lesson, labels (b, n, len(`LABELS`))."""
     rng, layout = np.random.default_rng(seed), LAYOUTS[side]
     corners = rng.integers(0, GRID - side + 1, (batch, 2)) if layout.window else np.full((batch, 2), (GRID - side) // 2)
-    lines = np.arange(side)
-    positions = ((corners[:, 1, None, None] + lines[:, None]) * GRID + corners[:, 0, None, None] + lines).reshape(batch, -1)
+    positions = _indices(corners, side, GRID)
     pixels = np.empty((batch, side * PATCH, side * PATCH, 3), dtype=np.uint8)
     labels = np.empty((batch, side * side, len(LABELS)), dtype=np.int64)
     for image in range(batch):

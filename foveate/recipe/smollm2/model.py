@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,41 @@ PARTS = {
 TOGETHER = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """Linear layers that read the same states are computed as one."""
 SCALE = 2.0  # of an adapter's product
+
+
+@dataclass(frozen=True)
+class MergedLinear:
+    """Linear layers that read the same states, computed as one; the adapters are part of the weight (outputs, inputs)."""
+
+    weight: Tensor
+    outputs: tuple[int, ...]
+
+    def __call__(self, states: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of each."""
+        return functional.linear(states, self.weight).split(self.outputs, -1)
+
+
+@dataclass(frozen=True)
+class AdaptedLinear:
+    """Linear layers that read the same states, with low-rank products beside their frozen weights, which get no gradient.
+
+    On a CPU this is several times faster than merging, which has to compute the gradients of whole weights.
+    """
+
+    weights: tuple[Tensor, ...]
+    downs: tuple[Tensor, ...]
+    ups: tuple[Tensor, ...]
+
+    def __call__(self, states: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of each."""
+        rows = states.flatten(0, -2)
+        parts = zip(self.weights, self.downs, self.ups, strict=True)
+        found = (torch.addmm(rows @ weight.T, rows @ down.T, up.T, alpha=SCALE) for weight, down, up in parts)
+        return tuple(part.unflatten(0, states.shape[:-1]) for part in found)
+
+
+LayerLinears = tuple[MergedLinear | AdaptedLinear, ...]
+"""The linear layers of a decoder layer, in the order of `TOGETHER`."""
 
 
 def llava_config(decoder: LlamaConfig, image_token: int, side: int = GRID) -> LlavaConfig:
@@ -159,6 +193,7 @@ class Seer(nn.Module):
         self.register_buffer("before", torch.tensor(prompt[0]), persistent=False)
         self.register_buffer("between", torch.tensor(prompt[1]), persistent=False)
         self.compute = torch.float32
+        self.merges = True
         self.attend = Attend()
 
     def compute_in(self, dtype: torch.dtype) -> None:
@@ -176,15 +211,20 @@ class Seer(nn.Module):
         """What training changes, by name."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
-    def merged(self) -> dict[str, Tensor]:
-        """By part, the weights (layers, outputs, inputs) of the decoder with its adapters, in float32."""
-        return {part: torch.baddbmm(getattr(self, f"base_{part}"), self.up[part], self.down[part], alpha=SCALE) for part in PARTS}
+    def layers(self) -> list[LayerLinears]:
+        """The linear layers of each decoder layer, in the precision of the computation."""
+        groups = [self._merged_group(group) if self.merges else self._adapted_group(group) for group in TOGETHER]
+        return list(zip(*groups, strict=True))
 
-    def layers(self) -> list[tuple[Tensor, ...]]:
-        """For each layer the weights of `TOGETHER`, in the precision of the computation."""
-        merged = self.merged()
-        stacks = [torch.cat([merged[part] for part in group], dim=1) if len(group) > 1 else merged[group[0]] for group in TOGETHER]
-        return list(zip(*(stack.to(self.compute).unbind() for stack in stacks), strict=True))
+    def _merged_group(self, group: tuple[str, ...]) -> list[MergedLinear]:
+        merged = [torch.baddbmm(getattr(self, f"base_{part}"), self.up[part], self.down[part], alpha=SCALE) for part in group]
+        stack = torch.cat(merged, dim=1) if len(group) > 1 else merged[0]
+        return [MergedLinear(weight, tuple(part.shape[1] for part in merged)) for weight in stack.to(self.compute).unbind()]
+
+    def _adapted_group(self, group: tuple[str, ...]) -> list[AdaptedLinear]:
+        stacks = ([getattr(self, f"base_{part}") for part in group], [self.down[part] for part in group], [self.up[part] for part in group])
+        columns = (zip(*(tensor.to(self.compute).unbind() for tensor in tensors), strict=True) for tensors in stacks)
+        return [AdaptedLinear(*parts) for parts in zip(*columns, strict=True)]
 
     @torch.no_grad()
     def seen(self, pixels: Tensor, positions: Tensor) -> Tensor:
@@ -202,22 +242,26 @@ class Seer(nn.Module):
         angles = (places[..., None].float() * rates).repeat(1, 1, 2)[:, None]
         return Turn(angles.cos().to(self.compute), angles.sin().to(self.compute))
 
-    def run(self, states: Tensor, turn: Turn, attention: Callable[[Tensor, Tensor, Tensor], Tensor], layers: Any, start: int = 0) -> Tensor:
+    def run(
+        self,
+        states: Tensor,
+        turn: Turn,
+        attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+        layers: Sequence[LayerLinears],
+        start: int = 0,
+    ) -> Tensor:
         """Run decoder layers; `start` is the number of the first of them, and `attention` mixes values for queries and keys."""
         heads, size = int(self.config.num_attention_heads), int(self.config.head_dim)
         groups, epsilon = heads // int(self.config.num_key_value_heads), float(self.config.rms_norm_eps)
-        cuts = [heads * size, heads * size // groups, heads * size // groups]
         for index, (together, out, wide, narrow) in enumerate(layers):
             first, second = self.norms[0, start + index], self.norms[1, start + index]
             normed = functional.rms_norm(states, states.shape[-1:], first, epsilon)
-            query, key, value = (
-                part.unflatten(-1, (-1, size)).transpose(1, 2) for part in functional.linear(normed, together).split(cuts, -1)
-            )
+            query, key, value = (part.unflatten(-1, (-1, size)).transpose(1, 2) for part in together(normed))
             mixed = attention(turn(query), grouped(turn(key), groups), grouped(value, groups))
-            states = states + functional.linear(mixed.transpose(1, 2).flatten(2), out)
+            states = states + out(mixed.transpose(1, 2).flatten(2))[0]
             normed = functional.rms_norm(states, states.shape[-1:], second, epsilon)
-            gate, up = functional.linear(normed, wide).chunk(2, dim=-1)
-            states = states + functional.linear(functional.silu(gate) * up, narrow)
+            gate, up = wide(normed)
+            states = states + narrow(functional.silu(gate) * up)[0]
         return states
 
     def logits(self, states: Tensor) -> Tensor:
@@ -225,21 +269,20 @@ class Seer(nn.Module):
         normed = functional.rms_norm(states, states.shape[-1:], self.last_norm.to(states.dtype), float(self.config.rms_norm_eps))
         return functional.linear(normed, self.words)
 
-    def forward(self, lesson: Lesson, visual: Tensor, counted: int, kept: Kept | None = None) -> Tensor:
+    def forward(self, lesson: Lesson, visual: Tensor, kept: Kept | None = None) -> Tensor:
         """Logits (b, r, vocabulary) of a lesson's rows.
 
         Args:
             lesson: on the device of this module.
             visual: (b, n, width) its visual tokens.
-            counted: visual tokens that the positions of the questions count, see `Layout.visual`.
             kept: visual tokens that remain from a layer on; all of them by default.
         """
         batch, first = len(visual), len(self.before)
         shared = [self.embed(self.before).expand(batch, -1, -1), visual, self.embed(self.between).expand(batch, -1, -1)]
-        after = first + counted + len(self.between)
+        counted = first + lesson.counted[:, None]
         head = torch.arange(first, device=visual.device).expand(batch, -1)
-        tail = (first + counted + torch.arange(len(self.between), device=visual.device)).expand(batch, -1)
-        places = torch.cat([head, first + lesson.places, tail, after + lesson.offsets], dim=1)
+        tail = counted + torch.arange(len(self.between), device=visual.device)
+        places = torch.cat([head, first + lesson.places, tail, counted + len(self.between) + lesson.offsets], dim=1)
         states = torch.cat([*shared, self.embed(lesson.tokens)], dim=1)
         masks = Masks(lesson.segments, states.shape[1] - lesson.tokens.shape[1], self.compute)
         turn, layers = self.rotation(places), self.layers()

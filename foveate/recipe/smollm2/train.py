@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import save
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
+from foveate.demo.scenes.labels import GRID
 from foveate.errors import FoveateError, TrainingError
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.records import read_tensors
 from foveate.files.writing import append_line, make_folder, write_made, write_whole
-from foveate.recipe.smollm2.adapt import Clock, Guard, Learner, Texts, orders
+from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Clock, Guard, Learner, Syllabus, Texts, orders
 from foveate.recipe.smollm2.align import Targets, fit, joined, thinned
 from foveate.recipe.smollm2.attention import Masks
 from foveate.recipe.smollm2.drawers import Drawers, warm
@@ -55,12 +56,13 @@ class Plan:
         labelled: whole scenes that the first phase draws; as many patches again are windows.
         judging: seconds kept for the evaluation at the end.
         scenes: held-out pictures in that evaluation, of each size.
-        watched: held-out scenes that are asked every `every` seconds.
+        watched: held-out pictures that are asked every `every` seconds: whole scenes, or windows where no scenes are learned.
         every: seconds between checkpoints.
         log: seconds between lines of the curve.
         rank: of the adapters.
         seed: of weights and scenes.
         half: compute in bfloat16.
+        whole: learn whole scenes at last, instead of small pictures.
     """
 
     seconds: float
@@ -77,6 +79,12 @@ class Plan:
     rank: int
     seed: int
     half: bool
+    whole: bool
+
+    @property
+    def syllabus(self) -> Syllabus:
+        """What is learned when."""
+        return WHOLE_SCENES if self.whole else SMALL_PICTURES
 
 
 class Run:
@@ -109,10 +117,10 @@ class Run:
         """
         try:
             labelled = [self.drawers.submit(order) for order in self._labelled()]
-            watched = [self.drawers.submit(order) for order in self._held_out(24, self.plan.watched, HELD_OUT_SEED)]
+            watched = [self.drawers.submit(order) for order in self._held_out(self._side, self.plan.watched, HELD_OUT_SEED)]
             seer = self._seer()
             self._note("ready", kernels=self._choose(seer))
-            learner = Learner(seer, Texts(self.luggage.texts["train"], self.words, self.device))
+            learner = Learner(seer, Texts(self.luggage.texts["train"], self.words, self.device, self.plan.tokens), self.plan.syllabus)
             spent = self._resumed(learner)
             if not spent:
                 self._align(seer, labelled)
@@ -121,6 +129,11 @@ class Run:
         finally:
             self.drawers.close()
         return self.results
+
+    @property
+    def _side(self) -> int:
+        """Patches per side of the pictures that are asked during training."""
+        return GRID if self.plan.whole else 8
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -140,6 +153,7 @@ class Run:
             self.device
         )
         seer.compute_in(torch.bfloat16 if self.plan.half else torch.float32)
+        seer.merges = self.device.type != "cpu"
         return seer
 
     def _choose(self, seer: Seer) -> dict[str, float]:
@@ -160,7 +174,7 @@ class Run:
     def _held_out(self, side: int, count: int, seed: int) -> Iterator[Any]:
         batch = max(2, round(self.plan.tokens / (25 + side * side + LAYOUTS[side].strip)))
         for index in range(-(-count // batch)):
-            yield draw_lesson, ((seed, side, index), "held_out", batch, side)
+            yield draw_lesson, ((seed, side, index), "held_out", batch, side, self.plan.syllabus.frame)
 
     def _align(self, seer: Seer, labelled: Sequence[Any]) -> None:
         parts = []
@@ -187,14 +201,16 @@ class Run:
     def _adapt(self, learner: Learner, spent: float, watched: Sequence[Lesson]) -> None:
         left = self.plan.seconds - self.plan.judging - (time.time() - self.begun)
         clock = Clock(spent + max(0.0, left), spent)
-        coming = orders(clock, self.plan.seed, learner.step, self.plan.tokens, len(self.words.before) + len(self.words.between))
+        prompt = len(self.words.before) + len(self.words.between)
+        coming = orders(clock, self.plan.syllabus, self.plan.seed, learner.step, self.plan.tokens, prompt)
         logged = saved = time.monotonic()
         guard = Guard(learner)
         questions, step = learner.questions, learner.step
         for arrays in self.drawers.stream(coming, ahead=2 * self.plan.workers):
             if (progress := clock.progress) >= 1:
                 break
-            learner.learn(lesson_of(arrays), progress)
+            lesson = lesson_of(arrays)
+            learner.learn(lesson if self.plan.whole else lesson.trimmed(), progress)
             now = time.monotonic()
             if now - logged >= self.plan.log or learner.step == step + 1:
                 rates = {"questions_per_second": round((learner.questions - questions) / (now - logged), 1)}
@@ -206,7 +222,7 @@ class Run:
                 logged, questions = now, learner.questions
             if now - saved >= self.plan.every:
                 self._save(learner, clock)
-                self._note("held_out", step=learner.step, **judge(learner.seer, watched, varied=False))
+                self._note("held_out", step=learner.step, **judge(learner.seer, watched, self._side, varied=False))
                 saved = time.monotonic()
         self._save(learner, clock)
         self._note("adapted", step=learner.step, questions=learner.questions, seconds=round(clock.elapsed, 1))
@@ -232,7 +248,8 @@ class Run:
         seer = learner.seer
         for weight in seer.trained().values():
             weight.data.copy_(weight.detach().to(torch.bfloat16))
-        for side, name in ((24, "scenes"), (12, "small_pictures"), (8, "windows")):
+        sizes = ((24, "scenes"), (12, "small_pictures"), (8, "windows"))
+        for side, name in sizes if self.plan.whole else sizes[1:]:
             drawn = [self.drawers.submit(order) for order in self._held_out(side, self.plan.scenes, HELD_OUT_SEED + 1)]
             self.results[name] = judge(seer, [lesson_of(lesson()) for lesson in drawn], side)
             self._note(name, **self.results[name])
@@ -282,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--log", type=float, default=5.0, help="seconds between lines of the curve")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", dest="whole", action="store_false", default=cuda, help="learn small pictures only, as on a CPU")
     options = vars(parser.parse_args(arguments))
     out, state, folders, begun = (options.pop(name) for name in ("out", "state", "luggage", "begun"))
     torch.set_float32_matmul_precision("high")

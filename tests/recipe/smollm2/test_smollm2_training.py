@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("sklearn")
 
@@ -21,13 +23,13 @@ from small_luggage import config, luggage, tokenizer
 from foveate.demo.scenes.labels import IGNORED
 from foveate.errors import TrainingError
 from foveate.recipe.smollm2 import adapt, judge, lessons, train
-from foveate.recipe.smollm2.adapt import Clock, Guard, Learner, Texts, rate
+from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Clock, Guard, Learner, Texts, rate
 from foveate.recipe.smollm2.align import Seen, Targets, fit, joined, thinned
 from foveate.recipe.smollm2.drawers import Drawers
 from foveate.recipe.smollm2.export import seeing
 from foveate.recipe.smollm2.language import BEFORE, BETWEEN, IMAGE, Words, build_processor
 from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
-from foveate.recipe.smollm2.model import Kept, Projector, Seer
+from foveate.recipe.smollm2.model import PARTS, Kept, Projector, Seer
 from foveate.recipe.smollm2.train import Plan, Run
 
 WORDS = Words(tokenizer())
@@ -64,8 +66,13 @@ def plan(**changed: object) -> Plan:
         "rank": 4,
         "seed": 0,
         "half": False,
+        "whole": True,
     }
     return Plan(**{**usual, **changed})  # type: ignore[arg-type]
+
+
+def texts() -> Texts:
+    return Texts(luggage().texts["train"], WORDS, torch.device("cpu"), 700)
 
 
 def lesson(side: int, batch: int = 1, seed: int = 3) -> Lesson:
@@ -94,7 +101,7 @@ def test_packed_questions_get_the_logits_of_the_exported_model(side: int, tmp_pa
     save_file({name: weight.detach() for name, weight in made.trained().items()}, tmp_path / "adapters.safetensors")
     stock = seeing(tmp_path / "adapters.safetensors", luggage(), config(), side)
     with torch.no_grad():
-        packed = made(drawn, made.projector(made.seen(drawn.pixels, drawn.positions)), LAYOUTS[side].visual)
+        packed = made(drawn, made.projector(made.seen(drawn.pixels, drawn.positions)))
     processor = build_processor(tokenizer(), side)
     for question in range(int((drawn.families[0] >= 0).sum())):
         ids = drawn.tokens[0][drawn.segments[0] == question]
@@ -113,7 +120,12 @@ def test_windows_keep_the_positions_of_their_scene() -> None:
     drawn = lesson(8, 4)
     assert drawn.places.equal(drawn.positions)
     assert len({int(first) for first in drawn.places[:, 0]}) > 1
-    assert LAYOUTS[8].visual == 576
+    assert drawn.counted.tolist() == [576] * 4
+    small = lesson_of(draw_lesson((3,), "held_out", 4, 8, 12))
+    lines, columns = small.places // 12, small.places % 12
+    assert small.positions.equal((lines + 6) * 24 + columns + 6)
+    assert columns.max() - columns.min() >= 8
+    assert small.counted.tolist() == [144] * 4
 
 
 @pytest.mark.parametrize("layer", [0, 1])
@@ -121,13 +133,13 @@ def test_dropping_nothing_changes_nothing_and_dropping_hides(layer: int) -> None
     made, drawn = seer(spread=0.1), lesson(12, 2)
     with torch.no_grad():
         visual = made.projector(made.seen(drawn.pixels, drawn.positions))
-        full = made(drawn, visual, 144)
+        full = made(drawn, visual)
         every = torch.arange(144).expand(2, -1)
-        torch.testing.assert_close(made(drawn, visual, 144, Kept(layer, every)), full)
+        torch.testing.assert_close(made(drawn, visual, Kept(layer, every)), full)
         some = torch.arange(0, 144, 3).expand(2, -1)
-        cut, other = made(drawn, visual, 144, Kept(layer, some)), visual.clone()
+        cut, other = made(drawn, visual, Kept(layer, some)), visual.clone()
         other[:, 1::3] += 1
-        again = made(drawn, other, 144, Kept(layer, some))
+        again = made(drawn, other, Kept(layer, some))
     assert (cut - full).abs().max() > 1e-3
     assert ((again - cut).abs().max() < 1e-4) == (layer == 0)
 
@@ -151,11 +163,10 @@ def test_words_can_be_read_from_aligned_visual_tokens() -> None:
     assert judge.variety(projector(background.states))["directions"] > 5
 
 
-def test_the_loss_falls_by_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapt, "WARM_UP", 5)
-    monkeypatch.setattr(adapt, "ADAPTER_RATE", 1e-2)  # a narrow decoder of random weights learns slowly
+def test_the_loss_falls_by_training() -> None:
+    quick = replace(WHOLE_SCENES, warm_up=5, adapter_rate=1e-2)  # a narrow decoder of random weights learns slowly
     torch.manual_seed(0)
-    learner = Learner(seer(rank=16), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
+    learner = Learner(seer(rank=16), texts(), quick)
     drawn = [lesson(8, 4, seed) for seed in range(3)]
     for step in range(130):
         learner.learn(drawn[step % 3], 0.1)
@@ -168,8 +179,79 @@ def test_the_loss_falls_by_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(after["losses"]) == set(before["losses"])
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_adapters_beside_frozen_weights_equal_merged_ones(half: bool) -> None:
+    found = []
+    for merges in (True, False):
+        torch.manual_seed(0)
+        learner = Learner(seer(half=half), texts(), SMALL_PICTURES)
+        learner.seer.merges = merges
+        for weight in learner.seer.up.values():
+            weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+        drawn = lesson(8, 2)
+        with torch.no_grad():
+            logits = learner.seer(drawn, learner.seer.projector(learner.seer.seen(drawn.pixels, drawn.positions)))
+        learner.step = adapt.TEXT_EVERY - 1
+        learner._gradients(drawn)
+        assert not any(tensor.requires_grad for tensor in learner.seer.buffers())
+        assert not any(weight.requires_grad for weight in learner.seer.tower.parameters())
+        found.append((logits.float(), {name: weight.grad for name, weight in learner.seer.trained().items()}))
+    (logits, gradients), (others, again) = found
+    close = 0.1 if half else 1e-4
+    assert (logits - others).norm() < close * logits.norm()
+    for name, gradient in gradients.items():
+        assert gradient.norm() > 0
+        assert (gradient - again[name]).norm() < close * gradient.norm(), name
+
+
+class Shapes(TorchDispatchMode):
+    """Collects the shapes of all tensors that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if not any(result.alias_info for result in function._schema.returns):  # a view computes nothing
+            self.seen |= {tuple(out.shape) for out in (found if isinstance(found, tuple) else (found,)) if isinstance(out, torch.Tensor)}
+        return found
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_only_merging_computes_gradients_as_large_as_frozen_weights(merges: bool) -> None:
+    made, drawn = seer(spread=0.1), lesson(8)
+    made.merges = merges
+    loss = made(drawn, made.projector(made.seen(drawn.pixels, drawn.positions)).detach()).sum()
+    with Shapes() as shapes:
+        loss.backward()
+    frozen = {tuple(getattr(made, f"base_{part}").shape) for part in PARTS}
+    assert len(shapes.seen) > 10
+    assert bool(shapes.seen & (frozen | {shape[1:] for shape in frozen} | {shape[:0:-1] for shape in frozen})) == merges
+
+
+def test_trimmed_lessons_have_the_same_gradients() -> None:
+    found = []
+    for trims in (False, True):
+        learner, drawn = Learner(seer(spread=0.1), None, SMALL_PICTURES), lesson(8, 2)
+        short = drawn.trimmed()
+        assert short.tokens.shape[1] < drawn.tokens.shape[1] or short.rows.shape[1] < drawn.rows.shape[1]
+        learner._gradients(short if trims else drawn)
+        found.append({name: weight.grad for name, weight in learner.seer.trained().items()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_a_projector_that_rests_needs_no_gradient() -> None:
+    learner, drawn = Learner(seer(spread=0.1), None, SMALL_PICTURES), lesson(8)
+    learner._gradients(drawn, resting=True)
+    assert {name for name, weight in learner.seer.trained().items() if weight.grad is None} == {
+        name for name in learner.seer.trained() if name.startswith("projector")
+    }
+
+
 def test_the_projector_rests_at_first() -> None:
-    learner = Learner(seer(spread=0.1), None)
+    learner = Learner(seer(spread=0.1), None, WHOLE_SCENES)
     moved = []
     for progress in (0.1, 0.5):
         before = {name: weight.detach().clone() for name, weight in learner.seer.trained().items()}
@@ -182,7 +264,7 @@ def test_half_precision_gives_nearly_the_same_gradients() -> None:
     found = []
     for half in (False, True):
         torch.manual_seed(0)
-        learner = Learner(seer(half=half), Texts(luggage().texts["train"], WORDS, torch.device("cpu")))
+        learner = Learner(seer(half=half), texts(), WHOLE_SCENES)
         for weight in learner.seer.up.values():
             weight.data.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
         learner.step = adapt.TEXT_EVERY - 1
@@ -198,7 +280,7 @@ def test_half_precision_gives_nearly_the_same_gradients() -> None:
 def test_a_lesson_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for pieces in (1, 2):
-        learner = Learner(seer(spread=0.1), None)
+        learner = Learner(seer(spread=0.1), None, WHOLE_SCENES)
         learner.pieces = pieces
         learner._gradients(lesson(8, 4))
         found.append({name: weight.grad for name, weight in learner.seer.trained().items()})
@@ -209,7 +291,7 @@ def test_a_lesson_in_pieces_has_the_same_gradients(monkeypatch: pytest.MonkeyPat
 
 
 def test_too_little_memory_halves_the_pieces_until_a_lesson_fits() -> None:
-    learner = Learner(seer(), None)
+    learner = Learner(seer(), None, WHOLE_SCENES)
     whole = learner._gradients
 
     def scarce(given: Lesson) -> None:
@@ -223,24 +305,24 @@ def test_too_little_memory_halves_the_pieces_until_a_lesson_fits() -> None:
 
 
 def test_a_jump_of_the_loss_brings_the_last_good_weights_back() -> None:
-    learner = Learner(seer(spread=0.1), None)
+    learner = Learner(seer(spread=0.1), None, WHOLE_SCENES)
     guard, name = Guard(learner), "up.q"
     good = learner.seer.trained()[name].detach().clone()
     assert not guard.restored(2.0)
     learner.seer.trained()[name].data.add_(1)
     assert guard.restored(3.6)
     assert learner.seer.trained()[name].equal(good)
-    assert guard.factor == learner.optimiser.param_groups[1]["base"] / adapt.ADAPTER_RATE == adapt.CALMER
+    assert guard.factor == learner.optimiser.param_groups[1]["base"] / WHOLE_SCENES.adapter_rate == adapt.CALMER
     assert guard.restored(float("nan"))
 
 
 def test_rates_rise_and_fall_and_sizes_grow_by_the_clock() -> None:
-    assert rate(0, 0.0) == pytest.approx(0.01)
-    assert rate(1000, 0.5) == pytest.approx(0.505)
-    assert rate(1000, 1.0) == pytest.approx(adapt.LAST_RATE)
+    assert rate(0, 0.0, 100) == pytest.approx(0.01)
+    assert rate(1000, 0.5, 100) == pytest.approx(0.505)
+    assert rate(1000, 1.0, 100) == pytest.approx(adapt.LAST_RATE)
     sizes = []
     for before in (0.0, 99.0):
-        coming = adapt.orders(Clock(100.0, before), 0, 0, 2000, 25)
+        coming = adapt.orders(Clock(100.0, before), WHOLE_SCENES, 0, 0, 2000, 25)
         sizes.append([next(coming)[1][3] for _ in range(30)])
     assert sizes[0].count(8) > 20
     assert 24 not in sizes[0]
@@ -298,7 +380,7 @@ def test_a_run_keeps_to_its_time_and_resumes(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     run = Run(tmp_path, tmp_path / "state", luggage(), plan(), 0.0)
-    learner = Learner(seer(), None)
+    learner = Learner(seer(), None, WHOLE_SCENES)
     learner.seer.trained()["up.q"].data[0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"1 tensors of weights, up.q first"):
         run._save(learner, Clock(1.0))
