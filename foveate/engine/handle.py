@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from foveate.engine.arguments import named, parameters_of
 from foveate.engine.encoders import Encoders
 from foveate.engine.forward import ForwardPass
+from foveate.engine.late import LateReport
 from foveate.engine.schedule import Schedule
 from foveate.engine.standins import StandIns
 from foveate.engine.surroundings import check_generation, generation_options, refuse_continuous_batching
@@ -36,7 +37,7 @@ class Handle:
         self._schedule = schedule
         self._encoders = Encoders(schedule.model, schedule.family, schedule.needs & TOWER_SIGNALS)
         self._passes = PerThread(functools.partial(ForwardPass, schedule, self._encoders, self._publish))
-        self._latest = Report()
+        self._latest = LateReport.of(Report())
         self._hooks = self._attach()
         self._stand_ins = StandIns(schedule.model)
         if hasattr(schedule.model, "generate"):
@@ -46,9 +47,12 @@ class Handle:
 
     @property
     def report(self) -> Report:
-        """What the last prefill did, of this thread or, where that ran none, of any. Empty before the first and after text alone."""
+        """What the last prefill did, of this thread or, where that ran none, of any. Empty before the first and after text alone.
+
+        It is made on first reading: on an accelerator that waits until the prefill is over, which the prefill itself does not.
+        """
         own = self._passes.own.report
-        return self._latest if own is None else own
+        return (self._latest if own is None else own).read()
 
     @property
     def model(self) -> nn.Module:
@@ -92,7 +96,7 @@ class Handle:
             )
         super().__setattr__(name, value)
 
-    def _publish(self, report: Report) -> None:
+    def _publish(self, report: LateReport) -> None:
         self._latest = report
 
     def _attach(self) -> list[Any]:

@@ -80,13 +80,13 @@ class TokenCarve(Method):
         for i, view in enumerate(views):
             budget = self.budget(len(view), view.grid[0])
             if budget == len(view):
-                plans[i] = Plan.identity(len(view))
+                plans[i] = Plan.deferred(torch.arange(len(view), device=view.states.device), budget)
             else:
                 groups.setdefault((budget, view.states.shape, view.states.dtype, view.states.device), []).append(i)
         for (budget, _, _, _), members in groups.items():
             target, order = self._targets([views[i] for i in members], budget)
-            # One copy for the whole group: a plan checks itself, and each check on a GPU would wait for it.
-            plans.update(zip(members, map(Plan, target.cpu(), order.cpu()), strict=True))
+            orders: Sequence[Tensor | None] = order.unbind() if order.shape[1] else [None] * len(members)
+            plans.update((i, Plan.deferred(own, budget, first)) for i, own, first in zip(members, target.unbind(), orders, strict=True))
         return [plans[i] for i in range(len(views))]
 
     def _targets(self, views: list[View], keep: int) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ class TokenCarve(Method):
         weight = _fraction(self.attention_weight)
         points: list[Tensor] = []
         if weight > 0:
-            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]))
+            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]), views)
             points.append(weight.numerator * _points(attention))
         if weight < 1:
             states = torch.stack([view.states if self.source == "hidden" else view.signal(self.source) for view in views])
