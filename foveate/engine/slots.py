@@ -92,7 +92,7 @@ def shorten(slots: Slots, leaving: Tensor, counts: Sequence[int] | None = None) 
     source = torch.zeros(len(order), width + 1, dtype=torch.long, device=order.device)
     present = torch.arange(order.shape[1], device=order.device).expand_as(order)
     source = source.scatter_(1, torch.where(staying, target, width), present)[:, :width]
-    columns = slots.input_columns.gather(1, source)
+    columns = upload(slots.input_columns, source.device).gather(1, source)
     if even:
         return Route(source, target, Slots(torch.ones(len(order), width, dtype=torch.bool), columns))
     real = torch.arange(width) >= width - torch.tensor(counts)[:, None]

@@ -56,6 +56,7 @@ class VisualTokens:
             by_row: for each row of the batch (q or heads, n) attention and (q, d) states.
             needs: names of the signals that the method reads.
         """
+        self._follow(states.device)
         chosen = [self.images[owner] for owner in owners]
         counts = [image.count for image in chosen]
         whole = len(chosen) == len(self.images)
@@ -91,6 +92,7 @@ class VisualTokens:
             the way to the shorter sequence, and its states (b, k, d).
         """
         device, width = states.device, slots.shape[1]
+        self._follow(device)
         targets, orders = zip(*(plan.on(device) for plan in plans), strict=True)
         starts = [0, *accumulate(image.count for image in self.images)]
         places = torch.arange(starts[-1], device=device)
@@ -125,6 +127,11 @@ class VisualTokens:
             cells = (places if len(plans) == 1 else places - first) if self._cells is None else self._cells
             self._cells = cells[kept]
         return route, short
+
+    def _follow(self, device: torch.device) -> None:
+        """Where layers are on several devices, indices go with the states."""
+        self._slots = upload(self._slots, device)
+        self._cells = None if self._cells is None else upload(self._cells, device)
 
     def _counts(self, plans: Sequence[Plan], slots: Slots) -> list[int] | None:
         """How many slots of each row remain; `None` where only the device knows, because the mask hides some that leave."""
