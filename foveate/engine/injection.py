@@ -40,11 +40,11 @@ class Injection:
         self._source = source.masked_fill(upload(~route.slots.real, source.device), -1) if route.slots.padded else source
 
     def merge(self, into: Tensor, others: Tensor) -> None:
-        """The tokens in the slots `others` (m,) are about to be merged into those in the slots `into` (m,): so are the features still to come.
+        """Some tokens are about to be merged into others: so are the features still to come.
 
         Args:
-            into: slots of the present batch, counted over all rows.
-            others: likewise.
+            into: (m,) the slots of the tokens that they are merged into, counted over all rows.
+            others: (m,) the slots of those that are merged.
         """
         source = self._source.flatten()
         target, merged = (source.index_select(0, upload(slots, source.device)) for slots in (into, others))

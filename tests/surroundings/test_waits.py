@@ -1,4 +1,4 @@
-"""On an accelerator the host waits at most twice for a compressed prefill, and never for a decoding step, beyond what the model itself does."""
+"""Beyond what a model itself does, the host waits for an accelerator twice in a compressed prefill, and never in a decoding step."""
 
 from __future__ import annotations
 
