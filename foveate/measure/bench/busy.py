@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 __all__ = ["BusyTime", "covered"]
@@ -64,7 +63,7 @@ class BusyTime:
             spans = [
                 (event.time_range.start, event.time_range.end)
                 for event in self._profile.events()
-                if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
+                if event.device_type.name == "CUDA" and not getattr(event, "is_user_annotation", False)
             ]
             self._profile = None
             if spans:

@@ -159,7 +159,7 @@ class Run:
         facts: versions, machine and model; see `foveate.measure.facts`.
         shape: sizes of the model's parts; see `foveate.measure.bench.shapes.sizes`.
         groups: by batch size.
-        host_overhead: for each method the prefill of a model so small that Python takes its time, divided by that without compression.
+        host_overhead: by method, what compression costs the host; see `foveate.measure.bench.host_overhead.HostOverhead`.
     """
 
     settings: dict[str, Any]
@@ -167,7 +167,7 @@ class Run:
     facts: dict[str, Any]
     shape: dict[str, Any]
     groups: Annotated[list[Group], Field(max_length=100)] = field(default_factory=list)
-    host_overhead: Mapping[str, Amount] = field(default_factory=dict)
+    host_overhead: Mapping[str, Mapping[str, Amount]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the figures of every row beside its timings."""

@@ -42,9 +42,10 @@ def measure(
     *,
     rounds: int = 10,
     new_tokens: Sequence[int] = (1, 8),
-    decodings: Sequence[Decoding] = (),
+    decodings: Sequence[Decoding] = ("loop",),
     graphs: bool = False,
     compilation: CompileConfig | None = None,
+    until: Callable[[], bool] = lambda: False,
     group: Group | None = None,
     after_round: Callable[[Group], None] = lambda group: None,
     progress: Callable[[], object] = lambda: None,
@@ -60,9 +61,10 @@ def measure(
         methods: each at its own layer; ideals are measured for each distinct (layer, tokens).
         rounds: timed rounds, including those that `group` already has.
         new_tokens: numbers of new tokens at which times are taken; the largest is generated.
-        decodings: ways of decoding by `generate`, each of which adds the full model and every method.
+        decodings: ways of making new tokens, in each of which the full model and every method run; ideals run in "loop" alone.
         graphs: also run every method with CUDA graphs of the layers after its cut.
         compilation: how "compiled" compiles the decoding step; `None` for transformers' own choice.
+        until: asked before each timed round after the first; true ends the measurement with the rounds so far.
         group: an interrupted measurement of the same model, prompt and methods, to resume.
         after_round: called with the group after every timed round, to save it.
         progress: called after every single run.
@@ -95,6 +97,8 @@ def measure(
     _split_method_flops(group)
     everyone(lambda variant: _weigh(variant, model, inputs, marks[-1], compilation))
     for turn in range(group.rounds, rounds):
+        if group.rounds and until():
+            break
         order = made[turn % len(made) :] + made[: turn % len(made)]
         found = everyone(lambda variant: _time(variant, model, inputs, marks, compilation), order)
         # All at once, so that an interruption leaves only whole rounds.
@@ -108,7 +112,13 @@ def measure(
 
 
 def runs_before(
-    rounds: int, methods: Sequence[Method], tokens: int, decodings: Sequence[Decoding] = (), *, graphs: bool = False, cuda: bool = False
+    rounds: int,
+    methods: Sequence[Method],
+    tokens: int,
+    decodings: Sequence[Decoding] = ("loop",),
+    *,
+    graphs: bool = False,
+    cuda: bool = False,
 ) -> int:
     """How often `measure` calls `progress` for a new group with that many visual tokens."""
     return (rounds + UNCOUNTED + cuda) * count_variants(methods, tokens, decodings, graphs=graphs)

@@ -47,16 +47,21 @@ class Variant:
 
 
 def variants(
-    model: nn.Module, inputs: Mapping[str, Tensor], methods: Sequence[Method], decodings: Sequence[Decoding], *, graphs: bool
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    methods: Sequence[Method],
+    decodings: Sequence[Decoding] = ("loop",),
+    *,
+    graphs: bool = False,
 ) -> list[Variant]:
-    """The full model, both ideals of each budget, every method, and what `decodings` and `graphs` add.
+    """The full model and every method, decoded in each way; with the plain loop also both ideals of each budget.
 
     Args:
         model: a loaded model of a known family.
         inputs: a prompt with one image per row and no padding.
         methods: each at its own layer.
-        decodings: ways of decoding by `generate`, each of which adds the full model and every method.
-        graphs: add every method with CUDA graphs of the layers after its cut.
+        decodings: ways of making new tokens.
+        graphs: also every method with CUDA graphs of the layers after its cut, in the plain loop.
 
     Raises:
         BudgetError, LayerError, SignalError: a method does not fit the model.
@@ -68,25 +73,16 @@ def variants(
     budgets = [method.budget(total, image.grid[0]) for method in methods]
     text = torch.ones(length, dtype=torch.bool)
     text[image.columns] = False
-    made = [Variant(Row(FULL, "full", total), contextlib.nullcontext)]
-    for method, keep in zip(methods, budgets, strict=True):
-        stays = text.clone()
-        stays[image.columns.sort().values[torch.linspace(0, total - 1, keep).round().long()]] = True
-        columns = stays.nonzero()[:, 0]
-        for layer in dict.fromkeys((0, method.layer)):
-            made.append(Variant(Row(_ideal_name(keep, layer), "ideal", keep, layer), _bind(ideal, model, columns, layer)))
-        made.append(Variant(_method_row(method, keep), _bind(compress, model, method)))
-    if graphs:
-        made += [
-            Variant(_method_row(method, keep, graphs=True), _bind(_graphed, model, method))
-            for method, keep in zip(methods, budgets, strict=True)
-        ]
+    made: list[Variant] = []
     for decoding in decodings:
-        made.append(Variant(Row(f"{FULL}, {_TITLES[decoding]}", "full", total, decoding=decoding), contextlib.nullcontext))
-        made += [
-            Variant(_method_row(method, keep, decoding), _bind(compress, model, method))
-            for method, keep in zip(methods, budgets, strict=True)
-        ]
+        name = ", ".join(filter(None, (FULL, _TITLES.get(decoding))))
+        made.append(Variant(Row(name, "full", total, decoding=decoding), contextlib.nullcontext))
+        for method, keep in zip(methods, budgets, strict=True):
+            if decoding == "loop":
+                made += [_ideal(model, image, text, keep, layer) for layer in (0, method.layer)]
+            made.append(Variant(_method_row(method, keep, decoding), _bind(compress, model, method)))
+            if decoding == "loop" and graphs:
+                made.append(Variant(_method_row(method, keep, graphs=True), _bind(_graphed, model, method)))
     distinct: dict[str, Variant] = {}
     for variant in made:
         distinct.setdefault(variant.row.name, variant)
@@ -96,7 +92,8 @@ def variants(
 def count_variants(methods: Sequence[Method], tokens: int, decodings: Sequence[Decoding], *, graphs: bool) -> int:
     """How many `variants` there are for that many visual tokens, if the methods are distinct."""
     rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
-    return len(rivals) + (1 + len(methods)) * (1 + len(decodings)) + len(methods) * graphs
+    looped = len(rivals) + len(methods) * graphs if "loop" in decodings else 0
+    return looped + (1 + len(methods)) * len(decodings)
 
 
 def bound(made: Sequence[Variant], rows: Sequence[Row]) -> list[Variant]:
@@ -117,6 +114,13 @@ def _method_row(method: Method, keep: int, decoding: Decoding = "loop", *, graph
     options = {"name": method.name, **asdict(method)}
     name = f"{method}, {title}" if title else str(method)
     return Row(name, "method", keep, method.layer, rival, options, decoding=decoding, graphs=graphs)
+
+
+def _ideal(model: nn.Module, image: ImageTokens, text: Tensor, keep: int, layer: int) -> Variant:
+    """Evenly spread visual tokens, from a layer on; `text` (s,) is true at the other columns."""
+    stays = text.clone()
+    stays[image.columns.sort().values[torch.linspace(0, image.columns.numel() - 1, keep).round().long()]] = True
+    return Variant(Row(_ideal_name(keep, layer), "ideal", keep, layer), _bind(ideal, model, stays.nonzero()[:, 0], layer))
 
 
 def _ideal_name(keep: int, layer: int) -> str:
