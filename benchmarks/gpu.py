@@ -58,7 +58,9 @@ def main(
 def _measure(out: Path, wanted: list[str], end: float, seconds: float, *, small: bool, device: str | None) -> None:
     make_folder(out.parent)
     command = "python benchmarks/" + " ".join(["gpu.py", f"--seconds {seconds:g}", *(["--small"] if small else [])])
-    _write(out, {"command": command, "small": small, "sections": {name: {"state": SKIPPED, "reason": "no time was left"} for name in wanted}})
+    _write(
+        out, {"command": command, "small": small, "sections": {name: {"state": SKIPPED, "reason": "no time was left"} for name in wanted}}
+    )
     tests = start_gpu_tests(end, whole=not small) if TESTS in wanted else None
     rest = [name for name in wanted if name != TESTS]
     try:

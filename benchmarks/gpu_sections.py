@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import statistics
 import subprocess
 import time
 import warnings
@@ -218,7 +217,7 @@ def _plain(group: Group) -> dict[str, Any]:
 def prefill(card: Card, keep: Keep) -> dict[str, Any]:
     """LLaVA-1.5-7B's shape at three batch sizes, cut to 128 tokens."""
     found: dict[str, Any] = {"groups": []}
-    plan = ((1, 2, 10.0), (2, 1, 10.0)) if card.small else ((1, 15, 25.0), (8, 7, 30.0), (32, 5, 45.0))
+    plan = ((2, 1, 10.0),) if card.small else ((1, 15, 25.0), (8, 7, 30.0), (32, 5, 45.0))
     for batch, rounds, seconds in plan:
         if card.left() < seconds / 2:
             break
@@ -348,11 +347,6 @@ def _tiny(shape: ModelShape) -> ModelShape:
     config["vision_config"]["image_size"] = side = 6 * scaled.picture.pixels_per_token
     config |= {name: 36 for name in ("image_seq_length",) if name in config}
     return replace(scaled, config=config, picture=replace(scaled.picture, width=side, height=side))
-
-
-def median(values: list[float]) -> float:
-    """Of any values."""
-    return statistics.median(values)
 
 
 SECTIONS = {

@@ -55,7 +55,12 @@ def finish_gpu_tests(tests: GpuTests) -> dict[str, Any]:
     tests.folder.cleanup()
     if found is None:
         tail = "\n".join(output.splitlines()[-30:]).replace(str(ROOT), ".")
-        return {"state": "failed", "reason": reason or f"pytest ended with code {tests.process.returncode}", "seconds": seconds, "output": tail}
+        return {
+            "state": "failed",
+            "reason": reason or f"pytest ended with code {tests.process.returncode}",
+            "seconds": seconds,
+            "output": tail,
+        }
     return {"state": "done", "seconds": seconds, "results": found}
 
 
