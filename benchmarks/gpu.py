@@ -10,9 +10,11 @@ The most important sections come first, results are written after each, and a se
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +22,7 @@ from typing import Annotated, Any
 import typer
 from common import RESULTS
 from gpu_sections import SECTIONS, Card, fits, gpu_facts
-from gpu_tests import finish_gpu_tests, start_gpu_tests
+from gpu_tests import GpuTests, start_gpu_tests
 from rich.console import Console
 
 from foveate.files.records import ANYTHING
@@ -64,32 +66,32 @@ def _measure(out: Path, wanted: list[str], end: float, seconds: float, *, small:
     tests = start_gpu_tests(end, whole=not small) if TESTS in wanted else None
     rest = [name for name in wanted if name != TESTS]
     try:
-        if tests is not None:  # beside them the first section counts waits, whose number does not depend on time
-            first, rest = rest[:1], rest[1:]
-            rest = _run_worker(out, first, end, small=small, device=device) + rest
-            _merge(out, TESTS, finish_gpu_tests(tests))
         while rest and time.time() < end:
-            rest = _run_worker(out, rest, end, small=small, device=device)
+            rest = _run_worker(out, rest, end, small=small, device=device, tests=tests)
+        if tests is not None:
+            _merge(out, TESTS, tests.finish())
     finally:
-        if tests is not None and tests.process.poll() is None:
-            tests.process.kill()
+        if tests is not None:
+            tests.stop()
 
 
-def _run_worker(out: Path, names: list[str], end: float, *, small: bool, device: str | None) -> list[str]:
-    """Run sections in a process of their own.
+def _run_worker(out: Path, names: list[str], end: float, *, small: bool, device: str | None, tests: GpuTests | None) -> list[str]:
+    """Run sections in a process of their own, which learns from its input what the tests found, once they are over.
 
     Returns:
         what is left to run, after the section that broke it.
     """
-    if not names:
-        return []
     options = [*(["--small"] if small else []), *(["--device", device] if device else [])]
     command = [sys.executable, __file__, "--worker", "--out", str(out), "--sections", ",".join(names), "--seconds", str(end - time.time())]
+    worker = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, text=True)
+    deliver = threading.Thread(target=_deliver, args=(worker, tests), daemon=True)
+    deliver.start()
     try:
-        code = subprocess.run([*command, *options], check=False, timeout=max(1.0, end - time.time() + 15)).returncode
+        code = worker.wait(max(1.0, end - time.time() + 15))
         reason = f"the process ended with code {code}"
     except subprocess.TimeoutExpired:
-        code, reason = -1, "no time was left"
+        worker.kill()
+        code, reason = worker.wait(), "no time was left"
     states = _read(out)["sections"]
     broken = next((name for name in names if states[name]["state"] == STARTED), None)
     if broken is not None:
@@ -100,13 +102,27 @@ def _run_worker(out: Path, names: list[str], end: float, *, small: bool, device:
     return names[len(tried) :] if tried else []
 
 
+def _deliver(worker: subprocess.Popen[str], tests: GpuTests | None) -> None:
+    """Tell a worker that nothing else runs on the device, and what the tests found."""
+    found = None if tests is None else tests.finish()
+    with contextlib.suppress(BrokenPipeError, ValueError), worker.stdin or contextlib.nullcontext():
+        if worker.stdin is not None:
+            worker.stdin.write(json.dumps(found) + "\n")
+
+
 def _work(out: Path, names: list[str], end: float, *, small: bool, device: str | None) -> None:
     card = Card.here(device, end, small=small)
     results = _read(out)
     results["environment"] = gpu_facts(card)
     _write(out, results)
+    alone = False
     for name in names:
         section = SECTIONS[name]
+        if section.timed and not alone:
+            section.prepare(card)
+            tests, alone = json.loads(sys.stdin.readline() or "null"), True
+            if tests is not None:
+                _merge(out, TESTS, tests)
         if not fits(card, section):
             continue
         started = time.time()

@@ -98,10 +98,19 @@ class Section:
     Attributes:
         run: measures on a card, hands over what there is so far, and returns the whole.
         least: seconds without which it does not start.
+        timed: whether nothing else may run on the device meanwhile.
+        model: the shape that it needs first.
     """
 
     run: Callable[[Card, Keep], dict[str, Any]]
     least: float
+    timed: bool = True
+    model: str | None = None
+
+    def prepare(self, card: Card) -> None:
+        """Make the model, which takes seconds that need not be waited for."""
+        if self.model is not None:
+            card.model(self.model)
 
 
 def fits(card: Card, section: Section) -> bool:
@@ -350,8 +359,8 @@ def _tiny(shape: ModelShape) -> ModelShape:
 
 
 SECTIONS = {
-    "waits": Section(waits, 20),
-    "prefill": Section(prefill, 40),
+    "waits": Section(waits, 20, timed=False),
+    "prefill": Section(prefill, 40, model="llava-1.5-7b"),
     "graphs": Section(graphs, 30),
     "decode": Section(decode, 50),
     "long_prompts": Section(long_prompts, 40),
