@@ -11,7 +11,7 @@ from torch import nn
 from foveate.errors import UnsupportedError, UnsupportedModelError
 from foveate.families import Family
 
-__all__ = ["check_generation", "check_not_compiled", "generation_options", "refuse_continuous_batching", "unwrapped"]
+__all__ = ["check_generation", "check_not_compiled", "generation_options", "new_tokens", "refuse_continuous_batching", "unwrapped"]
 
 _GUESSING = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 """Options of `generate` that make it decode several guesses at once."""
@@ -75,23 +75,30 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedError: naming the option.
     """
-    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
-
-    def asked(name: str) -> Any:
-        if name in options:
-            return options[name]
-        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
-
-    chunk = asked("prefill_chunk_size")
+    chunk = _asked(model, options, "prefill_chunk_size")
     if chunk is not None:
         raise UnsupportedError(f"prefill_chunk_size={chunk} splits the prompt, and compression needs it whole; set it to None")
     for name in _GUESSING:
-        value = asked(name)
+        value = _asked(model, options, name)
         if value is not None and value is not False:
             shown = type(value).__name__ if isinstance(value, nn.Module) else value
             raise UnsupportedError(
                 f"assisted decoding ({name}={shown}) is not supported: its first forward ends in guesses, not in the prompt; omit {name}"
             )
+
+
+def new_tokens(model: nn.Module, options: Mapping[str, Any]) -> int | None:
+    """How many tokens a call of `generate` with these options is to generate; `None` where it says so in another way."""
+    value = _asked(model, options, "max_new_tokens")
+    return value if isinstance(value, int) else None
+
+
+def _asked(model: nn.Module, options: Mapping[str, Any], name: str) -> Any:
+    """An option of `generate`; the model's own `generation_config` fills what the call leaves open."""
+    if name in options:
+        return options[name]
+    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
+    return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
 
 def refuse_continuous_batching(*_: Any, **__: Any) -> NoReturn:
