@@ -121,11 +121,12 @@ class StaticSteps:
 
     def prepare(self, original: Callable[..., Any], input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `prepare_inputs_for_generation`, which runs uncompiled before every step of `generate`."""
-        given = cache_of(kwargs)
-        outer = self._outer_of(given)
+        own, outer = self._threads.own, self._outer_of(cache_of(kwargs))
+        sliced = kwargs.get("next_sequence_length")
+        if sliced != 1:
+            self._stand_aside(own)
         if outer is None or args:
             return original(input_ids, *args, **kwargs)
-        sliced = kwargs.get("next_sequence_length")
         tokens = input_ids.shape[1] if sliced is None else int(sliced)
         if tokens > 1:
             if not self._concerned(outer, input_ids):
@@ -139,7 +140,7 @@ class StaticSteps:
         kwargs["position_ids"] = _like(cut.positions(), kwargs.get("position_ids"))
         cut.count(None)
         kwargs["attention_mask"] = self._mask(cut)
-        self._threads.own.outer = outer
+        own.outer = outer
         return original(input_ids, **kwargs)
 
     def enter(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
