@@ -137,11 +137,14 @@ class StaticSteps:
             return original(input_ids, **kwargs)
         cut.make_room(_limit(outer, cut))
         kwargs = with_cache(kwargs, cut.inner)
-        kwargs["position_ids"] = _like(cut.positions(), kwargs.get("position_ids"))
+        positions = kwargs["position_ids"] = _like(cut.positions(), kwargs.get("position_ids"))
         cut.count(None)
         kwargs["attention_mask"] = self._mask(cut)
         own.outer = outer
-        return original(input_ids, **kwargs)
+        inputs = original(input_ids, **kwargs)
+        if inputs.get("position_ids") is None:  # some models drop them, to count the cache's keys instead
+            inputs["position_ids"] = positions
+        return inputs
 
     def enter(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Before the model's forward, outside compiled code.
