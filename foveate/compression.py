@@ -13,7 +13,7 @@ from torch import nn
 from foveate.engine.handle import Handle, handle_on
 from foveate.engine.identity import identity
 from foveate.engine.schedule import Schedule
-from foveate.engine.surroundings import check_generation, check_not_compiled, unwrapped
+from foveate.engine.surroundings import check_generation, check_hooks_run, unwrapped
 from foveate.engine.versions import warn_if_untested
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedModelError, UsageError
 from foveate.families import Family, family_of
@@ -46,14 +46,14 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         LayerError: the model has no such layer, or the layers of a schedule do not increase.
         SignalError: the model cannot give a signal that a method needs at its layer.
         CompressorError: a method's compressor is missing, damaged, or made for another model.
-        UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
+        UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or its call is compiled.
     """
     _check_model(model)
     schedule = schedule_of(method, "compress()")
     warn_if_untested()
     model = unwrapped(model)
     family = family_of(model)
-    check_not_compiled(model, family)
+    check_hooks_run(model, family)
     _check_decoder(family.decoder(model).config)
     _check_schedule(schedule, family, model)
     check_generation(model, {})

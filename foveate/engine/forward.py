@@ -97,8 +97,8 @@ class ForwardPass:
         if not failed:
             check_used(self._encoders.calls - self._encoded, self._compressed)
 
-    def enter_backbone(self, backbone: nn.Module, given: Mapping[str, Any]) -> None:
-        """Before the backbone; `given` are its arguments by name."""
+    def enter_backbone(self, backbone: nn.Module, given: Mapping[str, Any], *, static: bool = False) -> None:
+        """Before the backbone; `given` are its arguments by name, and `static` says that a static cache is to be filled."""
         if isinstance(self.running, Prefill) and self.running.deciding:
             raise UnsupportedError("a method called the model that it decides for, inside its prefill; call it before, or use a copy of it")
         self.forget()
@@ -106,7 +106,8 @@ class ForwardPass:
         input_ids = input_ids_of(given)
         # At a decoding step looking at the token would stall an accelerator for nothing.
         if input_ids.shape[1] > 1:
-            check_not_compiled(self._schedule.model, self._schedule.family)
+            if not static:
+                check_not_compiled(self._schedule.model, self._schedule.family)
             check_backbone_call(self._schedule.family, self._schedule.model, backbone, given)
             self._pending = (input_ids, given.get("mm_encoder_outputs"))
 
