@@ -27,6 +27,10 @@ class Injection:
         self._source = torch.full(mask.shape, -1)
         self._source[mask] = torch.arange(int(mask.sum()))
 
+    def reaches(self, index: int) -> bool:
+        """Whether the output of decoder layer `index`, or of a later one, gets features."""
+        return index < len(self._features)
+
     def add(self, index: int, states: Tensor) -> Tensor:
         """The output (b, n, d) of decoder layer `index` with its features."""
         if index >= len(self._features):
