@@ -184,5 +184,5 @@ class Graphs:
 
 
 def _options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Plain values, which become part of the graph."""
-    return {name: value for name, value in kwargs.items() if name not in KNOWN}
+    """Plain values, which become part of the graph; it keeps keys and values whether the call wants them or not."""
+    return {name: True if name == "use_cache" else value for name, value in kwargs.items() if name not in KNOWN}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ class Watch:
         self._layers = layers
         self.version = 0
         self._children: list[dict[str, nn.Module | None]] = []
-        self._weights: list[dict[str, Tensor | None]] = []
+        self._weights: list[Mapping[str, Tensor | None]] = []
         self._hooks: list[dict[int, Any]] = []
         self._attributes: list[dict[str, Any]] = []
         self._seen: _State | None = None
@@ -65,7 +65,7 @@ class Watch:
             if reason:
                 return reason
         self._children = [module._modules for module in modules]
-        self._weights = [weights for module in modules for weights in (module._parameters, module._buffers)]
+        self._weights = [*(module._parameters for module in modules), *(module._buffers for module in modules)]
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._attributes = [module.__dict__ for module in inner]
         seen = self._state(device)
@@ -75,11 +75,12 @@ class Watch:
 
     def _state(self, device: torch.device) -> _State:
         weights = [weight for weight in _values(self._weights) if weight is not None]
-        return _State(device, [*_values(self._children)], weights, [*map(id, weights)], [weight.data_ptr() for weight in weights])
+        addresses = [weight.data_ptr() for weight in weights]
+        return _State(device, [*_values(self._children)], weights, [*map(id, weights)], addresses, [*chain.from_iterable(self._hooks)])
 
     def _as_seen(self, device: torch.device) -> bool:
         """Whether nothing has changed in the modules inside the layers since the last thorough look."""
-        if self._seen is None or any(self._hooks) or any("forward" in attributes for attributes in self._attributes):
+        if self._seen is None or any("forward" in attributes for attributes in self._attributes):
             return False
         # Identities first: the address of something that is no plain tensor may not be asked for.
         identities = [id(weight) for weight in _values(self._weights) if weight is not None]
@@ -95,9 +96,10 @@ class _State:
     weights: list[Tensor] = field(compare=False)
     identities: list[int]
     addresses: list[int]
+    hooks: list[int]
 
 
-def _values(parts: Iterable[dict[Any, T]]) -> Iterable[T]:
+def _values(parts: Iterable[Mapping[str, T]]) -> Iterable[T]:
     return chain.from_iterable(part.values() for part in parts)
 
 
