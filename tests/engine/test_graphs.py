@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from graph_double import Double
 from tiny import METHODS, Fixed, batch, generate, keep_target, prompt, tiny_llava
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,20 +26,6 @@ from foveate.engine.graphs import GraphUse, runner
 from foveate.engine.graphs.bypass import Bypassed
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
-
-
-class Double:
-    """Captures on a CPU: a replay runs the same work on the same tensors, which is all that a graph does."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        work()
-        return work
-
-    def exclusive(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
 
 @pytest.fixture(autouse=True)
