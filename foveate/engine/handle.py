@@ -12,6 +12,7 @@ from torch.compiler import is_dynamo_compiling
 from foveate.engine.arguments import named, parameters_of
 from foveate.engine.encoders import Encoders
 from foveate.engine.forward import ForwardPass
+from foveate.engine.graphs import GraphUse
 from foveate.engine.late import LateReport
 from foveate.engine.schedule import Schedule
 from foveate.engine.standins import StandIns
@@ -59,6 +60,12 @@ class Handle:
         return (self._latest if own is None else own).read()
 
     @property
+    def graphs(self) -> GraphUse | None:
+        """How prefills ran under `compress(..., graphs=True)`, of all threads; `None` without it."""
+        graphed = self._schedule.graphed
+        return None if graphed is None else graphed.use
+
+    @property
     def model(self) -> nn.Module:
         """The model that is compressed, without any PEFT wrapper."""
         return self._schedule.model
@@ -81,6 +88,8 @@ class Handle:
         self._hooks = []
         self._encoders.remove()
         self._stand_ins.remove()
+        if self._schedule.graphed is not None:
+            self._schedule.graphed.clear()
 
     def __enter__(self) -> Handle:
         return self

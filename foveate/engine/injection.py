@@ -26,6 +26,10 @@ class Injection:
         # The feature of each slot (b, n); -1 where there is none.
         self._source = torch.where(mask, mask.flatten().cumsum(0).view(mask.shape) - 1, -1)
 
+    def reaches(self, index: int) -> bool:
+        """Whether the output of decoder layer `index`, or of a later one, gets features."""
+        return index < len(self._features)
+
     def add(self, index: int, states: Tensor) -> Tensor:
         """The output (b, n, d) of decoder layer `index` with its features."""
         if index >= len(self._features):
