@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foveate.devices import require
 from foveate.errors import OptionError
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
@@ -117,8 +118,7 @@ class TokenCarve(Method):
             return dict.fromkeys(views, torch.empty(0))
         states = [view.states if self.source == "hidden" else view.signal(self.source) for view in views.values()]
         scores, finite = information_contributions(states, self.information)
-        if not bool(finite.all()):
-            raise not_finite()
+        require(finite, not_finite, list(views.values()))
         return dict(zip(views, scores, strict=True))
 
     def _score(self, views: list[View], information: list[Tensor]) -> Tensor:
