@@ -19,7 +19,7 @@ from transformers import CompileConfig
 from foveate.chat.timing import GenerationTimer, inside_vision
 from foveate.engine.arguments import as_argument, cache_of
 from foveate.engine.cache import cache_bytes
-from foveate.errors import FoveateError
+from foveate.errors import FoveateError, UnsupportedError
 from foveate.measure.bench.busy import BusyTime
 from foveate.measure.bench.flops import OperationCounter
 from foveate.measure.bench.generating import Decoding, generate, timed_generate
@@ -85,6 +85,26 @@ def measure(
     if group.rounds >= rounds:
         return group
     marks = sorted({1, *new_tokens})
+    try:
+        _measure(group, made, inputs, rounds, marks, compilation, until, after_round, progress)
+    finally:
+        for variant in made:
+            variant.close()
+    return group
+
+
+def _measure(
+    group: Group,
+    made: Sequence[Variant],
+    inputs: Mapping[str, Tensor],
+    rounds: int,
+    marks: Sequence[int],
+    compilation: CompileConfig | None,
+    until: Callable[[], bool],
+    after_round: Callable[[Group], None],
+    progress: Callable[[], object],
+) -> None:
+    """All rounds of `measure`."""
 
     def everyone(run: Callable[[Variant], Any], order: Sequence[Variant] = made) -> dict[str, Any]:
         found = {}
@@ -93,22 +113,21 @@ def measure(
             progress()
         return found
 
-    everyone(lambda variant: _count(variant, model, inputs, compilation))
+    everyone(lambda variant: _count(variant, inputs, marks[-1], compilation))
     _split_method_flops(group)
-    everyone(lambda variant: _weigh(variant, model, inputs, marks[-1], compilation))
+    everyone(lambda variant: _weigh(variant, inputs, marks[-1], compilation))
     for turn in range(group.rounds, rounds):
         if group.rounds and until():
             break
-        order = made[turn % len(made) :] + made[: turn % len(made)]
-        found = everyone(lambda variant: _time(variant, model, inputs, marks, compilation), order)
+        order = [*made[turn % len(made) :], *made[: turn % len(made)]]
+        found = everyone(lambda variant: _time(variant, inputs, marks, compilation), order)
         # All at once, so that an interruption leaves only whole rounds.
         for variant in made:
             if variant.row.failed is None:
                 variant.row.timings.append(found[variant.row.name])
         after_round(group)
     if _device(inputs).type == "cuda":  # last, because a profiler may slow down what comes after it
-        everyone(lambda variant: _watch(variant, model, inputs))
-    return group
+        everyone(lambda variant: _watch(variant, inputs))
 
 
 def runs_before(
@@ -129,6 +148,7 @@ def _attempt(variant: Variant, run: Callable[[], Any]) -> Any:
     if variant.row.failed is not None:
         return None
     try:
+        variant.prepare()
         return run()
     except Exception as error:
         if out_of_memory(error):
@@ -161,12 +181,12 @@ def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after:
         after(number, cache)
 
 
-def _count(variant: Variant, model: nn.Module, inputs: Mapping[str, Tensor], compilation: CompileConfig | None) -> None:
+def _count(variant: Variant, inputs: Mapping[str, Tensor], count: int, compilation: CompileConfig | None) -> None:
     """Operations of the prefill and of one decoding step, and the attention kernels; what `generate` decodes only warms up."""
+    model = variant.model
     if variant.row.decoding != "loop":
-        with torch.no_grad(), variant.around():
-            for _ in range(2):  # a graph is recorded when the compiled code runs for the second time
-                generate(model, inputs, variant.row.decoding, 4, compilation=compilation)
+        with torch.no_grad(), variant.around():  # as long as all others, because the length of a static cache is compiled
+            generate(model, inputs, variant.row.decoding, count, compilation=compilation)
         return
     tower = OperationCounter()
     counts = [OperationCounter(), OperationCounter()]
@@ -192,9 +212,9 @@ def _split_method_flops(group: Group) -> None:
             row.flops = {**row.flops, "method": extra}
 
 
-def _weigh(variant: Variant, model: nn.Module, inputs: Mapping[str, Tensor], count: int, compilation: CompileConfig | None) -> None:
+def _weigh(variant: Variant, inputs: Mapping[str, Tensor], count: int, compilation: CompileConfig | None) -> None:
     """Peak memory of one generation, the bytes of its cache after the prefill, and the host's time in hooks."""
-    row, device = variant.row, _device(inputs)
+    row, model, device = variant.row, variant.model, _device(inputs)
     if row.decoding != "loop":
         with torch.no_grad(), variant.around(), peak_memory(device) as memory:
             output = generate(model, inputs, row.decoding, count, compilation=compilation)
@@ -210,13 +230,12 @@ def _weigh(variant: Variant, model: nn.Module, inputs: Mapping[str, Tensor], cou
     with torch.no_grad(), hooks, variant.around(), peak_memory(device) as memory:
         _generate(model, inputs, count, after)
     row.memory = {**asdict(memory), "added": memory.added}
-    row.hooks = {"prefill": spent[1], **({"decode": (spent[-1] - spent[1]) / (count - 1)} if count > 1 else {})}
+    if not variant.lasts:  # else the hooks were there before
+        row.hooks = {"prefill": spent[1], **({"decode": (spent[-1] - spent[1]) / (count - 1)} if count > 1 else {})}
 
 
-def _time(
-    variant: Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int], compilation: CompileConfig | None
-) -> Timing:
-    row = variant.row
+def _time(variant: Variant, inputs: Mapping[str, Tensor], marks: Sequence[int], compilation: CompileConfig | None) -> Timing:
+    row, model = variant.row, variant.model
     if row.decoding != "loop":
         with torch.no_grad(), variant.around() as handle:
             timing = timed_generate(model, inputs, row.decoding, marks, compilation=compilation)
@@ -225,12 +244,15 @@ def _time(
         with timer.generation() as times:
             _generate(model, inputs, marks[-1], lambda number, cache: None)
         method = handle.report.method_seconds if row.kind == "method" else 0.0
+        if row.graphs and handle.graphs.reason is not None:
+            raise UnsupportedError(f"no graph ran: {handle.graphs.reason}")
     ends = {mark: times.token_seconds(mark) for mark in marks}
     return Timing(times.vision_seconds or 0.0, times.prefill_seconds, method, ends)
 
 
-def _watch(variant: Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+def _watch(variant: Variant, inputs: Mapping[str, Tensor]) -> None:
     """How long the device computes in the prefill, the tower apart, and in one decoding step."""
+    model = variant.model
     if variant.row.decoding != "loop":
         return
     device = _device(inputs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,18 +34,46 @@ _TITLES = {"generate": "generate", "static": "static cache", "compiled": "compil
 class Variant:
     """One way of running the model.
 
+    Compiled code and graphs belong to one handle. For these ways a copy of the modules, which shares all weights, is compressed once
+    and stays so, while the model itself runs in other ways in between.
+
     Attributes:
         row: takes what is measured.
-        around: makes the context in which the model runs in this way.
+        model: what runs.
+        place: makes the context in which a model runs in this way.
     """
 
     row: Row
-    around: Callable[[], AbstractContextManager[Any]]
+    model: nn.Module
+    place: Callable[[nn.Module], AbstractContextManager[Any]]
+    _lasting: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
+    _handle: Any = None
+    _prepared: bool = False
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it stays in place between runs."""
+        return self.row.decoding == "compiled" or self.row.graphs
 
     @property
     def optional(self) -> bool:
         """Whether a model or a machine may be unable to run in this way, which is a result and no error."""
         return self.row.decoding != "loop" or self.row.graphs
+
+    def prepare(self) -> None:
+        """Before each run; may take long before the first one."""
+        if self.lasts and not self._prepared:
+            self.model = _sharing(self.model)
+            self._handle = self._lasting.enter_context(self.place(self.model))
+            self._prepared = True
+
+    def around(self) -> AbstractContextManager[Any]:
+        """The context of one run, which gives the handle, if there is one."""
+        return contextlib.nullcontext(self._handle) if self._prepared else self.place(self.model)
+
+    def close(self) -> None:
+        """Leave nothing in place."""
+        self._lasting.close()
 
 
 def variants(
@@ -76,13 +106,13 @@ def variants(
     made: list[Variant] = []
     for decoding in decodings:
         name = ", ".join(filter(None, (FULL, _TITLES.get(decoding))))
-        made.append(Variant(Row(name, "full", total, decoding=decoding), contextlib.nullcontext))
+        made.append(Variant(Row(name, "full", total, decoding=decoding), model, lambda _: contextlib.nullcontext()))
         for method, keep in zip(methods, budgets, strict=True):
             if decoding == "loop":
                 made += [_ideal(model, image, text, keep, layer) for layer in (0, method.layer)]
-            made.append(Variant(_method_row(method, keep, decoding), _bind(compress, model, method)))
+            made.append(Variant(_method_row(method, keep, decoding), model, partial(compress, method=method)))
             if decoding == "loop" and graphs:
-                made.append(Variant(_method_row(method, keep, graphs=True), _bind(_graphed, model, method)))
+                made.append(Variant(_method_row(method, keep, graphs=True), model, partial(_graphed, method=method)))
     distinct: dict[str, Variant] = {}
     for variant in made:
         distinct.setdefault(variant.row.name, variant)
@@ -105,7 +135,7 @@ def bound(made: Sequence[Variant], rows: Sequence[Row]) -> list[Variant]:
     mine, theirs = [variant.row.name for variant in made], [row.name for row in rows]
     if mine != theirs:
         raise InputError(f"the measurement to resume has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
-    return [Variant(row, variant.around) for row, variant in zip(rows, made, strict=True)]
+    return [replace(variant, row=row) for row, variant in zip(rows, made, strict=True)]
 
 
 def _method_row(method: Method, keep: int, decoding: Decoding = "loop", *, graphs: bool = False) -> Row:
@@ -120,7 +150,8 @@ def _ideal(model: nn.Module, image: ImageTokens, text: Tensor, keep: int, layer:
     """Evenly spread visual tokens, from a layer on; `text` (s,) is true at the other columns."""
     stays = text.clone()
     stays[image.columns.sort().values[torch.linspace(0, image.columns.numel() - 1, keep).round().long()]] = True
-    return Variant(Row(_ideal_name(keep, layer), "ideal", keep, layer), _bind(ideal, model, stays.nonzero()[:, 0], layer))
+    place = partial(ideal, columns=stays.nonzero()[:, 0], layer=layer)
+    return Variant(Row(_ideal_name(keep, layer), "ideal", keep, layer), model, place)
 
 
 def _ideal_name(keep: int, layer: int) -> str:
@@ -143,5 +174,6 @@ def _graphed(model: nn.Module, method: Method) -> AbstractContextManager[Any]:
     return handle
 
 
-def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    return lambda: call(*args)
+def _sharing(model: nn.Module) -> nn.Module:
+    """A copy of the modules with the same weights."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
