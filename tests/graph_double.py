@@ -20,3 +20,6 @@ class Double:
 
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def settle(self) -> None:
+        """Everything is done at once."""

@@ -20,6 +20,9 @@ class Recorder(Protocol):
     def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Inside, replays and copies out of their results follow those of every other stream."""
 
+    def settle(self) -> None:
+        """Wait until all of them are done, so that what they read may be given back."""
+
 
 class CudaRecorder:
     """Captures CUDA graphs. All graphs of one recorder share a memory pool, so no two of them may run at once.
@@ -58,6 +61,10 @@ class CudaRecorder:
                 yield
             finally:
                 self._done.record(stream)
+
+    def settle(self) -> None:
+        """See `Recorder`."""
+        self._done.synchronize()
 
 
 RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaRecorder}

@@ -129,11 +129,16 @@ class Graphs:
         """Give all memory back."""
         self.leave()
         with self._lock:
-            self._graphs.clear()
-            self._failed.clear()
+            self._drop()
             self._recorders.clear()
             self._watch = Watch(self._layers)
             self._version = 0
+
+    def _drop(self) -> None:
+        for recorder in self._recorders.values():
+            recorder.settle()
+        self._graphs.clear()
+        self._failed.clear()
 
     def _obstacle(self, states: Tensor, kwargs: dict[str, Any]) -> str | None:
         if states.device.type not in RECORDERS:
@@ -146,8 +151,7 @@ class Graphs:
     def _graph(self, inputs: LayerInputs) -> Captured | str:
         """The graph for these inputs, made if there is none; or why none can be made."""
         if self._version != self._watch.version:
-            self._graphs.clear()
-            self._failed.clear()
+            self._drop()
             self._version = self._watch.version
         tokens = -(-inputs.tokens // STEP) * STEP
         key = (self._config._attn_implementation, *inputs.key(tokens))
