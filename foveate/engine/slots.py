@@ -42,6 +42,11 @@ class Slots:
         return self.real.sum(1).tolist()
 
     @cached_property
+    def total(self) -> int:
+        """Real slots of all rows."""
+        return sum(self.counts)
+
+    @cached_property
     def padded(self) -> bool:
         """Whether any slot is padding."""
         return min(self.counts) < self.real.shape[1]

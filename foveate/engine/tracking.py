@@ -87,9 +87,10 @@ class TrackedImage:
 def report_of(row: int, position: int, tokens: ImageTokens, stages: Sequence[Stage]) -> ImageReport:
     """What became of an image."""
     plan = Plan.identity(tokens.columns.numel())
-    for stage in stages:
+    known = tuple(Stage(stage.method, stage.layer, stage.plan.cpu()) for stage in stages)
+    for stage in known:
         plan = plan.then(stage.plan)
-    return ImageReport(row, position, tokens.grid, plan, tuple(stages), tokens.parts, tokens.kind)
+    return ImageReport(row, position, tokens.grid, plan, known, tokens.parts, tokens.kind)
 
 
 def last_tokens(real: Tensor) -> Tensor:
@@ -176,7 +177,8 @@ def row_digests(embeddings: Tensor) -> Tensor:
     rows = embeddings.detach().contiguous()
     size = rows.element_size()
     words = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
-    bits = rows.view(torch.int64 if rows.shape[-1] * size % 8 == 0 else words).long()
+    aligned = rows.shape[-1] * size % 8 == 0 and rows.storage_offset() * size % 8 == 0
+    bits = rows.view(torch.int64 if aligned else words).long()
     by_column = (bits * _odd_numbers(1, bits.shape[2], rows.device)).sum(-1)
     return (by_column[:, None, :] * _odd_numbers(2, bits.shape[1], rows.device)).sum(-1)
 
