@@ -21,8 +21,8 @@ from foveate.engine.late import LateReport, Outcome
 from foveate.engine.readings import ATTENTION, Readings
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
-from foveate.engine.slots import Slots, take
-from foveate.engine.tracking import TrackedImage, last_tokens, next_positions, question_tokens, text_after_images, track, twin_rows
+from foveate.engine.slots import Slots, last_tokens, take
+from foveate.engine.tracking import TrackedImage, next_positions, question_tokens, text_after_images, track, twin_rows
 from foveate.engine.visual import VisualTokens
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method

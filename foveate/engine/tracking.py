@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foveate.devices import upload
 from foveate.engine.inputs import PromptImages
+from foveate.engine.slots import last_tokens
 from foveate.families import ImageTokens
 from foveate.plan import Plan
 from foveate.report import ImageReport, Stage
@@ -19,7 +20,6 @@ from foveate.view import View
 
 __all__ = [
     "TrackedImage",
-    "last_tokens",
     "next_positions",
     "question_tokens",
     "report_of",
@@ -91,11 +91,6 @@ def report_of(row: int, position: int, tokens: ImageTokens, stages: Sequence[Sta
     for stage in known:
         plan = plan.then(stage.plan)
     return ImageReport(row, position, tokens.grid, plan, known, tokens.parts, tokens.kind)
-
-
-def last_tokens(real: Tensor) -> Tensor:
-    """Each row's last real token (b,), of `real` (b, s)."""
-    return (real * torch.arange(1, real.shape[1] + 1)).argmax(1)
 
 
 def next_positions(position_ids: Tensor | None, real: Tensor, past: int) -> Tensor:
