@@ -89,6 +89,14 @@ class Plan:
             return upload(self.target, device), None
         return upload(self.target, device), upload(self.merged if self.order is None else self.order, device)
 
+    def cpu(self) -> Plan:
+        """The same plan on the CPU, checked; a deferred one is copied and checked now.
+
+        Raises:
+            ValueError: a deferred plan is none, or keeps another number of tokens than it was said to.
+        """
+        return self
+
     @property
     def merges(self) -> bool:
         """Whether any token is merged into another."""
@@ -216,6 +224,9 @@ class _Deferred(Plan):
     @cached_property
     def order(self) -> Tensor | None:  # type: ignore[override]
         return self._read.order
+
+    def cpu(self) -> Plan:
+        return self._read
 
     @property
     def tokens_after(self) -> int:

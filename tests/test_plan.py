@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from tiny import batch, prompt, tiny_llava
 
-from foveate import Method, Plan, Report, View
-from foveate.errors import BudgetError, SignalError, UnknownNameError
+from foveate import Method, Plan, Report, View, compress
+from foveate.errors import BudgetError, MethodError, SignalError, UnknownNameError
 from foveate.methods import find_method, methods
 from foveate.report import ImageReport, Stage
 
@@ -64,6 +66,43 @@ def test_plans_compose() -> None:
     assert first.then(Plan.identity(3)) == first
     with pytest.raises(ValueError, match="keeps 3"):
         first.then(first)
+
+
+def test_a_deferred_plan_is_the_same_plan() -> None:
+    plan = Plan(torch.tensor(MAP), torch.tensor([4, 1]))
+    deferred = Plan.deferred(torch.tensor(MAP), 3, torch.tensor([4, 1]))
+    assert isinstance(deferred, Plan)
+    assert deferred == plan
+    assert plan == deferred
+    assert (len(deferred), deferred.tokens_after, deferred.merges, repr(deferred)) == (7, 3, True, repr(plan))
+    assert deferred.kept.tolist() == plan.kept.tolist()
+    assert deferred.to_list() == plan.to_list()
+    states = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(deferred.merge(states), plan.merge(states))
+    assert deferred.then(Plan.identity(3)) == plan
+    assert deferred.cpu().order.tolist() == [4, 1]
+    copied = pickle.loads(pickle.dumps(deferred))
+    assert type(copied) is Plan
+    assert copied == plan
+    assert copied.order.tolist() == [4, 1]
+
+
+@pytest.mark.parametrize(("kept", "order"), [(2, [1, 4]), (3, None)], ids=["another number", "unsaid merges"])
+def test_what_a_deferred_plan_was_told_is_checked_when_it_is_read(kept: int, order: list[int] | None) -> None:
+    plan = Plan.deferred(torch.tensor(MAP), kept, None if order is None else torch.tensor(order))
+    assert len(plan) == 7  # which nobody has to wait for
+    with pytest.raises(ValueError, match=r"told of .* but its target keeps 3 and merges 2"):
+        plan.cpu()
+
+
+def test_a_deferred_plan_that_is_none_is_found_in_the_prefill() -> None:
+    class Miscounting(Method):
+        def plan(self, view: View) -> Plan:
+            return Plan.deferred(torch.tensor([0, -1, -1, -1]).repeat(4) + torch.arange(16) * 0, 4)
+
+    model = tiny_llava()
+    with compress(model, Miscounting(keep=4)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
+        model(**batch([prompt(3, "image", 5)]))
 
 
 def test_merge_checks_its_rows() -> None:

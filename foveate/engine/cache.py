@@ -24,6 +24,7 @@ __all__ = [
     "CutState",
     "announce",
     "base_state",
+    "bytes_per_token",
     "cache_bytes",
     "check_cache",
     "cut_layer",
@@ -210,9 +211,18 @@ def cache_bytes(cache: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
+def bytes_per_token(layer: Any) -> int:
+    """Bytes of one key and value in all heads of a cache layer."""
+    keys, values = layer.keys, layer.values
+    return keys.shape[1] * keys.shape[3] * keys.element_size() + values.shape[1] * values.shape[3] * values.element_size()  # type: ignore[no-any-return]
+
+
 def physical_length(layer: Any) -> int:
     """Keys that a cache layer holds."""
-    return layer.keys.shape[-2] if layer.is_initialized and layer.keys.numel() else 0
+    if not layer.is_initialized:
+        return 0
+    shape = layer.keys.shape
+    return shape[-2] if len(shape) > 1 else 0
 
 
 def layer_state(cache: Any, index: int) -> CutState | None:

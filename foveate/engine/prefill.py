@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.devices import Checks
 from foveate.engine.arguments import cache_of
-from foveate.engine.cache import cut_layer, forget_since, physical_length
+from foveate.engine.cache import bytes_per_token, cut_layer, forget_since, physical_length
 from foveate.engine.deciding import Decider
 from foveate.engine.injection import Injection
 from foveate.engine.inputs import DecoderInputs, PromptImages
@@ -21,8 +21,8 @@ from foveate.engine.late import LateReport, Outcome
 from foveate.engine.readings import ATTENTION, Readings
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
-from foveate.engine.slots import Slots, take
-from foveate.engine.tracking import TrackedImage, last_tokens, next_positions, question_tokens, text_after_images, track, twin_rows
+from foveate.engine.slots import Slots, last_tokens, take
+from foveate.engine.tracking import TrackedImage, next_positions, question_tokens, text_after_images, track, twin_rows
 from foveate.engine.visual import VisualTokens
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method
@@ -70,6 +70,7 @@ class Prefill:
         real = inputs.real()
         first = Slots.of_input(real, inputs.embeddings.device)
         self._segments = [_Segment(0, first)]
+        self._shape = first.shape
         after = text_after_images(images.tokens, torch.isin(images.input_ids, schedule.placeholders), real)
         self._images = track(images, real, after.sum(1).tolist())
         self._tokens = VisualTokens(self._images, first, inputs.embeddings.device)
@@ -105,7 +106,7 @@ class Prefill:
         states = args[0]
         check_order(index, self._called)
         self._called += 1
-        check_shape(index, states, *self._slots.shape)
+        check_shape(index, states, self._shape)
         kwargs.update(self._arguments)
         cuts = index in self._schedule.cuts
         if cuts:
@@ -115,7 +116,8 @@ class Prefill:
             states = self._cut(index, self._schedule.cuts[index], states, kwargs)
             kwargs.update(self._arguments)
         if self._arguments:
-            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache_of(kwargs))
+            cache = cache_of(kwargs) if self._inputs.past else None
+            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache)
         check_mask(index, kwargs.get("attention_mask"), self._keys.held(index) + states.shape[1])
         if self._graphed is not None and index == self._graphed.first:
             states = self._graphed.run(states, kwargs, injecting=self._injection is not None and self._injection.reaches(index))
@@ -152,9 +154,9 @@ class Prefill:
             if segment is not self._segments[0]:
                 first = 0 if self._schedule.trim else segment.layer
                 cut_layer(layer, self._keys.state(cache, index, first, segment.slots, self._next_position))
-            per_token = sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in (layer.keys, layer.values))
-            bytes_before += per_token * sum(self._segments[0].slots.counts)
-            bytes_after += per_token * sum(segment.slots.counts)
+            per_token = bytes_per_token(layer)
+            bytes_before += per_token * self._segments[0].slots.total
+            bytes_after += per_token * segment.slots.total
         return Outcome(self._images, bytes_before, bytes_after, self._decider.spent, self._slots.input_columns).late()
 
     def close(self) -> None:
@@ -184,6 +186,7 @@ class Prefill:
             self._keys.trim(index, cache, route)
         self._keys.forget_masks()
         self._segments.append(_Segment(index, route.slots))
+        self._shape = route.slots.shape
         # Gaps in the positions would look like packed sequences to the attention kernels; cos and sin carry the real ones.
         start = self._keys.held(index)
         self._arguments = {

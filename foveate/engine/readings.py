@@ -14,7 +14,7 @@ from foveate.engine.cache import physical_length
 from foveate.engine.clock import Spans
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import AttentionProbe, RowsRead, only_rows
-from foveate.engine.slots import Slots
+from foveate.engine.slots import Slots, last_tokens
 
 __all__ = ["ATTENTION", "Readings"]
 
@@ -108,16 +108,24 @@ class Readings:
         before_end = real.sum(1, keepdim=True) - real.cumsum(1)
         return [width - 1 - left[own] for left, own in zip(before_end, columns, strict=True)]
 
+    def _last(self, slots: Slots, device: torch.device) -> Tensor:
+        """The slot (b, 1) of each row's last token."""
+        rows, width = slots.shape
+        if slots is not self._first or not slots.padded:
+            return torch.full((rows, 1), width - 1, device=device)
+        return upload(last_tokens(slots.real)[:, None], device)
+
     def _place(self, index: int, needs: frozenset[str], slots: Slots, device: torch.device, ahead: bool = False) -> AttentionProbe:
         """A probe for the query rows of the last token alone, or of all question tokens; shorter rows are filled up in front."""
+        attention, shares = self._schedule.family.attention(self._schedule.layers[index]), None
+        if not needs & {"text_attention", "head_attention"}:
+            return AttentionProbe(attention, self._last(slots, device), ahead=ahead)
         found = self._asked(slots)
-        width = max(map(len, found)) if needs & {"text_attention", "head_attention"} else 1
+        width = max(map(len, found))
         rows = torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
-        shares = None
         if "head_attention" in needs:
             counts = torch.tensor([[len(row)] for row in found])
             shares = upload((torch.arange(width) >= width - counts) / counts, device)
-        attention = self._schedule.family.attention(self._schedule.layers[index])
         return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead)
 
 

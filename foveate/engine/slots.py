@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.devices import upload
 
-__all__ = ["Route", "Slots", "averaged", "shorten", "take"]
+__all__ = ["Route", "Slots", "averaged", "last_tokens", "shorten", "take"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Slots:
     def counts(self) -> list[int]:
         """Real slots of each row."""
         return self.real.sum(1).tolist()
+
+    @cached_property
+    def total(self) -> int:
+        """Real slots of all rows."""
+        return sum(self.counts)
 
     @cached_property
     def padded(self) -> bool:
@@ -87,7 +92,8 @@ def shorten(slots: Slots, leaving: Tensor, counts: Sequence[int] | None = None) 
     counts = order[:, -1].tolist() if counts is None else list(counts)
     width = max(counts)
     even = min(counts) == width
-    target = order - 1 if even else order + (width - 1) - order[:, -1:]
+    # In bounds even if `counts` are wrong, which is found out later.
+    target = (order - 1 if even else order + (width - 1) - order[:, -1:]).clamp_(0, width)
     # What leaves is sent to a slot after the last one, which is cut off.
     source = torch.zeros(len(order), width + 1, dtype=torch.long, device=order.device)
     present = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -97,6 +103,11 @@ def shorten(slots: Slots, leaving: Tensor, counts: Sequence[int] | None = None) 
         return Route(source, target, Slots(torch.ones(len(order), width, dtype=torch.bool), columns))
     real = torch.arange(width) >= width - torch.tensor(counts)[:, None]
     return Route(source, target, Slots(real, columns.masked_fill(upload(~real, columns.device), -1)))
+
+
+def last_tokens(real: Tensor) -> Tensor:
+    """Each row's last real token (b,), of `real` (b, s)."""
+    return (real * torch.arange(1, real.shape[1] + 1)).argmax(1)
 
 
 def take(tensor: Tensor, slots: Tensor) -> Tensor:

@@ -79,9 +79,9 @@ def check_not_compiled(model: nn.Module, family: Family) -> None:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    wrapped = isinstance(getattr(module, "_orig_mod", None), nn.Module)
-    in_place = getattr(module, "_compiled_call_impl", None) is not None
-    return wrapped or in_place or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+    own = module.__dict__  # asking a module for an attribute that it lacks takes long, and this is asked of every layer
+    wrapped, in_place = "_orig_mod" in own["_modules"], own.get("_compiled_call_impl") is not None
+    return wrapped or in_place or ("forward" in own and hasattr(own["forward"], "_torchdynamo_orig_callable"))
 
 
 def generation_options(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

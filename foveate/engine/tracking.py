@@ -12,6 +12,7 @@ from torch import Tensor
 
 from foveate.devices import upload
 from foveate.engine.inputs import PromptImages
+from foveate.engine.slots import last_tokens
 from foveate.families import ImageTokens
 from foveate.plan import Plan
 from foveate.report import ImageReport, Stage
@@ -19,7 +20,6 @@ from foveate.view import View
 
 __all__ = [
     "TrackedImage",
-    "last_tokens",
     "next_positions",
     "question_tokens",
     "report_of",
@@ -87,14 +87,10 @@ class TrackedImage:
 def report_of(row: int, position: int, tokens: ImageTokens, stages: Sequence[Stage]) -> ImageReport:
     """What became of an image."""
     plan = Plan.identity(tokens.columns.numel())
-    for stage in stages:
+    known = tuple(Stage(stage.method, stage.layer, stage.plan.cpu()) for stage in stages)
+    for stage in known:
         plan = plan.then(stage.plan)
-    return ImageReport(row, position, tokens.grid, plan, tuple(stages), tokens.parts, tokens.kind)
-
-
-def last_tokens(real: Tensor) -> Tensor:
-    """Each row's last real token (b,), of `real` (b, s)."""
-    return (real * torch.arange(1, real.shape[1] + 1)).argmax(1)
+    return ImageReport(row, position, tokens.grid, plan, known, tokens.parts, tokens.kind)
 
 
 def next_positions(position_ids: Tensor | None, real: Tensor, past: int) -> Tensor:
@@ -176,7 +172,8 @@ def row_digests(embeddings: Tensor) -> Tensor:
     rows = embeddings.detach().contiguous()
     size = rows.element_size()
     words = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[size]
-    bits = rows.view(torch.int64 if rows.shape[-1] * size % 8 == 0 else words).long()
+    aligned = rows.shape[-1] * size % 8 == 0 and rows.storage_offset() * size % 8 == 0
+    bits = rows.view(torch.int64 if aligned else words).long()
     by_column = (bits * _odd_numbers(1, bits.shape[2], rows.device)).sum(-1)
     return (by_column[:, None, :] * _odd_numbers(2, bits.shape[1], rows.device)).sum(-1)
 

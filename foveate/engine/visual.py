@@ -122,7 +122,7 @@ class VisualTokens:
             image.count = plan.tokens_after
             image.stages = (*image.stages, Stage(str(method), method.layer, plan))
         if not last:
-            kept = torch.sort(~stays, stable=True).indices[: sum(plan.tokens_after for plan in plans)]
+            kept = torch.sort((~stays).byte(), stable=True).indices[: sum(plan.tokens_after for plan in plans)]
             self._slots = _after(route, self._slots[kept], width)
             cells = (places if len(plans) == 1 else places - first) if self._cells is None else self._cells
             self._cells = cells[kept]

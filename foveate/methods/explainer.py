@@ -99,7 +99,8 @@ class Explainer(Method):
         # A CPU gains nothing from a batch.
         batches = [[each] for each in inputs] if device.type == "cpu" else [inputs]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            network.to(device)
+            if any(parameter.device != device for parameter in network.parameters()):  # `to` takes long where there is nothing to do
+                network.to(device)
             return [scores for batch in batches for scores in network(batch)]
 
     def _network(self, heads: int = 1) -> ConvCompressor:
