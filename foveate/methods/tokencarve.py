@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foveate.devices import require
 from foveate.errors import OptionError
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
@@ -85,14 +86,14 @@ class TokenCarve(Method):
         for i, view in enumerate(views):
             budget = self.budget(len(view), view.grid[0])
             if budget == len(view):
-                plans[i] = Plan.identity(len(view))
+                plans[i] = Plan.deferred(torch.arange(len(view), device=view.states.device), budget)
             else:
                 groups.setdefault((budget, view.states.shape, view.states.dtype, view.states.device), []).append(i)
         informed = self._information({i: views[i] for members in groups.values() for i in members})
         for (budget, _, _, _), members in groups.items():
             target, order = self._targets([views[i] for i in members], budget, [informed[i] for i in members])
-            # One copy for the whole group: a plan checks itself, and each check on a GPU would wait for it.
-            plans.update(zip(members, map(Plan, target.cpu(), order.cpu()), strict=True))
+            orders: Sequence[Tensor | None] = order.unbind() if order.shape[1] else [None] * len(members)
+            plans.update((i, Plan.deferred(own, budget, first)) for i, own, first in zip(members, target.unbind(), orders, strict=True))
         return [plans[i] for i in range(len(views))]
 
     def _targets(self, views: list[View], keep: int, information: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -117,8 +118,7 @@ class TokenCarve(Method):
             return dict.fromkeys(views, torch.empty(0))
         states = [view.states if self.source == "hidden" else view.signal(self.source) for view in views.values()]
         scores, finite = information_contributions(states, self.information)
-        if not bool(finite.all()):
-            raise not_finite()
+        require(finite, not_finite, list(views.values()))
         return dict(zip(views, scores, strict=True))
 
     def _score(self, views: list[View], information: list[Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ class TokenCarve(Method):
         weight = _fraction(self.attention_weight)
         points: list[Tensor] = []
         if weight > 0:
-            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]))
+            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]), views)
             points.append(weight.numerator * _points(attention))
         if weight < 1:
             points.append((weight.denominator - weight.numerator) * _points(torch.stack(information)))

@@ -1,0 +1,276 @@
+"""Prompts and decoding steps on static caches: what the model is given instead, so that a step is one that stock code could be compiled for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from foveate.engine.arguments import CACHE_NAMES, cache_of, with_cache
+from foveate.engine.schedule import Schedule
+from foveate.engine.static import StaticCut, cut_of, freeze, is_static, room_in, thaw
+from foveate.engine.threads import PerThread
+from foveate.errors import CacheError, UnsupportedError
+
+__all__ = ["StaticSteps", "refuse_traced_prompt"]
+
+
+class _Stance:
+    """Makes compiled code step aside while prompts run, in whichever threads. The stance of torch.compile belongs to the process."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._forced: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                try:
+                    self._forced = torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]
+                except RuntimeError as error:
+                    raise _traced() from error
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._forced.__exit__(None, None, None)
+
+
+_STANCE = _Stance()
+
+
+def _traced() -> UnsupportedError:
+    return UnsupportedError(
+        "a prompt runs inside compiled code (torch.compile), which does not see foveate's hooks; call the uncompiled model for the prompt, or "
+        "use generate, and compiled code for decoding steps only"
+    )
+
+
+def refuse_traced_prompt(kwargs: Mapping[str, Any]) -> None:
+    """While torch.compile traces the model: a decoding step may be compiled, a prompt may not.
+
+    Raises:
+        UnsupportedError: there is more than one token.
+    """
+    for name in ("input_ids", "inputs_embeds"):
+        given = kwargs.get(name)
+        if given is not None and given.shape[1] > 1:
+            raise _traced()
+
+
+@dataclass
+class _Prompt:
+    """A prompt on its way through the model: the cache that it fills, the one that was given, and the 2-D mask over all columns."""
+
+    dynamic: DynamicCache
+    outer: StaticCache
+    mask: Tensor | None
+
+
+@dataclass
+class _Own:
+    """What one thread is doing.
+
+    Attributes:
+        new: tokens that `generate` is to decode, if it says so.
+        prompt: the one that is running.
+        outer: the cache on whose inner one the thread decodes.
+        eager: whether compiled code steps aside for this thread.
+    """
+
+    new: int | None = None
+    prompt: _Prompt | None = None
+    outer: StaticCache | None = None
+    eager: bool = False
+
+
+class StaticSteps:
+    """Lets a compressed model fill static caches and decode on them.
+
+    Args:
+        schedule: the cuts.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._threads = PerThread(_Own)
+        self._longest: dict[int, int] = {}
+
+    @property
+    def filling(self) -> bool:
+        """Whether this thread's prompt goes into a static cache."""
+        return self._threads.own.prompt is not None
+
+    def generate(self, generate: Callable[..., Any], new: int | None, *args: Any, **kwargs: Any) -> Any:
+        """Call `generate`, which is to decode `new` tokens, if known; its result names the caches that its caller knows."""
+        own = self._threads.own
+        before, self._threads.own.new = own.new, new
+        try:
+            return self._with_outer(generate(*args, **kwargs))
+        finally:
+            own.new, own.outer = before, None
+            self.leave(None)
+
+    def prepare(self, original: Callable[..., Any], input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for `prepare_inputs_for_generation`, which runs uncompiled before every step of `generate`."""
+        own, outer = self._threads.own, self._outer_of(cache_of(kwargs))
+        sliced = kwargs.get("next_sequence_length")
+        if sliced != 1:
+            self._stand_aside(own)
+        if outer is None or args:
+            return original(input_ids, *args, **kwargs)
+        tokens = input_ids.shape[1] if sliced is None else int(sliced)
+        if tokens > 1:
+            if not self._concerned(outer, input_ids):
+                return original(input_ids, **kwargs)
+            return original(input_ids, **with_cache(kwargs, self._prompt(outer, tokens, kwargs.get("attention_mask"))))
+        cut = cut_of(outer)
+        if cut is None:
+            return original(input_ids, **kwargs)
+        cut.make_room(_limit(outer, cut))
+        kwargs = with_cache(kwargs, cut.inner)
+        positions = kwargs["position_ids"] = _like(cut.positions(), kwargs.get("position_ids"))
+        cut.count(None)
+        kwargs["attention_mask"] = self._mask(cut)
+        own.outer = outer
+        inputs = original(input_ids, **kwargs)
+        if inputs.get("position_ids") is None:  # some models drop them, to count the cache's keys instead
+            inputs["position_ids"] = positions
+        return inputs
+
+    def enter(self, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Before the model's forward, outside compiled code.
+
+        Returns:
+            other arguments, or `None` for the same.
+
+        Raises:
+            UnsupportedError: the prompt cannot be compressed into this cache, or runs in compiled code.
+            CacheError: the cache is too short.
+        """
+        own = self._threads.own
+        input_ids = kwargs.get("input_ids")
+        if input_ids is None:
+            return None
+        cache, tokens = cache_of(kwargs), input_ids.shape[1]
+        if tokens > 1:
+            self._stand_aside(own)
+        if not isinstance(cache, StaticCache) or not is_static(cache):
+            if own.prompt is not None and own.prompt.dynamic is not cache:
+                own.prompt = None  # of a call that was interrupted
+            return None
+        cut = cut_of(cache)
+        if tokens > 1:
+            if not self._concerned(cache, input_ids):
+                return None
+            return with_cache(kwargs, self._prompt(cache, tokens, kwargs.get("attention_mask")))
+        return None if cut is None else self._step(cache, cut, kwargs)
+
+    def leave(self, output: Any) -> Any:
+        """After the model's forward, whether it failed (`None`) or not; returns its output with the caches that the caller knows."""
+        own = self._threads.own
+        prompt, own.prompt = own.prompt, None
+        if own.eager:
+            own.eager = False
+            _STANCE.leave()
+        if output is None:
+            return None
+        if prompt is not None:
+            batch = prompt.dynamic.layers[0].keys.shape[0]
+            cut = freeze(prompt.outer, prompt.dynamic, prompt.mask, own.new, self._longest.get(batch, 0))
+            self._longest[batch] = max(self._longest.get(batch, 0), cut.length)
+            return _exchanged(output, prompt.dynamic, prompt.outer)
+        return self._with_outer(output)
+
+    def _stand_aside(self, own: _Own) -> None:
+        if not own.eager and "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to import
+            _STANCE.enter()
+            own.eager = True
+
+    def _outer_of(self, cache: Any) -> StaticCache | None:
+        """The static cache that a caller means: one that was cut is known by its inner one too."""
+        outer = self._threads.own.outer
+        cut = cut_of(outer)
+        if outer is not None and cut is not None and cache is cut.inner:
+            return outer
+        return cache if is_static(cache) else None
+
+    def _concerned(self, cache: StaticCache, input_ids: Tensor) -> bool:
+        """Whether a prompt on this static cache must be compressed, or continues one that was."""
+        if cut_of(cache) is not None:
+            return True
+        return bool(torch.isin(input_ids, self._schedule.placeholders.to(input_ids.device)).any())
+
+    def _prompt(self, outer: StaticCache, tokens: int, mask: Any) -> DynamicCache:
+        if not self._schedule.trim:
+            raise UnsupportedError(
+                "a static cache has one length for all layers, but trim_early_layers=False leaves the layers before the cut longer; use "
+                "trim_early_layers=True, or the default DynamicCache"
+            )
+        past, limit = room_in(outer)
+        if past + tokens > limit:
+            raise CacheError(
+                f"a prompt of {tokens} tokens after {past} does not fit into this static cache of {limit}; make one with a larger "
+                "max_cache_len"
+            )
+        own = self._threads.own
+        own.prompt = _Prompt(thaw(outer), outer, mask if isinstance(mask, Tensor) and mask.ndim == 2 else None)
+        return own.prompt.dynamic
+
+    def _step(self, outer: StaticCache, cut: StaticCut, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a caller's own decoding step, on the inner cache."""
+        mask, given = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise UnsupportedError("a ready-made 4-D attention mask cannot be used on a compressed cache; pass the 2-D attention_mask")
+        cut.make_room(_limit(outer, cut))
+        new = None if mask is None or cut.real is None else mask[:, -1:].to(cut.real.device).bool()
+        kwargs = with_cache(kwargs, cut.inner)
+        if given is None or given.ndim != 2 or cut.shift.ndim != 1:
+            kwargs["position_ids"] = _like(cut.positions(), given)
+        cut.count(new)
+        kwargs["attention_mask"] = self._mask(cut)
+        self._threads.own.outer = outer
+        return kwargs
+
+    def _mask(self, cut: StaticCut) -> Tensor | None:
+        """The 2-D mask over physical keys, of one width for good; flash kernels take its width for the number of keys."""
+        if "flash" not in str(self._schedule.config._attn_implementation):
+            return cut.real
+        return cut.whole()[:, : cut.held]
+
+    def _with_outer(self, output: Any) -> Any:
+        outer = self._threads.own.outer
+        cut = cut_of(outer)
+        return output if cut is None else _exchanged(output, cut.inner, outer)
+
+
+def _limit(outer: StaticCache, cut: StaticCut) -> int:
+    """The most physical keys that a static cache of the outer one's length may need."""
+    return int(outer.layers[0].max_cache_len) - cut.state.removed
+
+
+def _exchanged(output: Any, old: Any, new: Any) -> Any:
+    """A model's output, or that of `generate`, with another cache in the place of one."""
+    if isinstance(output, tuple):
+        return tuple(new if part is old else part for part in output)
+    for name in CACHE_NAMES:
+        if getattr(output, name, None) is old:
+            output[name] = new
+    return output
+
+
+def _like(positions: Tensor, given: Tensor | None) -> Tensor:
+    """Positions (..., b, 1) with as many kinds as the model was given; text comes before the rotary axes."""
+    if given is None:
+        return positions
+    if positions.ndim == 2:
+        return positions.expand(*given.shape[:-2], -1, -1)
+    return positions[-len(given) :] if given.ndim == 3 else positions[0]

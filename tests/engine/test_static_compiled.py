@@ -1,0 +1,168 @@
+"""Compiled decoding steps on static caches: the same tokens, no hook in the traced code, and no more compilations than stock models need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny import batch, generate, prompt, tiny_llava
+from torch import Tensor
+from transformers import CompileConfig, StaticCache
+
+import foveate
+from foveate import FastV, TokenCarve
+from foveate.engine import static
+from foveate.engine.arguments import as_argument
+from foveate.errors import UnsupportedError
+
+ONE_ROW, ROWS = batch([prompt(3, "image", 5)]), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+METHOD = FastV(keep=4)
+
+
+@pytest.fixture(autouse=True)
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(static, "STEP", 4)  # tiny prompts would fill a step
+    torch._dynamo.reset()
+
+
+class Recorder:
+    """A backend that compiles nothing and notes the operations of every graph that it is given."""
+
+    def __init__(self) -> None:
+        self.graphs: list[list[str]] = []
+
+    def __call__(self, module: Any, inputs: Any) -> Callable[..., Any]:
+        self.graphs.append([str(node.target) for node in module.graph.nodes if node.op != "placeholder"])
+        return module.forward  # type: ignore[no-any-return]
+
+    def __deepcopy__(self, memo: Any) -> Recorder:
+        return self  # transformers copies the options
+
+
+def compiled(backend: Any = "eager", **options: Any) -> dict[str, Any]:
+    """Options of `generate` that let transformers compile the decoding step on a CPU too."""
+    config = CompileConfig(backend=backend, fullgraph=True, **{"mode": None, **options})
+    config._compile_all_devices = True
+    return {"cache_implementation": "static", "compile_config": config}
+
+
+def same(out: Any, expected: Any) -> None:
+    assert torch.equal(out.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", [ONE_ROW, ROWS], ids=["one row", "padded"])
+def test_the_compiled_step_is_that_of_the_model_without_a_handle(inputs: dict[str, Tensor]) -> None:
+    stock, ours = Recorder(), Recorder()
+    generate(tiny_llava(layers=3), inputs, **compiled(stock))
+    torch._dynamo.reset()
+    model = tiny_llava(layers=3)
+    with foveate.compress(model, METHOD):
+        expected = generate(model, inputs)
+        same(generate(model, inputs, **compiled(ours)), expected)
+    assert len(ours.graphs) == len(stock.graphs) == 1
+    assert ours.graphs == stock.graphs
+
+
+@pytest.mark.parametrize("inputs", [ONE_ROW, ROWS], ids=["one row", "padded"])
+def test_the_stock_inductor_gives_the_same_tokens(inputs: dict[str, Tensor]) -> None:
+    model = tiny_llava(layers=3)
+    with foveate.compress(model, METHOD):
+        expected = generate(model, inputs, steps=8)
+        out = generate(model, inputs, steps=8, **compiled("inductor", mode="default"))
+    assert torch.equal(out.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits), atol=1e-4, rtol=1e-4)
+
+
+def test_other_prompts_lengths_budgets_and_methods_never_run_stale_code() -> None:
+    """In one sequence, as a server would; no more graphs than the model compiles without a handle."""
+    prompts = [batch([prompt(a, "image", b, seed=n)], seed=n) for n, (a, b) in enumerate([(3, 5), (3, 5), (6, 9), (2, 4), (3, 5)])]
+    two = batch([prompt(3, "image", 5, seed=5), prompt(9, "image", 4, seed=6)], seed=5)
+    runs = [(inputs, steps) for inputs, steps in zip([*prompts, two], [6, 6, 6, 12, 4, 6], strict=True)]
+    stock, ours = Recorder(), Recorder()
+    model, options = tiny_llava(layers=3), compiled(stock)
+    for inputs, steps in runs:
+        generate(model, inputs, steps=steps, **options)
+    torch._dynamo.reset()
+    model, options = tiny_llava(layers=3), compiled(ours)
+    for method in (METHOD, TokenCarve(keep=7)):
+        with foveate.compress(model, method):
+            for inputs, steps in runs:
+                expected = generate(model, inputs, steps=steps)
+                same(generate(model, inputs, steps=steps, **options), expected)
+        if method is METHOD:
+            assert len(ours.graphs) <= len(stock.graphs)
+    plain = tiny_llava(layers=3)
+    for inputs, steps in runs:  # without a handle, in the same process
+        same(generate(model, inputs, steps=steps, **options), generate(plain, inputs, steps=steps))
+    assert len(ours.graphs) <= len(stock.graphs) + 2
+
+
+def replace_forward(model: Any) -> None:
+    model.forward = torch.compile(model.forward, backend="eager")
+
+
+def replace_decoder(model: Any) -> None:
+    model.model.language_model = torch.compile(model.model.language_model, backend="eager")
+
+
+def compile_layers(model: Any) -> None:
+    for layer in model.model.language_model.layers:
+        layer.compile(backend="eager")
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "the model's forward": replace_forward,
+    "its decoder": lambda model: model.model.language_model.compile(backend="eager"),
+    "its decoder, wrapped": replace_decoder,
+    "its layers": compile_layers,
+}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the handle", "under the handle"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_modules_that_a_caller_compiled_decode_on_a_static_cache(way: Callable[[Any], Any], before: bool) -> None:
+    model, plain = tiny_llava(layers=3), tiny_llava(layers=3)
+    with foveate.compress(plain, METHOD):
+        expected = [generate(plain, inputs) for inputs in (ONE_ROW, ROWS)]
+    if before:
+        way(model)
+        generate(model, ONE_ROW)  # traced at full length, prompt and steps
+        generate(model, ONE_ROW, cache_implementation="static")
+    with foveate.compress(model, METHOD) as handle:
+        if not before:
+            way(model)
+        for inputs, out in zip((ONE_ROW, ROWS), expected, strict=True):
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            same(generate(model, inputs, cache_implementation="static"), out)
+            assert handle.report.tokens_after == 4 * len(inputs["input_ids"])
+            if not before:
+                assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
+
+
+def test_a_model_compiled_in_place_under_the_handle_generates_but_its_prompt_does_not_run_by_hand() -> None:
+    model, plain = tiny_llava(layers=3), tiny_llava(layers=3)
+    with foveate.compress(plain, METHOD):
+        expected = generate(plain, ONE_ROW)
+    with foveate.compress(model, METHOD):
+        model.compile(backend="eager")
+        same(generate(model, ONE_ROW, cache_implementation="static"), expected)
+        with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"), torch.no_grad():
+            model(**ONE_ROW, **as_argument(StaticCache(config=model.config.text_config, max_cache_len=40)))
+        with pytest.raises(UnsupportedError, match=r"torch\.compile.*cache_implementation='static'"):
+            generate(model, ONE_ROW)
+
+
+def test_prompts_in_a_compiled_wrapper_are_refused() -> None:
+    model, ran = tiny_llava(layers=3), []
+    model.model.language_model.layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
+    with foveate.compress(model, METHOD), torch.no_grad():
+        cache = StaticCache(config=model.config.text_config, max_cache_len=40)
+        for options in ({}, as_argument(cache)):
+            with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"):
+                torch.compile(model, backend="eager")(**ONE_ROW, **options)
+        assert not ran
+        with pytest.raises(RuntimeError, match="not"):  # Dynamo's own, where it may not leave the graph
+            torch.compile(model, backend="eager", fullgraph=True)(**ONE_ROW)
