@@ -53,7 +53,9 @@ def decoded(model: Any, inputs: dict[str, Tensor], cache: Any, steps: int = 6, *
 
 
 @pytest.mark.parametrize("inputs", [ONE_ROW, ROWS, RIGHT], ids=["one row", "padded on the left", "padded on the right"])
-@pytest.mark.parametrize("method", [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]], ids=repr)
+@pytest.mark.parametrize(
+    "method", [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]], ids=repr
+)
 def test_a_static_cache_gives_what_a_dynamic_one_gives(method: Method | list[Method], inputs: dict[str, Tensor]) -> None:
     model = tiny_llava()
     with foveate.compress(model, method) as handle:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["factor", "principal_axes", "product_axes"]
 
-ITERATIONS = 16
+ITERATIONS = 10
 TURN, REACH = 0.5, 1.6
 """Limits of one iteration's rotation: the 2-norm and the 1-norm of each row of its generator."""
 
@@ -35,25 +35,29 @@ def product_axes(gram: Tensor, iterations: int = ITERATIONS) -> tuple[Tensor, Te
     angles one skew-symmetric generator K, shortened so that the pairs do not overshoot together, and turns V by
     exp(K), to second order. One Newton-Schulz step then takes V back to orthogonal columns. That converges for certain
     if no singular value of V exp(K) exceeds sqrt(3); a row sum of |K| of at most 1.6 keeps them below 1.63.
-    Where the diagonal of the matrix already falls, as after subspace iteration, some ten iterations are enough, and
-    axes that it has not yet told apart are those whose lengths are nearly equal.
+    Ten iterations are enough where the diagonal of the matrix already falls, as after subspace iteration. What then still
+    differs from the eigenvectors are axes of nearly equal length, which have turned a little within their plane.
     """
     lower = factor(gram)
     # Columns instead of the Gram matrix, so that short ones keep their relative precision in float32.
     scale = torch.linalg.vector_norm(lower, dim=-1).amax(-1)
     columns = (lower.mT / scale[:, None, None]).float().contiguous()
     eye, apart = _constants(columns.shape[-1], columns.device)
-    turned = columns
-    rotation = eye.expand_as(columns)
+    more_than_one = (1.5 * eye).expand_as(columns)
+    turned, rotation = columns, eye.expand_as(columns)
     for _ in range(iterations):
         inner = turned.mT @ turned
         energy = inner.diagonal(dim1=-2, dim2=-1)
-        twice = torch.atan(2 * inner / (energy.unsqueeze(-2) - energy.unsqueeze(-1) + apart))
-        size = torch.linalg.vector_norm(twice, dim=-1) / TURN
-        size = torch.maximum(size, torch.linalg.vector_norm(twice, ord=1, dim=-1) / REACH).clamp(min=2)
-        generator = twice / torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2))
-        rotation = rotation @ torch.baddbmm(eye + generator, generator, generator, alpha=0.5)
-        rotation = rotation @ torch.baddbmm(1.5 * eye.expand_as(rotation), rotation.mT, rotation, alpha=-0.5)
+        angles = inner.div_(torch.add(apart, energy.unsqueeze(-2) - energy.unsqueeze(-1), alpha=0.5)).atan_()
+        # Skew to the last bit, which the rounding of a product is not. These are four times the angles; the lower limit of
+        # `size` and REACH below divide by it.
+        angles = angles - angles.mT
+        size = torch.linalg.vector_norm(angles, dim=-1).mul_(REACH / TURN)
+        size = torch.maximum(size, torch.linalg.vector_norm(angles, ord=1, dim=-1)).clamp_(min=4 * REACH)
+        generator = angles.div_(torch.maximum(size.unsqueeze(-1), size.unsqueeze(-2)))
+        turn = torch.baddbmm(torch.add(eye, generator, alpha=REACH), generator, generator, alpha=REACH**2 / 2)
+        rotation = rotation @ turn
+        rotation = rotation @ torch.baddbmm(more_than_one, rotation.mT, rotation, alpha=-0.5)
         turned = columns @ rotation
     return rotation, torch.linalg.vector_norm(turned, dim=-2) * scale[:, None].float()
 

@@ -81,9 +81,9 @@ def information_contributions(states: Sequence[Tensor], method: Literal["auto", 
         raise ValueError(f"information method {method!r} is not known; choose 'auto', 'exact' or 'fast'")
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, image in enumerate(states):
-        kind = information_method(*image.shape, image.device) if method == "auto" else method
+        kind = information_method(len(image), image.shape[1], image.device) if method == "auto" else method
         if kind == "exact":
-            _check_memory(*image.shape)
+            _check_memory(len(image), image.shape[1])
         groups.setdefault((kind, *_alike(image, kind, i)), []).append(i)
     scores, finite = list(states), list(states)
     # Autocast would turn the float32 products into bfloat16 ones.

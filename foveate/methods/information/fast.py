@@ -9,13 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from foveate.devices import upload
 from foveate.methods.information.axes import factor, principal_axes
 
 __all__ = ["fast_scores"]
 
 RANK = 128
 """Directions that are resolved one by one; the rest is estimated."""
-PASSES = 1
+PASSES = 2
 """Power iterations. More gain little, because the unresolved rest dominates the error."""
 PROBES = 32
 """Random vectors that measure the spread of the unresolved spectrum. The result is one number, so few are enough."""
@@ -42,8 +43,6 @@ def _scores(states: Tensor, tokens: list[int], axes: Axes) -> Tensor:
     basis = _orthonormal(states @ _draw(d, rank, states.device))
     for _ in range(PASSES):
         basis = _orthonormal(states @ (basis.mT @ states).mT)
-    # Once is not enough if the columns above were nearly parallel.
-    basis = _orthonormal(basis)
     rows = basis.mT @ states
     doubles = rows.double()
     rotation, lengths = axes(doubles @ doubles.mT)
@@ -97,7 +96,7 @@ def _orthonormal(columns: Tensor) -> Tensor:
 @lru_cache(maxsize=32)
 def _draw(rows: int, columns: int, device: torch.device) -> Tensor:
     """The same standard normal numbers (rows, columns) at every call and on every device, without touching the global random state."""
-    return torch.randn(rows, columns, generator=torch.Generator("cpu").manual_seed(0)).to(device)
+    return upload(torch.randn(rows, columns, generator=torch.Generator("cpu").manual_seed(0), device="cpu"), device)
 
 
 def _sixteen_bits(scores: Tensor) -> Tensor:
