@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
+from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
 from speed_tables import layout, long_outputs, savings, selection, speed
@@ -25,6 +26,7 @@ PAGES = (
     "docs/methods.md",
     "docs/evaluation.md",
     "docs/explainability.md",
+    "docs/gpu.md",
     "docs/information_loss.md",
 )
 
@@ -174,6 +176,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "resolutions": resolutions,
     "information_cells": information_cells,
     "information_correlations": information_correlations,
+    "gpu": gpu,
+    "gpu_short": gpu_short,
 }
 
 

@@ -23,7 +23,9 @@ from foveate.printable import described
 __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 
 
-def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False) -> Handle:
+def compress(
+    model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False, graphs: bool = False
+) -> Handle:
     """Compress the visual tokens of every prefill from now on, until the handle is removed.
 
     The model itself is not changed: nothing is copied, no attention kernel is replaced, and text-only calls run as before.
@@ -35,6 +37,9 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
             layers have one length. Without it those layers see every visual token while decoding.
         clamp: let an int `keep` above the number of tokens mean all of them, for every method.
+        graphs: run the prefill's layers after the last cut as one CUDA graph, which spares the host their launches: short sequences
+            in small batches are faster then. The first prompt of each length makes a graph. Where there can be none, on a CPU too,
+            the layers run as ever, and `handle.graphs.reason` says why.
 
     Returns:
         a handle with `report` and `remove()`; also a context manager.
@@ -66,7 +71,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     for each in schedule:
         each.check(identify)
     cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
-    return Handle(Schedule(model, family, cuts, trim_early_layers))
+    return Handle(Schedule(model, family, cuts, trim_early_layers, graphs))
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -8,6 +8,7 @@ follows beams when they are reordered, and belongs to the generation, not to the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from foveate.devices import upload
 from foveate.engine.threads import PerThread
 from foveate.errors import CacheError, UnsupportedError
 
@@ -25,6 +27,7 @@ __all__ = [
     "cache_bytes",
     "check_cache",
     "cut_layer",
+    "forget_since",
     "layer_state",
     "physical_length",
     "real_columns",
@@ -51,7 +54,7 @@ def announce(cache: Any) -> None:
 
 @dataclass(frozen=True)
 class CutState:
-    """What a cut cache layer remembers of the prefill.
+    """What a cut cache layer remembers of the prefill. Layers on one device that hold the same tokens share one object.
 
     Attributes:
         real_keys: (b, p) bool, which of the first p physical keys are real; the others are padding.
@@ -59,17 +62,48 @@ class CutState:
             where a model has several.
         logical: length that those p keys stand for.
         segment: the first decoder layer whose cache holds these same tokens.
+        padded: whether any of the p keys may be padding, as the host knows.
     """
 
     real_keys: Tensor
     next_position: Tensor
     logical: int
     segment: int
+    padded: bool = True
 
     @property
     def removed(self) -> int:
         """How many keys are missing."""
         return self.logical - self.real_keys.shape[1]
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(b, logical) bool: the physical keys after as many columns of padding as are missing, as a mask over the logical length."""
+        return F.pad(self.real_keys, (self.removed, 0))
+
+    def rows(self, index: Tensor) -> CutState:
+        """The state of some rows of the batch; the same object for all layers that share this one and are given the same index."""
+        if index.is_inference():  # nothing says whether it was written to since
+            return self._rows(index)
+        known = self.__dict__.get("_last")
+        if known is None or known[0] is not index or known[1] != index._version:
+            known = self.__dict__["_last"] = (index, index._version, self._rows(index))
+        return known[2]  # type: ignore[no-any-return]
+
+    def repeated(self, repeats: int) -> CutState:
+        """The state of a batch in which every row is repeated, likewise one object."""
+        known = self.__dict__.get("_repeated")
+        if known is None or known[0] != repeats:
+            rows = torch.arange(len(self.real_keys), device=self.real_keys.device)[:, None].expand(-1, repeats)
+            known = self.__dict__["_repeated"] = (repeats, self._rows(rows.flatten()))
+        return known[1]  # type: ignore[no-any-return]
+
+    def _rows(self, index: Tensor) -> CutState:
+        index = upload(index, self.real_keys.device)
+        return replace(self, real_keys=self.real_keys[index], next_position=self.next_position[..., index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_repeated", "columns")}
 
 
 class CutLayer(DynamicLayer):
@@ -134,22 +168,17 @@ class CutLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
         super().reorder_cache(beam_idx)
-        self._rows(beam_idx)
+        self.foveate = self.foveate.rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows of the batch."""
         super().batch_select_indices(indices)
-        self._rows(indices)
+        self.foveate = self.foveate.rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
-        self._rows(torch.arange(self.foveate.real_keys.shape[0]).repeat_interleave(repeats))
-
-    def _rows(self, index: Tensor) -> None:
-        state = self.foveate
-        index = index.to(state.real_keys.device)
-        self.foveate = replace(state, real_keys=state.real_keys[index], next_position=state.next_position[..., index])
+        self.foveate = self.foveate.repeated(repeats)
 
 
 def check_cache(cache: Any) -> None:
@@ -209,7 +238,7 @@ def trim_layer(layer: Any, index: Tensor, tokens: int) -> None:
     for name in ("keys", "values"):
         tensor = getattr(layer, name)
         past, new = tensor[:, :, :-tokens], tensor[:, :, -tokens:]
-        rows = index.to(tensor.device)
+        rows = upload(index, tensor.device)
         if rows.shape[0] == 1:
             picked = new.index_select(2, rows[0])
         else:
@@ -217,15 +246,25 @@ def trim_layer(layer: Any, index: Tensor, tokens: int) -> None:
         setattr(layer, name, torch.cat([past, picked], dim=2) if past.shape[2] else picked)
 
 
+def forget_since(layer: Any, held: int) -> None:
+    """Make a cache layer that held `held` keys before a pass which failed hold those again, and no others."""
+    if physical_length(layer) > held:
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name)
+            setattr(layer, name, tensor[:, :, :held] if held else tensor.new_empty(0))
+
+
 def real_columns(mask: Tensor | None, start: int, end: int, batch: int, device: torch.device) -> Tensor:
     """Which logical columns start..end of an incoming 2-D mask are real, (b, end - start) bool; all where there is no mask."""
     if mask is None:
         return torch.ones(batch, end - start, dtype=torch.bool, device=device)
-    return F.pad(mask, (0, max(0, end - mask.shape[1])))[:, start:end].to(device).bool()
+    missing = end - mask.shape[1]
+    whole = F.pad(mask, (0, missing)) if missing > 0 else mask
+    return upload(whole[:, start:end], device).bool()
 
 
 def real_keys(state: CutState | None, mask: Tensor | None, past: int, batch: int, device: torch.device) -> Tensor:
     """Which physical keys of a layer that stands for `past` logical tokens are real, (b, physical) bool."""
     if state is None:
         return real_columns(mask, 0, past, batch, device)
-    return torch.cat([state.real_keys.to(device), real_columns(mask, state.logical, past, batch, device)], dim=1)
+    return torch.cat([upload(state.real_keys, device), real_columns(mask, state.logical, past, batch, device)], dim=1)

@@ -12,6 +12,8 @@ from torch.compiler import is_dynamo_compiling
 from foveate.engine.arguments import named, parameters_of
 from foveate.engine.encoders import Encoders
 from foveate.engine.forward import ForwardPass
+from foveate.engine.graphs import GraphUse
+from foveate.engine.late import LateReport
 from foveate.engine.schedule import Schedule
 from foveate.engine.standins import StandIns
 from foveate.engine.stepping import StaticSteps, refuse_traced_prompt
@@ -38,7 +40,7 @@ class Handle:
         self._schedule = schedule
         self._encoders = Encoders(schedule.model, schedule.family, schedule.needs & TOWER_SIGNALS)
         self._passes = PerThread(functools.partial(ForwardPass, schedule, self._encoders, self._publish))
-        self._latest = Report()
+        self._latest = LateReport.of(Report())
         self._static = StaticSteps(schedule)
         self._hooks = self._attach()
         self._stand_ins = StandIns(schedule.model)
@@ -50,9 +52,18 @@ class Handle:
 
     @property
     def report(self) -> Report:
-        """What the last prefill did, of this thread or, where that ran none, of any. Empty before the first and after text alone."""
+        """What the last prefill did, of this thread or, where that ran none, of any. Empty before the first and after text alone.
+
+        It is made on first reading: on an accelerator that waits until the prefill is over, which the prefill itself does not.
+        """
         own = self._passes.own.report
-        return self._latest if own is None else own
+        return (self._latest if own is None else own).read()
+
+    @property
+    def graphs(self) -> GraphUse | None:
+        """How prefills ran under `compress(..., graphs=True)`, of all threads; `None` without it."""
+        graphed = self._schedule.graphed
+        return None if graphed is None else graphed.use
 
     @property
     def model(self) -> nn.Module:
@@ -77,6 +88,8 @@ class Handle:
         self._hooks = []
         self._encoders.remove()
         self._stand_ins.remove()
+        if self._schedule.graphed is not None:
+            self._schedule.graphed.clear()
 
     def __enter__(self) -> Handle:
         return self
@@ -96,7 +109,7 @@ class Handle:
             )
         super().__setattr__(name, value)
 
-    def _publish(self, report: Report) -> None:
+    def _publish(self, report: LateReport) -> None:
         self._latest = report
 
     def _attach(self) -> list[Any]:

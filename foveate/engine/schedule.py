@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.engine.graphs import Graphs
 from foveate.families import Family
 from foveate.method import Method
 
@@ -24,6 +25,7 @@ class Schedule:
         family: its family.
         cuts: the method at each decoder layer before which tokens leave.
         trim: take the tokens from the key/value caches of earlier layers too.
+        graphs: run the layers after the last cut as a graph.
 
     Attributes:
         backbone: the module that joins text and features.
@@ -31,17 +33,20 @@ class Schedule:
         layers: its layers.
         needs: every signal that a method reads.
         placeholders: token ids that stand for visual tokens, (n,) on the CPU.
+        graphed: the graphs of the layers after the last cut; `None` if none are wanted.
     """
 
     model: nn.Module
     family: Family
     cuts: Mapping[int, Method]
     trim: bool
+    graphs: bool = False
     backbone: nn.Module = field(init=False)
     decoder: nn.Module = field(init=False)
     layers: tuple[nn.Module, ...] = field(init=False)
     needs: frozenset[str] = field(init=False)
     placeholders: Tensor = field(init=False)
+    graphed: Graphs | None = field(init=False)
 
     def __post_init__(self) -> None:
         family, model = self.family, self.model
@@ -50,6 +55,7 @@ class Schedule:
             "decoder": family.decoder(model),
             "layers": tuple(family.layers(model)),
             "needs": frozenset[str]().union(*(method.needs for method in self.cuts.values())),
+            "graphed": Graphs(tuple(family.layers(model)), max(self.cuts), family.decoder(model).config) if self.graphs else None,
             "placeholders": torch.tensor(list(family.placeholders(model).values()), device="cpu"),
         }
         for name, value in derived.items():

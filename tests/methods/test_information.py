@@ -110,7 +110,7 @@ def test_states_that_are_not_finite_are_refused(value: float, method: str) -> No
 
 
 def test_arguments_that_cannot_be_right_are_refused() -> None:
-    with pytest.raises(ValueError, match="'quick' is not known; choose 'exact' or 'fast'"):
+    with pytest.raises(ValueError, match="'quick' is not known; choose 'auto', 'exact' or 'fast'"):
         information_contribution(torch.zeros(3, 3), "quick")  # type: ignore[arg-type]
     for states in (torch.zeros(3), torch.zeros(2, 2, 3, 3), torch.zeros(3, 3, dtype=torch.long), torch.zeros(0, 3), torch.zeros(0, 3, 3)):
         with pytest.raises(ValueError, match="states must be a floating tensor"):

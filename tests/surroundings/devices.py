@@ -16,6 +16,8 @@ FIRST, SECOND = torch.device("maia:0"), torch.device("maia:1")
 
 _LABELS: Any = WeakIdKeyDictionary()
 _INDEXING = ("__getitem__", "__setitem__")
+_COMPARING = ("_has_compatible_shallow_copy_type",)
+"""Asks about kinds of tensors, not their values."""
 
 
 def where(tensor: Tensor) -> torch.device:
@@ -47,18 +49,22 @@ class Devices(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func == Tensor.device.__get__:
             return where(args[0])
+        if func == Tensor.data.__set__:  # how a module moves its parameters
+            func(*args)
+            return put(args[0], where(args[1]))
         name = getattr(func, "__name__", "")
         if name in ("cpu", "to"):
             return _to(func, args, {"device": CPU} if name == "cpu" else kwargs, name)
         given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         # A number may be anywhere, and an index on the CPU, as on a real accelerator.
         real = {where(value) for value in given if value.ndim} - ({CPU} if name in _INDEXING else set())
-        if len(real) > 1:
+        if len(real) > 1 and name not in _COMPARING:
             raise RuntimeError(f"{name}: tensors on {', '.join(sorted(map(str, real)))}")
+        numbers = {where(value) for value in given} - {CPU}
         asked = kwargs.get("device")
         if asked is not None:
             kwargs["device"] = CPU
-        device = torch.device(asked) if asked is not None else where(args[0]) if name in _INDEXING else next(iter(real), CPU)
+        device = torch.device(asked) if asked is not None else where(args[0]) if name in _INDEXING else next(iter(real or numbers), CPU)
         output = func(*args, **kwargs)
         fresh = [value for value in tree_flatten(output)[0] if isinstance(value, Tensor) and not any(value is other for other in given)]
         put(fresh, device)
@@ -73,7 +79,7 @@ def _to(func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
         elif isinstance(value, Tensor):
             target = where(value)
             rest.append(value.dtype)
-        else:
+        elif isinstance(value, torch.dtype):
             rest.append(value)
     device = where(tensor) if target is None else torch.device(target)
     output = func(tensor, *rest, **kwargs) if name == "to" and (rest or kwargs) else tensor

@@ -98,7 +98,7 @@ def test_layers_on_two_imitated_devices_change_nothing(layer: int) -> None:
     assert torch.equal(second.logits, two.logits)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU beside the CPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 def test_layers_on_two_devices_change_nothing(layer: int) -> None:
     # With the CPU as main device its layers run there and are not offloaded: two devices that really compute.
