@@ -170,9 +170,8 @@ class CutStaticLayer(StaticLayer):
         device = self.inner.cumulative_length.device
         del self.foveate_cut, self.foveate_index
         self.__class__ = StaticLayer  # type: ignore[assignment]
-        self.keys = self.values = None
-        self.cumulative_length = torch.zeros((), dtype=torch.long, device=device)
-        self.is_initialized = False
+        empty = {"keys": None, "values": None, "cumulative_length": torch.zeros((), dtype=torch.long, device=device)}
+        vars(self).update(empty, is_initialized=False)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""

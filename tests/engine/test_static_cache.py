@@ -52,9 +52,14 @@ def decoded(model: Any, inputs: dict[str, Tensor], cache: Any, steps: int = 6, *
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("inputs", [ONE_ROW, ROWS, RIGHT], ids=["one row", "padded on the left", "padded on the right"])
+INPUTS = {"one row": ONE_ROW, "padded on the left": ROWS, "padded on the right": RIGHT}
+SCHEDULES = [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]]
+
+
 @pytest.mark.parametrize(
-    "method", [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]], ids=repr
+    ("method", "inputs"),
+    [*((method, ROWS) for method in SCHEDULES), *((METHOD, inputs) for inputs in INPUTS.values())],
+    ids=[*map(repr, SCHEDULES), *INPUTS],
 )
 def test_a_static_cache_gives_what_a_dynamic_one_gives(method: Method | list[Method], inputs: dict[str, Tensor]) -> None:
     model = tiny_llava()
