@@ -200,8 +200,8 @@ def check_cache(cache: Any) -> None:
     ):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers or ()}))
         raise UnsupportedError(
-            f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''}; use the default DynamicCache "
-            f"(no cache_implementation, no offloading), or remove the handle"
+            f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''} here; use the default DynamicCache, or a "
+            "StaticCache that is given to the model itself (not to its backbone), neither sliding nor offloaded, or remove the handle"
         )
 
 

@@ -148,7 +148,8 @@ class Handle:
     def _before_model(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         args, kwargs = named(self._names["model"], args, kwargs)
         if is_dynamo_compiling():
-            return refuse_traced_prompt(kwargs)
+            refuse_traced_prompt(kwargs)
+            return None
         changed = self._static.enter(kwargs)
         self._passes.own.enter_model(kwargs if changed is None else changed)
         return None if changed is None else (args, changed)
@@ -162,8 +163,9 @@ class Handle:
     def _before_backbone(self, module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         kwargs = named(self._names["backbone"], args, kwargs)[1]
         if is_dynamo_compiling():
-            return refuse_traced_prompt(kwargs)
-        return self._passes.own.enter_backbone(module, kwargs, static=self._static.filling)
+            refuse_traced_prompt(kwargs)
+        else:
+            self._passes.own.enter_backbone(module, kwargs, static=self._static.filling)
 
     def _after_backbone(self, module: nn.Module, args: Any, output: Any) -> None:
         if not is_dynamo_compiling():
@@ -172,7 +174,8 @@ class Handle:
     def _before_decoder(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         args, kwargs = named(self._names["decoder"], args, kwargs)
         if is_dynamo_compiling():
-            return refuse_traced_prompt(kwargs)
+            refuse_traced_prompt(kwargs)
+            return None
         return (args, kwargs) if self._passes.own.enter_decoder(kwargs) else None
 
     def _after_decoder(self, module: nn.Module, args: Any, output: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
 
-from foveate.engine.cache import CutLayer, CutState, base_state, cut_layer, physical_length, real_columns, real_keys
+from foveate.engine.cache import CutState, base_state, cut_layer, physical_length, real_columns, real_keys
 from foveate.errors import CacheError
 
 __all__ = ["StaticCut", "cut_of", "freeze", "is_static", "room_in", "thaw"]
@@ -141,8 +141,8 @@ class CutStaticLayer(StaticLayer):
 
     def _unprepared(self) -> CacheError:
         return CacheError(
-            "this static key/value cache was compressed, but no foveate handle prepared this step: the handle was removed, another model is "
-            "decoding, or the model's own call was compiled with this cache; call foveate.compress(...) on this model, use generate, or "
+            "this static key/value cache was compressed, but no foveate handle prepared this step: the handle was removed, another model "
+            "is decoding, or the model's own call was compiled with this cache; call foveate.compress(...) on this model, use generate, or "
             "start with an empty cache"
         )
 
@@ -170,9 +170,8 @@ class CutStaticLayer(StaticLayer):
         device = self.inner.cumulative_length.device
         del self.foveate_cut, self.foveate_index
         self.__class__ = StaticLayer  # type: ignore[assignment]
-        self.keys = self.values = None
-        self.cumulative_length = torch.zeros((), dtype=torch.long, device=device)
-        self.is_initialized = False
+        empty = {"keys": None, "values": None, "cumulative_length": torch.zeros((), dtype=torch.long, device=device)}
+        vars(self).update(empty, is_initialized=False)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""

@@ -1,4 +1,4 @@
-"""Prompts and decoding steps on static caches: what the model is given instead, so that a step is one that stock code could be compiled for."""
+"""Prompts and decoding steps on static caches: what the model is given instead, so that compiled code sees a stock step."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ _STANCE = _Stance()
 
 def _traced() -> UnsupportedError:
     return UnsupportedError(
-        "a prompt runs inside compiled code (torch.compile), which does not see foveate's hooks; call the uncompiled model for the prompt, or "
-        "use generate, and compiled code for decoding steps only"
+        "a prompt runs inside compiled code (torch.compile), which does not see foveate's hooks; call the uncompiled model for the prompt, "
+        "or use generate, and compiled code for decoding steps only"
     )
 
 

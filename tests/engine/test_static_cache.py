@@ -52,9 +52,14 @@ def decoded(model: Any, inputs: dict[str, Tensor], cache: Any, steps: int = 6, *
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("inputs", [ONE_ROW, ROWS, RIGHT], ids=["one row", "padded on the left", "padded on the right"])
+INPUTS = {"one row": ONE_ROW, "padded on the left": ROWS, "padded on the right": RIGHT}
+SCHEDULES = [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]]
+
+
 @pytest.mark.parametrize(
-    "method", [*METHODS, FastV(keep=6, layer=0), Fixed(targets=(SPARSE,)), [FastV(keep=9, layer=1), FastV(keep=4)]], ids=repr
+    ("method", "inputs"),
+    [*((method, ROWS) for method in SCHEDULES), *((METHOD, inputs) for inputs in INPUTS.values())],
+    ids=[*map(repr, SCHEDULES), *INPUTS],
 )
 def test_a_static_cache_gives_what_a_dynamic_one_gives(method: Method | list[Method], inputs: dict[str, Tensor]) -> None:
     model = tiny_llava()
@@ -118,7 +123,7 @@ def test_early_layers_that_keep_their_tokens_have_no_static_cache() -> None:
     model = tiny_llava()
     with foveate.compress(model, METHOD, trim_early_layers=False):
         for way in (lambda: generate(model, ROWS, **STATIC), lambda: model(**ROWS, **as_argument(own(model)))):
-            with pytest.raises(UnsupportedError, match="one length for all layers.*trim_early_layers=True"):
+            with pytest.raises(UnsupportedError, match=r"one length for all layers.*trim_early_layers=True"):
                 way()
 
 
@@ -210,7 +215,7 @@ def test_a_cut_static_cache_is_cropped_behind_the_cut_only_and_reset() -> None:
         for layer in cache.layers:
             layer.crop(-2)
         torch.testing.assert_close(model(input_ids=step, **as_argument(cache)).logits, expected)
-        with pytest.raises(CacheError, match="cannot crop 2 of 25 tokens.*compressed together"):
+        with pytest.raises(CacheError, match=r"cannot crop 2 of 25 tokens.*compressed together"):
             cache.layers[0].crop(-2)
         cache.reset()
         assert int(cache.get_seq_length()) == 0

@@ -1,4 +1,4 @@
-"""Compiled decoding steps on static caches: the same tokens, no hook in the traced code, and no more compilations than stock models need."""
+"""Compiled decoding steps on static caches: the same tokens, no hook in the traced code, and no more graphs than stock models need."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import pytest
 import torch
 from tiny import batch, generate, prompt, tiny_llava
 from torch import Tensor
-from transformers import CompileConfig, StaticCache
+from transformers import CompileConfig
 
 import foveate
 from foveate import FastV, TokenCarve
 from foveate.engine import static
-from foveate.engine.arguments import as_argument
-from foveate.errors import UnsupportedError
 
 ONE_ROW, ROWS = batch([prompt(3, "image", 5)]), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
 METHOD = FastV(keep=4)
@@ -34,7 +32,9 @@ class Recorder:
         self.graphs: list[list[str]] = []
 
     def __call__(self, module: Any, inputs: Any) -> Callable[..., Any]:
-        self.graphs.append([str(node.target) for node in module.graph.nodes if node.op != "placeholder"])
+        operations = [str(node.target) for node in module.graph.nodes if node.op != "placeholder"]
+        if operations != ["output"]:  # the model's own hooks run outside its graph, and Dynamo looks at them too
+            self.graphs.append(operations)
         return module.forward  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: Any) -> Recorder:
@@ -98,71 +98,3 @@ def test_other_prompts_lengths_budgets_and_methods_never_run_stale_code() -> Non
     for inputs, steps in runs:  # without a handle, in the same process
         same(generate(model, inputs, steps=steps, **options), generate(plain, inputs, steps=steps))
     assert len(ours.graphs) <= len(stock.graphs) + 2
-
-
-def replace_forward(model: Any) -> None:
-    model.forward = torch.compile(model.forward, backend="eager")
-
-
-def replace_decoder(model: Any) -> None:
-    model.model.language_model = torch.compile(model.model.language_model, backend="eager")
-
-
-def compile_layers(model: Any) -> None:
-    for layer in model.model.language_model.layers:
-        layer.compile(backend="eager")
-
-
-WAYS: dict[str, Callable[[Any], Any]] = {
-    "the model's forward": replace_forward,
-    "its decoder": lambda model: model.model.language_model.compile(backend="eager"),
-    "its decoder, wrapped": replace_decoder,
-    "its layers": compile_layers,
-}
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["before the handle", "under the handle"])
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_modules_that_a_caller_compiled_decode_on_a_static_cache(way: Callable[[Any], Any], before: bool) -> None:
-    model, plain = tiny_llava(layers=3), tiny_llava(layers=3)
-    with foveate.compress(plain, METHOD):
-        expected = [generate(plain, inputs) for inputs in (ONE_ROW, ROWS)]
-    if before:
-        way(model)
-        generate(model, ONE_ROW)  # traced at full length, prompt and steps
-        generate(model, ONE_ROW, cache_implementation="static")
-    with foveate.compress(model, METHOD) as handle:
-        if not before:
-            way(model)
-        for inputs, out in zip((ONE_ROW, ROWS), expected, strict=True):
-            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-            same(generate(model, inputs, cache_implementation="static"), out)
-            assert handle.report.tokens_after == 4 * len(inputs["input_ids"])
-            if not before:
-                assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
-
-
-def test_a_model_compiled_in_place_under_the_handle_generates_but_its_prompt_does_not_run_by_hand() -> None:
-    model, plain = tiny_llava(layers=3), tiny_llava(layers=3)
-    with foveate.compress(plain, METHOD):
-        expected = generate(plain, ONE_ROW)
-    with foveate.compress(model, METHOD):
-        model.compile(backend="eager")
-        same(generate(model, ONE_ROW, cache_implementation="static"), expected)
-        with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"), torch.no_grad():
-            model(**ONE_ROW, **as_argument(StaticCache(config=model.config.text_config, max_cache_len=40)))
-        with pytest.raises(UnsupportedError, match=r"torch\.compile.*cache_implementation='static'"):
-            generate(model, ONE_ROW)
-
-
-def test_prompts_in_a_compiled_wrapper_are_refused() -> None:
-    model, ran = tiny_llava(layers=3), []
-    model.model.language_model.layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
-    with foveate.compress(model, METHOD), torch.no_grad():
-        cache = StaticCache(config=model.config.text_config, max_cache_len=40)
-        for options in ({}, as_argument(cache)):
-            with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"):
-                torch.compile(model, backend="eager")(**ONE_ROW, **options)
-        assert not ran
-        with pytest.raises(RuntimeError, match="not"):  # Dynamo's own, where it may not leave the graph
-            torch.compile(model, backend="eager", fullgraph=True)(**ONE_ROW)
