@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in one command of a few minutes: tests, waits, speed, decoding, long prompts, memory.
 
 python benchmarks/gpu.py                          # writes benchmarks/results/gpu.json and docs/gpu.md
-python benchmarks/gpu.py --seconds 340 --out FILE # elsewhere, and no page
+python benchmarks/gpu.py --seconds 200 --out FILE # elsewhere, and no page
 python benchmarks/gpu.py --small --out FILE       # tiny models, also on a CPU, to see that it runs
 python benchmarks/gpu.py --tables                 # the page from the results, without a card
 
@@ -34,7 +34,7 @@ CONSOLE = Console(stderr=True)
 
 
 def main(
-    seconds: Annotated[float, typer.Option(help="Time for everything.")] = 350,
+    seconds: Annotated[float, typer.Option(help="Time for everything.")] = 345,
     out: Annotated[Path, typer.Option(help="File of results (JSON).")] = RESULTS / "gpu.json",
     small: Annotated[bool, typer.Option("--small", help="Tiny models and few rounds, to see that the script runs.")] = False,
     sections: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join([TESTS, *SECTIONS]),

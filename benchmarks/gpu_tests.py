@@ -9,12 +9,13 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 150.0
-"""Seconds after which the tests are ended."""
+LIMIT = 100.0
+"""Seconds after which the tests are ended; what they found until then counts."""
 
 
 class GpuTests:
@@ -56,7 +57,7 @@ class GpuTests:
         self._folder.cleanup()
         if found is None:
             tail = "\n".join(output.splitlines()[-30:]).replace(str(ROOT), ".")
-            return {"state": "failed", "reason": reason, "seconds": seconds, "output": tail}
+            return {"state": "failed", "reason": reason, "seconds": seconds, "results": read_progress(output), "output": tail}
         return {"state": "done", "seconds": seconds, "results": found}
 
 
@@ -67,11 +68,19 @@ def start_gpu_tests(end: float, *, whole: bool) -> GpuTests:
     folder = tempfile.TemporaryDirectory()
     report = str(Path(folder.name) / "junit.xml")
     # In one process: each would load CUDA again.
-    options = ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=-q", "--tb=short", f"--junitxml={report}"]
+    options = ["-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "-v", "--tb=short", f"--junitxml={report}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, *files], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     return GpuTests(process, folder, min(end - time.time(), LIMIT))
+
+
+def read_progress(output: str) -> dict[str, Any]:
+    """Counts, and the names of what failed, of tests that were ended, from the lines that pytest -v wrote until then."""
+    found = re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", output, re.MULTILINE)
+    counts = Counter(outcome for _, outcome in found)
+    failed = [{"test": name, "reason": "see the output"} for name, outcome in found if outcome in ("FAILED", "ERROR")]
+    return {"passed": counts["PASSED"], "failed": len(failed), "skipped": counts["SKIPPED"], "which": failed}
 
 
 def read_report(text: str) -> dict[str, Any]:

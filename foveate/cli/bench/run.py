@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,16 +193,17 @@ def _decodings(request: Bench) -> tuple[Decoding, ...]:
 
 def _host_overhead(request: Bench) -> dict[str, dict[str, float]]:
     """What each of the methods costs the host where nearly all the time of a prefill is Python's."""
-    from dataclasses import asdict
-
     from foveate.measure.bench.host_overhead import host_overhead
 
-    makers = [
-        lambda keep, spec=spec: method_of(spec, keep, request.layer) for spec in split_specs(request.methods) if not is_no_method(spec)
-    ]
+    specs = [spec for spec in split_specs(request.methods) if not is_no_method(spec)]
     with console.spinner("measuring the host's overhead"):
-        found = host_overhead(makers)
+        found = host_overhead([lambda keep, spec=spec: _untrained(method_of(spec, keep, request.layer)) for spec in specs])
     return {each.method: {name: value for name, value in asdict(each).items() if name != "method"} for each in found}
+
+
+def _untrained(method: Method) -> Method:
+    """The same method for a model that nothing was trained for; a network's weights do not change its cost."""
+    return replace(method, compressor="untrained") if hasattr(method, "compressor") else method  # type: ignore[call-arg]
 
 
 def _earlier(request: Bench) -> Run | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -86,11 +87,21 @@ def measure(
         return group
     marks = sorted({1, *new_tokens})
     try:
-        _measure(group, made, inputs, rounds, marks, compilation, until, after_round, progress)
+        with _room_to_compile(decodings):
+            _measure(group, made, inputs, rounds, marks, compilation, until, after_round, progress)
     finally:
         for variant in made:
             variant.close()
     return group
+
+
+def _room_to_compile(decodings: Sequence[Decoding]) -> AbstractContextManager[Any]:
+    """Let all compiled rows have code of their own: after eight lengths torch.compile would run the others uncompiled, and say nothing."""
+    if "compiled" not in decodings:
+        return contextlib.nullcontext()
+    import torch._dynamo  # takes seconds
+
+    return torch._dynamo.config.patch(recompile_limit=64)
 
 
 def _measure(

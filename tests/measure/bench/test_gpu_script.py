@@ -104,6 +104,13 @@ def test_what_failed_in_the_tests_is_named() -> None:
     assert gpu_tables.tests(found) == ["1 passed, 1 failed, 1 skipped (`pytest -m gpu`).", "* `tests.a::bad`: AssertionError: 1 is not 2"]
 
 
+def test_tests_that_were_ended_count_as_far_as_they_came() -> None:
+    lines = ["a.py::good[x y] PASSED [ 10%]", "a.py::bad FAILED [ 20%]", "a.py::none SKIPPED (needs a GPU) [ 30%]", "a.py::now "]
+    output = "\n".join(f"tests/{line}" for line in lines)
+    failed = [{"test": "tests/a.py::bad", "reason": "see the output"}]
+    assert gpu_tests.read_progress(output) == {"passed": 1, "failed": 1, "skipped": 1, "which": failed}
+
+
 def test_every_section_has_a_table() -> None:
     assert [gpu.TESTS, *gpu_sections.SECTIONS] == list(gpu_tables.WRITERS)
 
