@@ -150,7 +150,7 @@ WRITERS: dict[str, tuple[str, Callable[[Found], list[str]]]] = {
     "tests": ("Tests", tests),
     "waits": ("Waits of the host", waits),
     "prefill": ("Prefill of LLaVA-1.5-7B's shape", prefill),
-    "graphs": ("The same with CUDA graphs of the layers after the cut", prefill),
+    "compiled_layers": ("The same with compiled layers after the cut", prefill),
     "decode": ("Decoding", decode),
     "long_prompts": ("Prefill of Qwen2.5-VL-7B's shape", prefill),
     "relevance": ("Memory of relevance", relevance),

@@ -24,7 +24,7 @@ __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 
 
 def compress(
-    model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False, graphs: bool = False
+    model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False, compiled: bool = False
 ) -> Handle:
     """Compress the visual tokens of every prefill from now on, until the handle is removed.
 
@@ -37,9 +37,9 @@ def compress(
         trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
             layers have one length. Without it those layers see every visual token while decoding.
         clamp: let an int `keep` above the number of tokens mean all of them, for every method.
-        graphs: run the prefill's layers after the last cut as one CUDA graph, which spares the host their launches: short sequences
-            in small batches are faster then. The first prompt of each length makes a graph. Where there can be none, on a CPU too,
-            the layers run as ever, and `handle.graphs.reason` says why.
+        compiled: run the prefill's layers after the last cut as code from torch.compile, which spares the host their launches. The
+            first prompt of each length, rounded up, takes the time to compile them. Where they cannot be compiled, they run as ever,
+            and `handle.compiled.reason` says why.
 
     Returns:
         a handle with `report` and `remove()`; also a context manager.
@@ -71,7 +71,7 @@ def compress(
     for each in schedule:
         each.check(identify)
     cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
-    return Handle(Schedule(model, family, cuts, trim_early_layers, graphs))
+    return Handle(Schedule(model, family, cuts, trim_early_layers, compiled))
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from foveate.engine.arguments import named, parameters_of
+from foveate.engine.compiled import CompiledUse
 from foveate.engine.encoders import Encoders
 from foveate.engine.forward import ForwardPass
-from foveate.engine.graphs import GraphUse
 from foveate.engine.late import LateReport
 from foveate.engine.schedule import Schedule
 from foveate.engine.standins import StandIns
@@ -60,10 +60,10 @@ class Handle:
         return (self._latest if own is None else own).read()
 
     @property
-    def graphs(self) -> GraphUse | None:
-        """How prefills ran under `compress(..., graphs=True)`, of all threads; `None` without it."""
-        graphed = self._schedule.graphed
-        return None if graphed is None else graphed.use
+    def compiled(self) -> CompiledUse | None:
+        """How prefills ran under `compress(..., compiled=True)`, of all threads; `None` without it."""
+        late = self._schedule.late
+        return None if late is None else late.use
 
     @property
     def model(self) -> nn.Module:
@@ -88,8 +88,8 @@ class Handle:
         self._hooks = []
         self._encoders.remove()
         self._stand_ins.remove()
-        if self._schedule.graphed is not None:
-            self._schedule.graphed.clear()
+        if self._schedule.late is not None:
+            self._schedule.late.clear()
 
     def __enter__(self) -> Handle:
         return self

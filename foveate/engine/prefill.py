@@ -82,9 +82,9 @@ class Prefill:
         self._arguments: dict[str, Any] = {}
         self._called = 0
         self._check(asked)
-        self._graphed = schedule.graphed
-        if self._graphed is not None:
-            self._graphed.prepare()
+        self._late = schedule.late
+        if self._late is not None:
+            self._late.prepare()
 
     @property
     def deciding(self) -> bool:
@@ -119,8 +119,8 @@ class Prefill:
             cache = cache_of(kwargs) if self._inputs.past else None
             kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache)
         check_mask(index, kwargs.get("attention_mask"), self._keys.held(index) + states.shape[1])
-        if self._graphed is not None and index == self._graphed.first:
-            states = self._graphed.run(states, kwargs, injecting=self._injection is not None and self._injection.reaches(index))
+        if self._late is not None and index == self._late.first:
+            states = self._late.run(states, kwargs, injecting=self._injection is not None and self._injection.reaches(index))
         self._readings.attach(index, self._slots, states.device)
         return ((states, *args[1:]), kwargs) if cuts else None
 
@@ -162,8 +162,8 @@ class Prefill:
     def close(self) -> None:
         """Leave nothing in the model, after success and failure alike."""
         self._readings.clear()
-        if self._graphed is not None:
-            self._graphed.leave()
+        if self._late is not None:
+            self._late.leave()
 
     def at_input_columns(self, states: Tensor) -> Tensor:
         """The decoder's output (b, k, d) spread over the input's columns (b, s, d), where `logits_to_keep` looks for them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,37 +13,12 @@ from transformers.cache_utils import DynamicCache, StaticCache
 
 from foveate.engine.arguments import CACHE_NAMES, cache_of, with_cache
 from foveate.engine.schedule import Schedule
+from foveate.engine.stance import STANCE
 from foveate.engine.static import StaticCut, cut_of, freeze, is_static, room_in, thaw
 from foveate.engine.threads import PerThread
 from foveate.errors import CacheError, UnsupportedError
 
 __all__ = ["StaticSteps", "refuse_traced_prompt"]
-
-
-class _Stance:
-    """Makes compiled code step aside while prompts run, in whichever threads. The stance of torch.compile belongs to the process."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-        self._forced: Any = None
-
-    def enter(self) -> None:
-        with self._lock:
-            if not self._inside:
-                try:
-                    self._forced = torch.compiler.set_stance("force_eager")  # type: ignore[no-untyped-call]
-                except RuntimeError as error:
-                    raise _traced() from error
-            self._inside += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._forced.__exit__(None, None, None)
-
-
-_STANCE = _Stance()
 
 
 def _traced() -> UnsupportedError:
@@ -180,7 +154,7 @@ class StaticSteps:
         prompt, own.prompt = own.prompt, None
         if own.eager:
             own.eager = False
-            _STANCE.leave()
+            STANCE.leave()
         if output is None:
             return None
         if prompt is not None:
@@ -192,7 +166,10 @@ class StaticSteps:
 
     def _stand_aside(self, own: _Own) -> None:
         if not own.eager and "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to import
-            _STANCE.enter()
+            try:
+                STANCE.enter()
+            except RuntimeError as error:
+                raise _traced() from error
             own.eager = True
 
     def _outer_of(self, cache: Any) -> StaticCache | None:

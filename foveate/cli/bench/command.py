@@ -22,7 +22,7 @@ class Bench(ModelOptions, CutOption, JsonOption):
         *("layer", "prompt", "new_tokens", "seed", "dtype", "device"),
     )
     """What decides what is measured: a run resumes only with the same. Batch sizes and repeats may grow."""
-    ADDING: ClassVar = ("static", "compile", "graphs")
+    ADDING: ClassVar = ("static", "compile", "compiled_layers")
     """Switches that add rows; results name those that were given."""
 
     model: Annotated[
@@ -52,8 +52,8 @@ class Bench(ModelOptions, CutOption, JsonOption):
     compile: Annotated[
         bool, option("Add rows that generate decodes, with a growing cache and by a compiled step.", panel=MEASUREMENT, name="--compile")
     ] = False
-    graphs: Annotated[
-        bool, option("Add a row per method with CUDA graphs of the layers after its cut.", panel=MEASUREMENT, name="--graphs")
+    compiled_layers: Annotated[
+        bool, option("Add a row per method with compiled layers after its cut.", panel=MEASUREMENT, name="--compiled-layers")
     ] = False
     host_overhead: Annotated[
         bool,

@@ -248,7 +248,7 @@ def _measure_batch(
         for method in methods:
             method.budget(tokens)
         decodings, cuda = _decodings(request), loaded.model.device.type == "cuda"
-        runs = runs_before(request.repeats, methods, tokens, decodings, graphs=request.graphs, cuda=cuda)
+        runs = runs_before(request.repeats, methods, tokens, decodings, compiled_layers=request.compiled_layers, cuda=cuda)
         with refusals_of(loaded.model), console.counting(f"batch {batch}", runs) as step:
             keep(
                 measure(
@@ -258,7 +258,7 @@ def _measure_batch(
                     rounds=request.repeats,
                     new_tokens=lengths,
                     decodings=decodings,
-                    graphs=request.graphs,
+                    compiled_layers=request.compiled_layers,
                     group=known if known is not None and known.rows else None,
                     after_round=keep,
                     progress=step,

@@ -79,7 +79,7 @@ class Row:
         kernels: fused attention kernels that ran.
         memory: bytes "before" and at the "peak" of one generation, and the "tool" that measured them.
         decoding: how new tokens are made; see `foveate.measure.bench.generating.Decoding`.
-        graphs: whether the layers after the cut run as CUDA graphs.
+        compiled_layers: whether the layers after the cut run as compiled code.
         hooks: host seconds inside hooks during one "prefill" and one "decode" step; see `foveate.measure.bench.hooks`.
         busy: seconds in which a CUDA device computes during one "prefill", the tower apart, and one "decode" step; see
             `foveate.measure.bench.busy`.
@@ -98,7 +98,7 @@ class Row:
     kernels: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
     decoding: Literal["loop", "generate", "static", "compiled"] = "loop"
-    graphs: bool = False
+    compiled_layers: bool = False
     hooks: Mapping[str, Seconds] = field(default_factory=dict)
     busy: Mapping[str, Seconds] = field(default_factory=dict)
     failed: str | None = None

@@ -44,7 +44,7 @@ def measure(
     rounds: int = 10,
     new_tokens: Sequence[int] = (1, 8),
     decodings: Sequence[Decoding] = ("loop",),
-    graphs: bool = False,
+    compiled_layers: bool = False,
     compilation: CompileConfig | None = None,
     until: Callable[[], bool] = lambda: False,
     group: Group | None = None,
@@ -54,7 +54,8 @@ def measure(
     """Run the full model, the ideals and every method in turn, `rounds` times after two untimed rounds.
 
     On CUDA one more untimed round comes last, which finds out how long the device computes; see `foveate.measure.bench.busy`. A row that
-    runs out of memory is marked as failed, and the others continue; so is one with CUDA graphs or decoded by `generate` that cannot run.
+    runs out of memory is marked as failed, and the others continue; so is one with compiled layers, or decoded by `generate`, that
+    cannot run.
 
     Args:
         model: a loaded model of a known family.
@@ -63,7 +64,7 @@ def measure(
         rounds: timed rounds, including those that `group` already has.
         new_tokens: numbers of new tokens at which times are taken; the largest is generated.
         decodings: ways of making new tokens, in each of which the full model and every method run; ideals run in "loop" alone.
-        graphs: also run every method with CUDA graphs of the layers after its cut.
+        compiled_layers: also run every method with compiled layers after its cut.
         compilation: how "compiled" compiles the decoding step; `None` for transformers' own choice.
         until: asked before each timed round after the first; true ends the measurement with the rounds so far.
         group: an interrupted measurement of the same model, prompt and methods, to resume.
@@ -77,7 +78,7 @@ def measure(
         BudgetError, LayerError, SignalError: a method does not fit the model; before anything is timed.
         InputError: `group` has other rows.
     """
-    made = variants(model, inputs, methods, decodings, graphs=graphs)
+    made = variants(model, inputs, methods, decodings, compiled_layers=compiled_layers)
     if group is None:
         batch, length = inputs["input_ids"].shape
         group = Group(batch, length, made[0].row.tokens, [variant.row for variant in made])
@@ -147,11 +148,11 @@ def runs_before(
     tokens: int,
     decodings: Sequence[Decoding] = ("loop",),
     *,
-    graphs: bool = False,
+    compiled_layers: bool = False,
     cuda: bool = False,
 ) -> int:
     """How often `measure` calls `progress` for a new group with that many visual tokens."""
-    return (rounds + UNCOUNTED + cuda) * count_variants(methods, tokens, decodings, graphs=graphs)
+    return (rounds + UNCOUNTED + cuda) * count_variants(methods, tokens, decodings, compiled_layers=compiled_layers)
 
 
 def _attempt(variant: Variant, run: Callable[[], Any]) -> Any:
@@ -255,8 +256,8 @@ def _time(variant: Variant, inputs: Mapping[str, Tensor], marks: Sequence[int], 
         with timer.generation() as times:
             _generate(model, inputs, marks[-1], lambda number, cache: None)
         method = handle.report.method_seconds if row.kind == "method" else 0.0
-        if row.graphs and handle.graphs.reason is not None:
-            raise UnsupportedError(f"no graph ran: {handle.graphs.reason}")
+        if row.compiled_layers and handle.compiled.reason is not None:
+            raise UnsupportedError(f"no compiled layers ran: {handle.compiled.reason}")
     ends = {mark: times.token_seconds(mark) for mark in marks}
     return Timing(times.vision_seconds or 0.0, times.prefill_seconds, method, ends)
 

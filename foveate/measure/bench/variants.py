@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from foveate.chat.counting import recorded
 from foveate.compression import compress
-from foveate.errors import InputError, UnsupportedError
+from foveate.errors import InputError
 from foveate.families import ImageTokens
 from foveate.measure.bench.generating import Decoding
 from foveate.measure.bench.ideal import ideal
@@ -34,7 +33,7 @@ _TITLES = {"generate": "generate", "static": "static cache", "compiled": "compil
 class Variant:
     """One way of running the model.
 
-    Compiled code and graphs belong to one handle. For these ways a copy of the modules, which shares all weights, is compressed once
+    Compiled code belongs to one handle. For these ways a copy of the modules, which shares all weights, is compressed once
     and stays so, while the model itself runs in other ways in between.
 
     Attributes:
@@ -53,12 +52,12 @@ class Variant:
     @property
     def lasts(self) -> bool:
         """Whether it stays in place between runs."""
-        return self.row.decoding == "compiled" or self.row.graphs
+        return self.row.decoding == "compiled" or self.row.compiled_layers
 
     @property
     def optional(self) -> bool:
         """Whether a model or a machine may be unable to run in this way, which is a result and no error."""
-        return self.row.decoding != "loop" or self.row.graphs
+        return self.row.decoding != "loop" or self.row.compiled_layers
 
     def prepare(self) -> None:
         """Before each run; may take long before the first one."""
@@ -82,7 +81,7 @@ def variants(
     methods: Sequence[Method],
     decodings: Sequence[Decoding] = ("loop",),
     *,
-    graphs: bool = False,
+    compiled_layers: bool = False,
 ) -> list[Variant]:
     """The full model and every method, decoded in each way; with the plain loop also both ideals of each budget.
 
@@ -91,7 +90,7 @@ def variants(
         inputs: a prompt with one image per row and no padding.
         methods: each at its own layer.
         decodings: ways of making new tokens.
-        graphs: also every method with CUDA graphs of the layers after its cut, in the plain loop.
+        compiled_layers: also every method with compiled layers after its cut, in the plain loop.
 
     Raises:
         BudgetError, LayerError, SignalError: a method does not fit the model.
@@ -111,18 +110,20 @@ def variants(
             if decoding == "loop":
                 made += [_ideal(model, image, text, keep, layer) for layer in (0, method.layer)]
             made.append(Variant(_method_row(method, keep, decoding), model, partial(compress, method=method)))
-            if decoding == "loop" and graphs:
-                made.append(Variant(_method_row(method, keep, graphs=True), model, partial(_graphed, method=method)))
+            if decoding == "loop" and compiled_layers:
+                made.append(
+                    Variant(_method_row(method, keep, compiled_layers=True), model, partial(compress, method=method, compiled=True))
+                )
     distinct: dict[str, Variant] = {}
     for variant in made:
         distinct.setdefault(variant.row.name, variant)
     return list(distinct.values())
 
 
-def count_variants(methods: Sequence[Method], tokens: int, decodings: Sequence[Decoding], *, graphs: bool) -> int:
+def count_variants(methods: Sequence[Method], tokens: int, decodings: Sequence[Decoding], *, compiled_layers: bool) -> int:
     """How many `variants` there are for that many visual tokens, if the methods are distinct."""
     rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
-    looped = len(rivals) + len(methods) * graphs if "loop" in decodings else 0
+    looped = len(rivals) + len(methods) * compiled_layers if "loop" in decodings else 0
     return looped + (1 + len(methods)) * len(decodings)
 
 
@@ -138,12 +139,12 @@ def bound(made: Sequence[Variant], rows: Sequence[Row]) -> list[Variant]:
     return [replace(variant, row=row) for row, variant in zip(rows, made, strict=True)]
 
 
-def _method_row(method: Method, keep: int, decoding: Decoding = "loop", *, graphs: bool = False) -> Row:
-    title = "graphs" if graphs else _TITLES.get(decoding)
+def _method_row(method: Method, keep: int, decoding: Decoding = "loop", *, compiled_layers: bool = False) -> Row:
+    title = "compiled layers" if compiled_layers else _TITLES.get(decoding)
     rival = _ideal_name(keep, method.layer) if decoding == "loop" else None
     options = {"name": method.name, **asdict(method)}
     name = f"{method}, {title}" if title else str(method)
-    return Row(name, "method", keep, method.layer, rival, options, decoding=decoding, graphs=graphs)
+    return Row(name, "method", keep, method.layer, rival, options, decoding=decoding, compiled_layers=compiled_layers)
 
 
 def _ideal(model: nn.Module, image: ImageTokens, text: Tensor, keep: int, layer: int) -> Variant:
@@ -164,14 +165,6 @@ def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
         with torch.no_grad():
             model(**inputs, use_cache=False, logits_to_keep=1)
         return images(inputs["input_ids"])[0][0]
-
-
-def _graphed(model: nn.Module, method: Method) -> AbstractContextManager[Any]:
-    call: Callable[..., Any] = compress
-    if "graphs" not in inspect.signature(call).parameters:
-        raise UnsupportedError("this version of foveate.compress makes no graphs")
-    handle: AbstractContextManager[Any] = call(model, method, graphs=True)
-    return handle
 
 
 def _sharing(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What in a call keeps decoder layers from running as a graph, as a reason for people."""
+"""What in a call keeps decoder layers from running as compiled code, as a reason for people."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from foveate.engine.cache import physical_length
 __all__ = ["KNOWN", "about_call"]
 
 KNOWN = frozenset({*CACHE_NAMES, "attention_mask", "position_embeddings", "position_ids"})
-"""Arguments of a layer that a graph has places for, or makes itself."""
+"""Arguments of a layer that compiled code has places for, or makes itself."""
 
 
 def about_call(first: int, states: Tensor, kwargs: Mapping[str, Any]) -> str | None:
-    """What in a call of decoder layer `first` a graph cannot take; `None` if nothing.
+    """What in a call of decoder layer `first` compiled code cannot take; `None` if nothing.
 
     Args:
-        first: the first layer of the graph.
+        first: the first of the compiled layers.
         states: (b, n, d), what enters it.
         kwargs: its arguments by name.
     """
     if is_in_torch_dispatch_mode():
-        return "a TorchDispatchMode watches every operation, and would see none of a graph's"
+        return "a TorchDispatchMode watches every operation, and compiled code runs others"
     if torch.is_autocast_enabled(states.device.type):
         return "autocast is on, which casts weights anew for each call; load the model in the precision that it runs in"
     if states.is_cuda and torch.cuda.is_current_stream_capturing():
-        return "the whole call is being captured already"
+        return "the whole call is being captured"
     if getattr(output_capturing, "_active_collector", None) is None or output_capturing._active_collector.get():
-        return "output_hidden_states or output_attentions asks for what is inside the graph"
+        return "output_hidden_states or output_attentions asks for what is inside the compiled code"
     layers = getattr(cache_of(kwargs), "layers", ())
     if first < len(layers) and physical_length(layers[first]):
         return "the cache holds tokens of an earlier turn"

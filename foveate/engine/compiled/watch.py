@@ -1,4 +1,4 @@
-"""Whether decoder layers can run as a graph as they are now, and whether they are still those that a graph was made of."""
+"""Whether decoder layers can run compiled as they are now, and whether they are still the modules that were compiled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 from transformers.utils import output_capturing
 
-from foveate.engine.graphs.bypass import Bypassed
+from foveate.engine.compiled.bypass import Bypassed
 
 __all__ = ["Watch"]
 
@@ -32,7 +32,8 @@ class Watch:
         layers: of a decoder.
 
     Attributes:
-        version: rises whenever other modules run or other weights are read than before, so that earlier graphs are of no use.
+        version: rises whenever there are other modules than before, so that code compiled for those is of no use. Other weights in the same
+            modules are inputs of the code.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -44,12 +45,17 @@ class Watch:
         self._attributes: list[dict[str, Any]] = []
         self._seen: _State | None = None
 
+    @property
+    def hooked(self) -> bool:
+        """Whether there are hooks inside the layers; they do nothing, or there is an obstacle."""
+        return self._seen is not None and bool(self._seen.hooks)
+
     def obstacle(self, states: Tensor) -> str | None:
-        """What in the layers keeps them from running on `states` (b, n, d) as a graph; `None` if nothing."""
+        """What in the layers keeps them from running on `states` (b, n, d) as compiled code; `None` if nothing."""
         if any(layer.training for layer in self._layers):
             return "the layers are in training mode; call model.eval()"
         if every_module._global_forward_hooks or every_module._global_forward_pre_hooks:
-            return "hooks on all modules are registered, and would not see those in a graph"
+            return "hooks on all modules are registered, and compiled code would run past them"
         recording = torch.is_grad_enabled()
         if recording and states.requires_grad:
             return _RECORDS
@@ -69,33 +75,31 @@ class Watch:
         self._hooks = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]
         self._attributes = [module.__dict__ for module in inner]
         seen = self._state(device)
-        if seen != self._seen:
-            self._seen, self.version = seen, self.version + 1
+        if self._seen is None or seen.children != self._seen.children:
+            self.version += 1
+        self._seen = seen
         return None
 
     def _state(self, device: torch.device) -> _State:
         weights = [weight for weight in _values(self._weights) if weight is not None]
-        addresses = [weight.data_ptr() for weight in weights]
-        return _State(device, [*_values(self._children)], weights, [*map(id, weights)], addresses, [*chain.from_iterable(self._hooks)])
+        devices = {weight.device for weight in weights} | {device}
+        return _State(devices, [*_values(self._children)], weights, [*map(id, weights)], [*chain.from_iterable(self._hooks)])
 
     def _as_seen(self, device: torch.device) -> bool:
         """Whether nothing has changed in the modules inside the layers since the last thorough look."""
         if self._seen is None or any("forward" in attributes for attributes in self._attributes):
             return False
-        # Identities first: the address of something that is no plain tensor may not be asked for.
-        identities = [id(weight) for weight in _values(self._weights) if weight is not None]
-        return identities == self._seen.identities and self._state(device) == self._seen
+        return self._state(device) == self._seen
 
 
 @dataclass
 class _State:
-    """What a graph runs and reads. Holds modules and weights, so that no new one takes the identity of an old one."""
+    """Of what the layers are made. Holds modules and weights, so that no new one takes the identity of an old one."""
 
-    device: torch.device
+    devices: set[torch.device]
     children: list[nn.Module | None]
     weights: list[Tensor] = field(compare=False)
     identities: list[int]
-    addresses: list[int]
     hooks: list[int]
 
 
@@ -111,7 +115,7 @@ def _about_module(module: nn.Module, harmless: tuple[str, ...]) -> str | None:
         return f"something stands in for the forward of a {kind.__name__}, as accelerate does to move weights between devices"
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
         if hooks and any(not _home(hook).startswith(harmless) for hook in hooks.values()):
-            return f"hooks of others are registered on a {kind.__name__}, and would not see it in a graph"
+            return f"hooks of others are registered on a {kind.__name__}, and compiled code would run past them"
     return None
 
 

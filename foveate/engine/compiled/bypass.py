@@ -1,4 +1,4 @@
-"""Decoder layers that a graph has already run return the states that they are given."""
+"""Decoder layers that compiled code has already run return the states that they are given."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Bypassed:
 class Bypass:
     """Lets the layers' forward return its input, for the threads that ask for it and for as long as they do.
 
-    The stand-ins are in place only during prefills, so that no decoding step and no compiled code ever meets them.
+    The stand-ins are in place only during prefills, so that no decoding step, compiled or not, ever meets them.
 
     Args:
         layers: their hooks run as ever.
