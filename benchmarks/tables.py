@@ -115,8 +115,9 @@ def information_times() -> str:
         svd = f"{row['svd']:.1f}" if "svd" in row else "not measured"
         lines.append(f"| {row['n']} x {row['d']} | {row['exact']:.1f} | {row['fast']:.1f} | {svd} |")
     plans = ", ".join(f"{name} {value:.2g}" for name, value in data["plan_ms"].items())
-    note = f"Shortest of many runs in milliseconds; {data['device']}, torch {data['torch']}, float32 states."
-    return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}. `python benchmarks/information.py`."
+    note = f"Shortest of many runs in milliseconds of processor time; {data['device']}, torch {data['torch']}, float32 states."
+    note += f" From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
+    return "\n".join(lines) + f"\n\n{note} `OPENBLAS_NUM_THREADS=1 python benchmarks/information.py`."
 
 
 def two_questions() -> str:
