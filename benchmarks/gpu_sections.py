@@ -128,7 +128,8 @@ def gpu_facts(card: Card) -> dict[str, Any]:
     asked = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
     if shutil.which("nvidia-smi"):
         done = subprocess.run(["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"], capture_output=True, text=True, check=False)
-        found |= dict(zip(asked.split(","), map(str.strip, done.stdout.strip().split("\n")[0].split(",")), strict=False))
+        if done.returncode == 0:
+            found |= dict(zip(asked.split(","), map(str.strip, done.stdout.strip().split("\n")[0].split(",")), strict=False))
     return found
 
 

