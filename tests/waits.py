@@ -77,6 +77,8 @@ def _place() -> str:
     first = None
     while frame is not None:
         file = frame.f_code.co_filename
+        if frame.f_code.co_name == "_record":
+            break  # the model's own encoder, which foveate only calls
         if file.startswith(PACKAGE):
             return f"foveate{file.removeprefix(PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
         if first is None and "/torch/" not in file and file != __file__:
