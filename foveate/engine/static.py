@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCa
 from foveate.engine.cache import CutState, base_state, cut_layer, physical_length, real_columns, real_keys
 from foveate.errors import CacheError
 
-__all__ = ["StaticCut", "cut_of", "freeze", "is_static", "room_in", "thaw"]
+__all__ = ["StaticCut", "cut_of", "fill", "freeze", "is_static", "room_in", "thaw"]
 
 STEP = 32
 """Short lengths are multiples of it, so that prompts of similar lengths run the same compiled code."""
@@ -88,11 +88,8 @@ class StaticCut:
 
     def take_rows(self, index: Tensor) -> None:
         """Follow the beams."""
-        own = index.to(self.shift.device)
-        self.shift = self.shift[..., own]
-        state = self.state
-        rows = index.to(state.real_keys.device)
-        self.state = CutState(state.real_keys[rows], state.next_position[..., rows], state.logical, state.segment)
+        self.shift = self.shift[..., index.to(self.shift.device)]
+        self.state = self.state.rows(index)
         if self.real is not None:
             self.real = self.real[index.to(self.real.device)]
 
@@ -171,7 +168,7 @@ class CutStaticLayer(StaticLayer):
         del self.foveate_cut, self.foveate_index
         self.__class__ = StaticLayer  # type: ignore[assignment]
         empty = {"keys": None, "values": None, "cumulative_length": torch.zeros((), dtype=torch.long, device=device)}
-        vars(self).update(empty, is_initialized=False)
+        self.__dict__.update(empty, is_initialized=False)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
@@ -217,6 +214,13 @@ def thaw(cache: StaticCache) -> DynamicCache:
     return dynamic
 
 
+def fill(cache: StaticCache, dynamic: DynamicCache) -> None:
+    """Let a static cache that was never cut contain what a dynamic one does, of a prompt in which there was nothing to cut."""
+    past = int(cache.get_seq_length())
+    for static, layer in zip(cache.layers, dynamic.layers, strict=True):
+        static.update(layer.keys[:, :, past:], layer.values[:, :, past:])
+
+
 def freeze(cache: StaticCache, dynamic: DynamicCache, mask: Tensor | None, new: int | None, least: int) -> StaticCut:
     """Make a static cache stand for what a cut dynamic one contains.
 
@@ -240,7 +244,7 @@ def freeze(cache: StaticCache, dynamic: DynamicCache, mask: Tensor | None, new: 
     batch, device = state.real_keys.shape[0], state.real_keys.device
     since = real_columns(mask, state.logical, logical, batch, device)
     real = None
-    if batch > 1 or logical > state.logical:
+    if batch > 1 or state.padded or logical > state.logical:
         real = F.pad(real_keys(state, mask, logical, batch, device), (0, length - held), value=True)
     cut = StaticCut(inner, state, real, state.next_position.to(device) + since.sum(1) - held, held)
     for index, layer in enumerate(cache.layers):

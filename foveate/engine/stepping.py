@@ -12,13 +12,18 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from foveate.engine.arguments import CACHE_NAMES, cache_of, with_cache
+from foveate.engine.cache import base_state
 from foveate.engine.schedule import Schedule
 from foveate.engine.stance import STANCE
-from foveate.engine.static import StaticCut, cut_of, freeze, is_static, room_in, thaw
+from foveate.engine.static import StaticCut, cut_of, fill, freeze, is_static, room_in, thaw
 from foveate.engine.threads import PerThread
 from foveate.errors import CacheError, UnsupportedError
 
 __all__ = ["StaticSteps", "refuse_traced_prompt"]
+
+
+_PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+"""Arguments that say without a look at the ids that there are images."""
 
 
 def _traced() -> UnsupportedError:
@@ -103,7 +108,7 @@ class StaticSteps:
             return original(input_ids, *args, **kwargs)
         tokens = input_ids.shape[1] if sliced is None else int(sliced)
         if tokens > 1:
-            if not self._concerned(outer, input_ids):
+            if not self._concerned(outer, input_ids, kwargs):
                 return original(input_ids, **kwargs)
             return original(input_ids, **with_cache(kwargs, self._prompt(outer, tokens, kwargs.get("attention_mask"))))
         cut = cut_of(outer)
@@ -143,7 +148,7 @@ class StaticSteps:
             return None
         cut = cut_of(cache)
         if tokens > 1:
-            if not self._concerned(cache, input_ids):
+            if not self._concerned(cache, input_ids, kwargs):
                 return None
             return with_cache(kwargs, self._prompt(cache, tokens, kwargs.get("attention_mask")))
         return None if cut is None else self._step(cache, cut, kwargs)
@@ -157,12 +162,19 @@ class StaticSteps:
             STANCE.leave()
         if output is None:
             return None
-        if prompt is not None:
-            batch = prompt.dynamic.layers[0].keys.shape[0]
-            cut = freeze(prompt.outer, prompt.dynamic, prompt.mask, own.new, self._longest.get(batch, 0))
-            self._longest[batch] = max(self._longest.get(batch, 0), cut.length)
+        if prompt is not None and prompt.dynamic.layers:
+            self._fill(prompt, own.new)
             return _exchanged(output, prompt.dynamic, prompt.outer)
         return self._with_outer(output)
+
+    def _fill(self, prompt: _Prompt, new: int | None) -> None:
+        """Move what the prompt left to the static cache that was given."""
+        if base_state(prompt.dynamic) is None:
+            fill(prompt.outer, prompt.dynamic)
+            return
+        batch = prompt.dynamic.layers[0].keys.shape[0]
+        cut = freeze(prompt.outer, prompt.dynamic, prompt.mask, new, self._longest.get(batch, 0))
+        self._longest[batch] = max(self._longest.get(batch, 0), cut.length)
 
     def _stand_aside(self, own: _Own) -> None:
         if not own.eager and "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to import
@@ -180,9 +192,9 @@ class StaticSteps:
             return outer
         return cache if is_static(cache) else None
 
-    def _concerned(self, cache: StaticCache, input_ids: Tensor) -> bool:
-        """Whether a prompt on this static cache must be compressed, or continues one that was."""
-        if cut_of(cache) is not None:
+    def _concerned(self, cache: StaticCache, input_ids: Tensor, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a prompt on this static cache may have to be compressed, or continues one that was."""
+        if cut_of(cache) is not None or any(_given(kwargs.get(name)) for name in _PICTURES):
             return True
         return bool(torch.isin(input_ids, self._schedule.placeholders.to(input_ids.device)).any())
 
@@ -227,6 +239,10 @@ class StaticSteps:
         outer = self._threads.own.outer
         cut = cut_of(outer)
         return output if cut is None else _exchanged(output, cut.inner, outer)
+
+
+def _given(value: Any) -> bool:
+    return isinstance(value, Tensor) or bool(value)
 
 
 def _limit(outer: StaticCache, cut: StaticCut) -> int:

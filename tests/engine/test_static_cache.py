@@ -16,6 +16,7 @@ import foveate
 from foveate import FastV, Method
 from foveate.engine import static
 from foveate.engine.arguments import as_argument, cache_of
+from foveate.engine.stepping import StaticSteps
 from foveate.errors import CacheError, UnsupportedError
 
 ONE_ROW, ROWS = batch([prompt(3, "image", 5)]), batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
@@ -154,6 +155,16 @@ def test_a_picture_after_a_first_turn_of_text() -> None:
             mask = torch.cat([text["attention_mask"], ROWS["attention_mask"]], 1)
             logits.append(decoded(model, {**ROWS, "attention_mask": mask}, cache))
         torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_in_which_no_image_is_found_fills_the_cache_as_without_a_handle(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, text = tiny_llava(), batch([prompt(6), prompt(4, seed=1)])
+    plain = decoded(model, text, own(model))
+    monkeypatch.setattr(StaticSteps, "_concerned", lambda *_: True)  # as if features were passed that nothing stands for
+    with foveate.compress(model, METHOD):
+        cache = own(model)
+        torch.testing.assert_close(decoded(model, text, cache), plain, atol=1e-5, rtol=1e-5)
+        assert all(type(layer).__name__ == "StaticLayer" for layer in cache.layers)
 
 
 def test_beams_follow_their_cache() -> None:

@@ -109,7 +109,7 @@ ROWS = (
     Row(
         "static cache, and the decoding step that `generate` compiles for it",
         WORKS,
-        ("test_the_static_cache_prunes_as_it_masks_whoever_makes_it",),
+        ("test_the_static_cache_prunes_as_it_masks_whoever_makes_it", "test_a_step_on_a_static_cache_waits_for_nothing"),
     ),
     Row(
         "quantised, offloaded and sliding caches",

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from around import METHOD, answer, assert_pruning_equals_masking, assert_shortened, outside, two_rows, used_llava
+from devices import FIRST, put, spread
 from tiny import batch, prompt, tiny_llava
 from transformers import Cache, DynamicCache, MistralConfig, QuantizedCache, StaticCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, QuantizedLayer, StaticLayer, StaticSlidingWindowLayer
+from waits import Waits
 
 import foveate
 from foveate import FastV
@@ -105,6 +107,32 @@ def test_the_static_cache_prunes_as_it_masks_whoever_makes_it() -> None:
     model = tiny_llava()
     assert_pruning_equals_masking(model, model, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
     assert_pruning_equals_masking(model, model, cache_implementation="static")
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_on_a_static_cache_waits_for_nothing(rows: int) -> None:
+    inputs = put({name: tensor[:rows] for name, tensor in two_rows().items()}, FIRST)
+    step = {"input_ids": put(torch.full((rows, 1), 5), FIRST)}
+
+    def found(model: Any) -> list[list[str]]:
+        cache, steps = StaticCache(config=model.config.text_config, max_cache_len=64), []
+        with Waits():
+            model(**inputs, past_key_values=cache)
+        mask = inputs["attention_mask"]
+        for masked in (True, False):
+            with Waits() as waits:
+                mask = torch.cat([mask, mask[:, -1:]], dim=1)
+                model(**step, past_key_values=cache, **({"attention_mask": mask} if masked else {}))
+            steps.append(waits.found)
+        return steps
+
+    model = spread(tiny_llava(), range(0))
+    with torch.no_grad():
+        plain = found(model)
+        with foveate.compress(model, FastV(keep=4)):
+            compressed = found(model)
+    assert not [each for steps in compressed for each in steps if "foveate/" in each]
+    assert [len(steps) for steps in compressed] == [len(steps) for steps in plain]
 
 
 def test_a_static_cache_that_reaches_the_backbone_by_itself_is_refused() -> None:
