@@ -1,4 +1,4 @@
-"""Time in hooks, busy time of a device, and the rows that static caches, compiled steps and graphs add."""
+"""Time in hooks, busy time of a device, and the rows that static caches, compiled steps and compiled layers add."""
 
 from __future__ import annotations
 
@@ -174,20 +174,16 @@ def test_what_lasts_is_compressed_once_on_a_copy_that_shares_the_weights() -> No
     full.close()
 
 
-def test_a_graph_that_did_not_run_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Fallen(contextlib.nullcontext):
-        report = SimpleNamespace(method_seconds=0.0)
-        graphs = SimpleNamespace(reason="the layers are on cpu")
+def test_compiled_layers_that_did_not_run_are_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiling(function: Any, **_: Any) -> Any:
+        raise RuntimeError("no compiler here")
 
-        def __enter__(self) -> Any:
-            return self
-
-    monkeypatch.setattr(variants, "_graphed", lambda model, method: Fallen())
+    monkeypatch.setattr(torch, "compile", compiling)
     model = tiny_llava()
-    group = measure(model, prompt(model), [FastV(keep=4)], rounds=2, new_tokens=(1,), graphs=True)
-    row = group.row("FastV(keep=4), graphs")
+    group = measure(model, prompt(model), [FastV(keep=4)], rounds=2, new_tokens=(1,), compiled_layers=True)
+    row = group.row("FastV(keep=4), compiled layers")
     assert row is not None
-    assert row.failed == "no graph ran: the layers are on cpu"
+    assert row.failed == "no compiled layers ran: the layers cannot be compiled: RuntimeError: no compiler here"
     assert not row.timings
     assert group.rounds == 2
 
@@ -213,11 +209,12 @@ def test_a_measurement_ends_early_with_whole_rounds_if_asked_to() -> None:
     assert group.rounds == 1
 
 
-def test_runs_are_counted_with_everything_that_is_added() -> None:
+def test_runs_are_counted_with_everything_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model, runs = tiny_llava(), []
     ways: tuple[Any, ...] = ("loop", "generate", "static")
-    measure(model, prompt(model), [FastV(keep=4)], rounds=1, decodings=ways, graphs=True, progress=lambda: runs.append(1))
-    assert len(runs) == runs_before(1, [FastV(keep=4)], 16, ways, graphs=True)
+    measure(model, prompt(model), [FastV(keep=4)], rounds=1, decodings=ways, compiled_layers=True, progress=lambda: runs.append(1))
+    assert len(runs) == runs_before(1, [FastV(keep=4)], 16, ways, compiled_layers=True)
 
 
 def test_decoding_is_compared_with_the_full_model_that_decodes_alike() -> None:
