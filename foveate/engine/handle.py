@@ -13,6 +13,7 @@ from foveate.engine.arguments import named, parameters_of
 from foveate.engine.compiled import CompiledUse
 from foveate.engine.encoders import Encoders
 from foveate.engine.forward import ForwardPass
+from foveate.engine.hooks import AttachedHook
 from foveate.engine.late import LateReport
 from foveate.engine.schedule import Schedule
 from foveate.engine.standins import StandIns
@@ -112,25 +113,25 @@ class Handle:
     def _publish(self, report: LateReport) -> None:
         self._latest = report
 
-    def _attach(self) -> list[Any]:
+    def _attach(self) -> list[AttachedHook]:
         schedule = self._schedule
         model, backbone, decoder = schedule.model, schedule.backbone, schedule.decoder
         self._names = {place: parameters_of(module) for place, module in {"model": model, "backbone": backbone, "decoder": decoder}.items()}
         hooks = [
-            model.register_forward_pre_hook(self._before_model, with_kwargs=True),
-            model.register_forward_hook(self._after_model, always_call=True),
-            backbone.register_forward_pre_hook(self._before_backbone, with_kwargs=True),
-            backbone.register_forward_hook(self._after_backbone, always_call=True),
-            decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
-            decoder.register_forward_hook(self._after_decoder),
+            AttachedHook(model.register_forward_pre_hook, self._before_model, with_kwargs=True),
+            AttachedHook(model.register_forward_hook, self._after_model, always_call=True),
+            AttachedHook(backbone.register_forward_pre_hook, self._before_backbone, with_kwargs=True),
+            AttachedHook(backbone.register_forward_hook, self._after_backbone, always_call=True),
+            AttachedHook(decoder.register_forward_pre_hook, self._before_decoder, with_kwargs=True),
+            AttachedHook(decoder.register_forward_hook, self._after_decoder),
         ]
         for index, layer in enumerate(schedule.layers):
-            hooks.append(layer.register_forward_pre_hook(functools.partial(self._before_layer, index), with_kwargs=True))
+            hooks.append(AttachedHook(layer.register_forward_pre_hook, functools.partial(self._before_layer, index), with_kwargs=True))
             if schedule.family.injects:
-                hooks.append(layer.register_forward_hook(functools.partial(self._after_layer, index)))
+                hooks.append(AttachedHook(layer.register_forward_hook, functools.partial(self._after_layer, index)))
             if "attention_output" in schedule.needs_at(index + 1):
                 attention = schedule.family.attention(layer)
-                hooks.append(attention.register_forward_hook(functools.partial(self._after_attention, index)))
+                hooks.append(AttachedHook(attention.register_forward_hook, functools.partial(self._after_attention, index)))
         return hooks
 
     def _guarded_generate(self, generate: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, StaticCache
 
-from foveate.engine.arguments import CACHE_NAMES, cache_of, with_cache
+from foveate.engine.arguments import cache_of, with_cache
 from foveate.engine.cache import base_state
 from foveate.engine.schedule import Schedule
 from foveate.engine.stance import STANCE
@@ -254,9 +254,9 @@ def _exchanged(output: Any, old: Any, new: Any) -> Any:
     """A model's output, or that of `generate`, with another cache in the place of one."""
     if isinstance(output, tuple):
         return tuple(new if part is old else part for part in output)
-    for name in CACHE_NAMES:
-        if getattr(output, name, None) is old:
-            output[name] = new
+    if isinstance(output, Mapping):
+        for name in [name for name, value in output.items() if value is old]:
+            output[name] = new  # type: ignore[index]
     return output
 
 

@@ -78,7 +78,7 @@ def test_the_stock_inductor_gives_the_same_tokens(inputs: dict[str, Tensor]) -> 
 
 
 def test_other_prompts_lengths_budgets_and_methods_never_run_stale_code() -> None:
-    """In one sequence, as a server would; each handle compiles no more graphs than the model without one."""
+    """In one sequence, as a server would; all handles together compile no more graphs than the model without one."""
     prompts = [batch([prompt(a, "image", b, seed=n)], seed=n) for n, (a, b) in enumerate([(3, 5), (6, 9), (2, 4)])]
     prompts.append(batch([prompt(3, "image", 5, seed=5), prompt(9, "image", 4, seed=6)], seed=5))
     stock, ours = Recorder(), Recorder()
@@ -88,10 +88,9 @@ def test_other_prompts_lengths_budgets_and_methods_never_run_stale_code() -> Non
     torch._dynamo.reset()
     model, options = tiny_llava(layers=3), compiled(ours)
     for method in (METHOD, TokenCarve(keep=7)):
-        before = len(ours.graphs)
         with foveate.compress(model, method):
             for inputs, steps in zip(prompts, STEPS, strict=True):
                 expected = generate(model, inputs, steps=steps)
                 same(generate(model, inputs, steps=steps, **options), expected)
-        assert len(ours.graphs) - before <= len(stock.graphs)
+        assert len(ours.graphs) <= len(stock.graphs)
     same(generate(model, prompts[0], steps=4, **options), generate(plain, prompts[0], steps=4))  # and without a handle

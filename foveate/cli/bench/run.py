@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -197,8 +198,12 @@ def _host_overhead(request: Bench) -> dict[str, dict[str, float]]:
 
     specs = [spec for spec in split_specs(request.methods) if not is_no_method(spec)]
     with console.spinner("measuring the host's overhead"):
-        found = host_overhead([lambda keep, spec=spec: _untrained(method_of(spec, keep, request.layer)) for spec in specs])
+        found = host_overhead([functools.partial(_spare_one, spec, request.layer) for spec in specs])
     return {each.method: {name: value for name, value in asdict(each).items() if name != "method"} for each in found}
+
+
+def _spare_one(spec: str, layer: int | None, keep: int) -> Method:
+    return _untrained(method_of(spec, keep, layer))
 
 
 def _untrained(method: Method) -> Method:
