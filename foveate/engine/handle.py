@@ -118,20 +118,20 @@ class Handle:
         model, backbone, decoder = schedule.model, schedule.backbone, schedule.decoder
         self._names = {place: parameters_of(module) for place, module in {"model": model, "backbone": backbone, "decoder": decoder}.items()}
         hooks = [
-            AttachedHook(model.register_forward_pre_hook, self._before_model, with_kwargs=True),
-            AttachedHook(model.register_forward_hook, self._after_model, always_call=True),
-            AttachedHook(backbone.register_forward_pre_hook, self._before_backbone, with_kwargs=True),
-            AttachedHook(backbone.register_forward_hook, self._after_backbone, always_call=True),
-            AttachedHook(decoder.register_forward_pre_hook, self._before_decoder, with_kwargs=True),
-            AttachedHook(decoder.register_forward_hook, self._after_decoder),
+            AttachedHook(model, "forward_pre", self._before_model, with_kwargs=True),
+            AttachedHook(model, "forward", self._after_model, always_call=True),
+            AttachedHook(backbone, "forward_pre", self._before_backbone, with_kwargs=True),
+            AttachedHook(backbone, "forward", self._after_backbone, always_call=True),
+            AttachedHook(decoder, "forward_pre", self._before_decoder, with_kwargs=True),
+            AttachedHook(decoder, "forward", self._after_decoder),
         ]
         for index, layer in enumerate(schedule.layers):
-            hooks.append(AttachedHook(layer.register_forward_pre_hook, functools.partial(self._before_layer, index), with_kwargs=True))
+            hooks.append(AttachedHook(layer, "forward_pre", functools.partial(self._before_layer, index), with_kwargs=True))
             if schedule.family.injects:
-                hooks.append(AttachedHook(layer.register_forward_hook, functools.partial(self._after_layer, index)))
+                hooks.append(AttachedHook(layer, "forward", functools.partial(self._after_layer, index)))
             if "attention_output" in schedule.needs_at(index + 1):
                 attention = schedule.family.attention(layer)
-                hooks.append(AttachedHook(attention.register_forward_hook, functools.partial(self._after_attention, index)))
+                hooks.append(AttachedHook(attention, "forward", functools.partial(self._after_attention, index)))
         return hooks
 
     def _guarded_generate(self, generate: Any, *args: Any, **kwargs: Any) -> Any:

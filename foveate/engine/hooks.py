@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -40,17 +40,18 @@ class AttachedHook:
     """A hook that is in place until it is removed.
 
     Args:
-        register: the module's method that registers hooks of this kind.
+        module: where it is.
+        place: "forward" or "forward_pre".
         act: what the hook does, with the arguments that the module gives it.
-        options: of `register`.
+        options: of `register_forward_hook` or `register_forward_pre_hook`.
     """
 
-    def __init__(self, register: Callable[..., RemovableHandle], act: Callable[..., Any], **options: Any) -> None:
-        self._module: nn.Module = register.__self__  # type: ignore[attr-defined]
-        self._place = register.__name__
+    def __init__(self, module: nn.Module, place: Literal["forward", "forward_pre"], act: Callable[..., Any], **options: Any) -> None:
+        self._module, self._place = module, place
+        register = module.register_forward_hook if place == "forward" else module.register_forward_pre_hook
         number, self._hook = _RESTING.get(self._module, {}).pop(self._place, (None, Hook()))
         self._hook.act = act
-        self._removable = register(self._hook, **options)
+        self._removable: RemovableHandle = register(self._hook, **options)
         if number is not None:
             _renumber(self._removable, number)
 
