@@ -12,7 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
-from speed_tables import layout, long_outputs, savings, selection, speed
+from speed_tables import host, layout, long_outputs, savings, selection, speed
 
 from foveate.files.writing import write_whole
 from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
@@ -173,6 +173,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "selection": selection,
     "long_outputs": long_outputs,
+    "host": host,
     "layout": layout,
     "resolutions": resolutions,
     "information_cells": information_cells,
