@@ -98,15 +98,20 @@ class VisualTokens:
         targets, orders = zip(*(plan.on(device) for plan in plans), strict=True)
         starts = [0, *accumulate(image.count for image in self.images)]
         places = torch.arange(starts[-1], device=device)
+        counts = [plan.tokens_after for plan in plans]
         if len(plans) > 1:
-            first = upload(_joined(torch.full((image.count,), start) for image, start in zip(self.images, starts, strict=False)), device)
+            # For each token where its image starts, and at those places how many of the image stay.
+            begins = _joined(torch.full((image.count,), start) for image, start in zip(self.images, starts, strict=False))
+            promised = torch.zeros_like(begins).scatter_(0, torch.tensor(starts[:-1]), torch.tensor(counts))
+            first, expected = upload(torch.stack([begins, promised]), device).unbind()
             target = torch.cat(targets) + first
             # What is dropped points in front of its image.
             stays = target == places
+            require((torch.zeros_like(first).index_add_(0, first, stays.long()) == expected).all(), lambda: _miscounted(method))
         else:
             target = targets[0]
             stays = target == places
-        require(stays.sum() == sum(plan.tokens_after for plan in plans), lambda: _miscounted(method))
+            require(stays.sum() == counts[0], lambda: _miscounted(method))
         route = shorten(slots, self._leaving(stays, slots), self._counts(plans, slots))
         short = take(states, route.source)
         merged = [order if start == 0 else order + start for order, start in zip(orders, starts, strict=False) if order is not None]
@@ -123,7 +128,7 @@ class VisualTokens:
             image.count = plan.tokens_after
             image.stages = (*image.stages, Stage(str(method), method.layer, plan))
         if not last:
-            kept = torch.sort((~stays).byte(), stable=True).indices[: sum(plan.tokens_after for plan in plans)]
+            kept = torch.sort((~stays).byte(), stable=True).indices[: sum(counts)]
             self._slots = _after(route, self._slots[kept], width)
             self._shown = None if self._shown is None else self._shown[kept]
             cells = (places if len(plans) == 1 else places - first) if self._cells is None else self._cells
