@@ -172,7 +172,10 @@ class StaticSteps:
             output = _exchanged(output, prompt.dynamic, prompt.outer)
         elif output is not None:
             output = self._with_outer(output)
-        if own.loop:  # the cache belongs to its caller
+        if own.loop:  # the cache belongs to its caller, who may try the step again
+            cut = cut_of(own.outer)
+            if output is None and cut is not None:
+                cut.take_back()
             own.loop, own.outer = False, None
         return output
 

@@ -259,6 +259,29 @@ def test_a_prompt_that_fails_leaves_the_cache_empty() -> None:
         torch.testing.assert_close(decoded(model, ROWS, cache), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shown", [1, 0], ids=["a token", "a token that the mask hides in one row"])
+def test_a_step_that_failed_in_the_middle_may_be_tried_again(shown: int) -> None:
+    model, found = tiny_llava(), []
+    with foveate.compress(model, METHOD), torch.no_grad():
+        for failing in (False, True):
+            cache, mask = own(model), ROWS["attention_mask"]
+            model(**ROWS, **as_argument(cache))
+            for step in range(3):
+                mask = torch.cat([mask, torch.tensor([[1], [shown if step == 1 else 1]])], 1)
+                inputs = {"input_ids": torch.tensor([[7 + step], [9]]), "attention_mask": mask, **as_argument(cache)}
+                if failing:
+                    hook = model.model.language_model.layers[2].register_forward_hook(_fails)
+                    with pytest.raises(RuntimeError, match="in the middle"):
+                        model(**inputs)
+                    hook.remove()
+                found.append(model(**inputs).logits)
+    torch.testing.assert_close(torch.stack(found[3:]), torch.stack(found[:3]), atol=0, rtol=0)
+
+
+def _fails(*_: Any) -> None:
+    raise RuntimeError("in the middle")
+
+
 def test_a_cache_that_its_caller_forgets_is_freed_while_the_handle_is_in_place() -> None:
     model = tiny_llava()
     with foveate.compress(model, METHOD):
