@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -103,6 +104,17 @@ def test_a_deferred_plan_that_is_none_is_found_in_the_prefill() -> None:
     model = tiny_llava()
     with compress(model, Miscounting(keep=4)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
         model(**batch([prompt(3, "image", 5)]))
+
+
+@pytest.mark.parametrize("rows", [[prompt(3, "image", 2, "image", 5)], [prompt(3, "image", 5)] * 2], ids=["row", "batch"])
+def test_wrong_numbers_that_make_up_for_each_other_are_found_too(rows: list[list[int]]) -> None:
+    class Miscounting(Method):
+        def plans(self, views: Sequence[View]) -> list[Plan]:
+            return [Plan.deferred(Plan.keep(range(kept), 16).target, 5) for kept in (6, 4)]
+
+    model, inputs = tiny_llava(), batch(rows)
+    with compress(model, Miscounting(keep=5)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
+        model(**inputs)
 
 
 def test_merge_checks_its_rows() -> None:

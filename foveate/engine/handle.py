@@ -84,6 +84,7 @@ class Handle:
         if not self._hooks:
             return
         self._passes.own.forget()
+        self._static.forget()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

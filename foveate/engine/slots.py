@@ -57,8 +57,9 @@ class Slots:
         A column that has no slot of its own, because it is padding or its token left, gets the real slot before it; the first real slot
         where there is none before it.
         """
-        columns = self.input_columns
-        before = (columns[:, None, :] <= torch.arange(tokens, device=columns.device)[:, None]).sum(-1) - 1
+        columns = self.input_columns.contiguous()  # ascending
+        asked = torch.arange(tokens, device=columns.device).expand(len(columns), -1).contiguous()
+        before = torch.searchsorted(columns, asked, right=True) - 1
         return before.maximum(upload((~self.real).sum(1, keepdim=True), columns.device))
 
 

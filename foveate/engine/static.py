@@ -34,6 +34,7 @@ class StaticCut:
         real: (b, length) bool, false where a physical key is padding; `None` where none is. Keys to come count as real.
         shift: (..., b) rotary position of a new token minus the physical index of its key.
         held: physical keys, as counted on the host.
+        before: `shift` and `held` before the last step.
     """
 
     inner: StaticCache
@@ -41,6 +42,7 @@ class StaticCut:
     real: Tensor | None
     shift: Tensor
     held: int
+    before: tuple[Tensor, int] | None = None
 
     @property
     def length(self) -> int:
@@ -59,10 +61,18 @@ class StaticCut:
 
     def count(self, new: Tensor | None) -> None:
         """One more token per row is about to be decoded; `new` (b, 1) bool says in which rows it is real, `None` in all."""
+        self.before = self.shift, self.held
         if new is not None and self.real is not None:
             self.real[:, self.held] = new[:, 0]
             self.shift = self.shift - (~new[:, 0]).long()
         self.held += 1
+
+    def take_back(self) -> None:
+        """The step that was counted last has failed, perhaps after some of the layers."""
+        if self.before is not None:
+            (self.shift, self.held), self.before = self.before, None
+            for layer in self.inner.layers:
+                layer.cumulative_length.fill_(self.held)
 
     def make_room(self, limit: int) -> None:
         """Move to longer layers if there is no room for one more key; they never need to hold more than `limit` keys.

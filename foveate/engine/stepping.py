@@ -63,12 +63,14 @@ class _Own:
         prompt: the one that is running.
         outer: the cache on whose inner one the thread decodes.
         eager: whether compiled code steps aside for this thread.
+        loop: whether a caller's own loop decodes on `outer`, not `generate`.
     """
 
     new: int | None = None
     prompt: _Prompt | None = None
     outer: StaticCache | None = None
     eager: bool = False
+    loop: bool = False
 
 
 class StaticSteps:
@@ -97,6 +99,11 @@ class StaticSteps:
         finally:
             own.new, own.outer = before, None
             self.leave(None)
+
+    def forget(self) -> None:
+        """This thread's passes are over, also those that were interrupted, after which no hook ran."""
+        self.leave(None)
+        self._threads.own.outer = None
 
     def prepare(self, original: Callable[..., Any], input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Stands in for `prepare_inputs_for_generation`, which runs uncompiled before every step of `generate`."""
@@ -160,12 +167,17 @@ class StaticSteps:
         if own.eager:
             own.eager = False
             STANCE.leave()
-        if output is None:
-            return None
-        if prompt is not None and prompt.dynamic.layers:
+        if output is not None and prompt is not None and prompt.dynamic.layers:
             self._fill(prompt, own.new)
-            return _exchanged(output, prompt.dynamic, prompt.outer)
-        return self._with_outer(output)
+            output = _exchanged(output, prompt.dynamic, prompt.outer)
+        elif output is not None:
+            output = self._with_outer(output)
+        if own.loop:  # the cache belongs to its caller, who may try the step again
+            cut = cut_of(own.outer)
+            if output is None and cut is not None:
+                cut.take_back()
+            own.loop, own.outer = False, None
+        return output
 
     def _fill(self, prompt: _Prompt, new: int | None) -> None:
         """Move what the prompt left to the static cache that was given."""
@@ -226,7 +238,7 @@ class StaticSteps:
             kwargs["position_ids"] = _like(cut.positions(), given)
         cut.count(new)
         kwargs["attention_mask"] = self._mask(cut)
-        self._threads.own.outer = outer
+        self._threads.own.outer, self._threads.own.loop = outer, True
         return kwargs
 
     def _mask(self, cut: StaticCut) -> Tensor | None:

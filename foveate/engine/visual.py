@@ -36,6 +36,8 @@ class VisualTokens:
         width = slots.shape[1]
         # (t,) the slot of each token, counted over all rows.
         self._slots = upload(_joined(image.tokens.columns + image.row * width for image in images), device)
+        # (t,) which tokens the mask shows; `None` where it shows all. What it hides leaves with the padding, and has no slot after a cut.
+        self._shown = None if all(image.shown for image in images) else upload(slots.real.flatten(), device).index_select(0, self._slots)
         # (t,) which of its image's first tokens each is; `None` before the first cut.
         self._cells: Tensor | None = None
 
@@ -96,17 +98,21 @@ class VisualTokens:
         targets, orders = zip(*(plan.on(device) for plan in plans), strict=True)
         starts = [0, *accumulate(image.count for image in self.images)]
         places = torch.arange(starts[-1], device=device)
+        counts = [plan.tokens_after for plan in plans]
         if len(plans) > 1:
-            first = upload(_joined(torch.full((image.count,), start) for image, start in zip(self.images, starts, strict=False)), device)
+            # For each token where its image starts, and at those places how many of the image stay.
+            begins = _joined(torch.full((image.count,), start) for image, start in zip(self.images, starts, strict=False))
+            promised = torch.zeros_like(begins).scatter_(0, torch.tensor(starts[:-1]), torch.tensor(counts))
+            first, expected = upload(torch.stack([begins, promised]), device).unbind()
             target = torch.cat(targets) + first
             # What is dropped points in front of its image.
             stays = target == places
+            require((torch.zeros_like(first).index_add_(0, first, stays.long()) == expected).all(), lambda: _miscounted(method))
         else:
             target = targets[0]
             stays = target == places
-        require(stays.sum() == sum(plan.tokens_after for plan in plans), lambda: _miscounted(method))
-        leaving = torch.zeros(slots.real.numel(), dtype=torch.bool, device=device).scatter_(0, self._slots, ~stays)
-        route = shorten(slots, leaving.view(slots.shape), self._counts(plans, slots))
+            require(stays.sum() == counts[0], lambda: _miscounted(method))
+        route = shorten(slots, self._leaving(stays, slots), self._counts(plans, slots))
         short = take(states, route.source)
         merged = [order if start == 0 else order + start for order, start in zip(orders, starts, strict=False) if order is not None]
         if merged:
@@ -122,8 +128,9 @@ class VisualTokens:
             image.count = plan.tokens_after
             image.stages = (*image.stages, Stage(str(method), method.layer, plan))
         if not last:
-            kept = torch.sort((~stays).byte(), stable=True).indices[: sum(plan.tokens_after for plan in plans)]
+            kept = torch.sort((~stays).byte(), stable=True).indices[: sum(counts)]
             self._slots = _after(route, self._slots[kept], width)
+            self._shown = None if self._shown is None else self._shown[kept]
             cells = (places if len(plans) == 1 else places - first) if self._cells is None else self._cells
             self._cells = cells[kept]
         return route, short
@@ -132,6 +139,17 @@ class VisualTokens:
         """Where layers are on several devices, indices go with the states."""
         self._slots = upload(self._slots, device)
         self._cells = None if self._cells is None else upload(self._cells, device)
+        self._shown = None if self._shown is None else upload(self._shown, device)
+
+    def _leaving(self, stays: Tensor, slots: Slots) -> Tensor:
+        """Which slots (b, n) leave, as `stays` (t,) says of the visual tokens."""
+        if self._shown is None:
+            leaving = torch.zeros(slots.real.numel(), dtype=torch.bool, device=stays.device).scatter_(0, self._slots, ~stays)
+        else:
+            # After a cut a hidden token names the slot of another one, which must not leave with it.
+            leaves = (~stays & self._shown).int()
+            leaving = torch.zeros(slots.real.numel(), dtype=torch.int, device=stays.device).index_add_(0, self._slots, leaves) > 0
+        return leaving.view(slots.shape)
 
     def _counts(self, plans: Sequence[Plan], slots: Slots) -> list[int] | None:
         """How many slots of each row remain; `None` where only the device knows, because the mask hides some that leave."""

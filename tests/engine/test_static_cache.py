@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import importlib
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -13,9 +16,10 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 import foveate
-from foveate import FastV, Method
+from foveate import FastV, Method, View
 from foveate.engine import static
 from foveate.engine.arguments import as_argument, cache_of
+from foveate.engine.stance import steps_aside
 from foveate.engine.stepping import StaticSteps
 from foveate.errors import CacheError, UnsupportedError
 
@@ -253,6 +257,57 @@ def test_a_prompt_that_fails_leaves_the_cache_empty() -> None:
         hook.remove()
         assert int(cache.get_seq_length()) == 0
         torch.testing.assert_close(decoded(model, ROWS, cache), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shown", [1, 0], ids=["a token", "a token that the mask hides in one row"])
+def test_a_step_that_failed_in_the_middle_may_be_tried_again(shown: int) -> None:
+    model, found = tiny_llava(), []
+    with foveate.compress(model, METHOD), torch.no_grad():
+        for failing in (False, True):
+            cache, mask = own(model), ROWS["attention_mask"]
+            model(**ROWS, **as_argument(cache))
+            for step in range(3):
+                mask = torch.cat([mask, torch.tensor([[1], [shown if step == 1 else 1]])], 1)
+                inputs = {"input_ids": torch.tensor([[7 + step], [9]]), "attention_mask": mask, **as_argument(cache)}
+                if failing:
+                    hook = model.model.language_model.layers[2].register_forward_hook(_fails)
+                    with pytest.raises(RuntimeError, match="in the middle"):
+                        model(**inputs)
+                    hook.remove()
+                found.append(model(**inputs).logits)
+    torch.testing.assert_close(torch.stack(found[3:]), torch.stack(found[:3]), atol=0, rtol=0)
+
+
+def _fails(*_: Any) -> None:
+    raise RuntimeError("in the middle")
+
+
+def test_a_cache_that_its_caller_forgets_is_freed_while_the_handle_is_in_place() -> None:
+    model = tiny_llava()
+    with foveate.compress(model, METHOD):
+        cache = own(model)
+        decoded(model, ROWS, cache, steps=2)
+        left = weakref.ref(cache)
+        del cache
+        gc.collect()
+        assert left() is None
+
+
+class Interrupted(Method):
+    """A user presses Ctrl-C in the middle of a prompt: no hook after a forward runs then."""
+
+    def score(self, view: View) -> Tensor:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("given", [DynamicCache, own], ids=["dynamic", "static"])
+def test_compiled_code_runs_again_once_the_handle_of_an_interrupted_prompt_is_removed(given: Any) -> None:
+    importlib.import_module("torch._dynamo")  # else nothing can be compiled, and nothing steps aside
+    model = tiny_llava()
+    cache = given() if given is DynamicCache else given(model)
+    with foveate.compress(model, Interrupted(keep=4)), pytest.raises(KeyboardInterrupt):
+        model(**ONE_ROW, **as_argument(cache))
+    assert not steps_aside()
 
 
 def test_threads_have_caches_of_their_own() -> None:
