@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
+
+from foveate import Method, View
+from foveate.view import SIGNALS
 
 CPU = torch.device("cpu")
 FIRST, SECOND = torch.device("maia:0"), torch.device("maia:1")
@@ -98,3 +102,22 @@ def spread(model: Any, layers: range) -> Any:
 
 def _sending(forward: Any, device: torch.device) -> Any:
     return lambda *args, **kwargs: forward(*moved(args, device), **{name: moved(value, device) for name, value in kwargs.items()})
+
+
+@dataclass(frozen=True)
+class Everything(Method):
+    """Ranks by every signal that the model gives at this layer."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(SIGNALS) - ({"attention_output"} if self.layer == 0 else set())
+
+    def score(self, view: View) -> Tensor:
+        score = view.states.square().mean(1)
+        for name in sorted(self.needs):
+            value = view.signal(name)
+            assert value.device == view.states.device, f"{name} is on {value.device}, the states on {view.states.device}"
+            value = value.mean(0) if name in ("text_attention", "head_attention", "question_states") else value
+            if name != "question_states":
+                score = score + (value if value.ndim == 1 else value.square().mean(1))
+        return score

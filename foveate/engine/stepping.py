@@ -192,7 +192,7 @@ class StaticSteps:
         if not own.eager and "torch._dynamo" in sys.modules:  # else nothing is compiled, and it takes seconds to import
             try:
                 STANCE.enter()
-            except RuntimeError as error:
+            except (RuntimeError, AssertionError) as error:  # from where it is called in compiled code, or from where that is traced
                 raise _traced() from error
             own.eager = True
 

@@ -57,18 +57,17 @@ def test_tables_name_rows_and_kernels(bench: Run) -> None:
         assert text in result.out
 
 
-def test_switches_add_rows_and_say_what_cannot_run(bench: Run, tmp_path: Path) -> None:
+def test_switches_add_rows(bench: Run, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
-    result = bench("--static", "--graphs", "--new-tokens", "1,2", "--out", out)
+    result = bench("--static", "--compiled-layers", "--new-tokens", "1,2", "--out", out)
     assert result.code == 0, result.err
     for text in ("full, generate", "full, static cache", "FastV(keep=9), static cache", "host in hooks", "of full alike"):
         assert text in result.out, text
     rows = {row["name"]: row for row in results(out)["groups"][0]["rows"]}
-    assert rows["FastV(keep=9), graphs"]["failed"]  # there are none on a CPU
-    assert "note: FastV(keep=9), graphs: " in result.err
+    assert rows["FastV(keep=9), compiled layers"]["failed"] is None
     assert rows["FastV(keep=9)"]["hooks"]["prefill"] > 0
     settings = results(out)["settings"]
-    assert (settings["static"], settings["graphs"], "compile" in settings) == (True, True, False)
+    assert (settings["static"], settings["compiled_layers"], "compile" in settings) == (True, True, False)
     assert bench("--out", out).code == 1
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from devices import FIRST, put, spread
-from test_placed import Everything
+from devices import FIRST, Everything, put, spread
 from tiny import SPARSE, TOKENS, Fixed, batch, pixels, prompt, tiny_llava
 from torch import Tensor
 from waits import Waits, waits_on_a_gpu
