@@ -72,16 +72,31 @@ class Plan:
 
     @staticmethod
     def deferred(target: Tensor, tokens_after: int, order: Tensor | None = None) -> Plan:
-        """A plan that stays on its device: nothing is copied or checked until somebody reads it, so making it never waits.
+        """A plan that stays on its device: its values are copied and checked when somebody reads it, so making it never waits.
 
-        For methods that know how many tokens they keep and that their map is one.
+        For methods that know how many tokens they keep. In a prefill the values are checked on the device.
 
         Args:
             target: as in `Plan`, int64 on any device.
             tokens_after: how many tokens it keeps.
             order: as in `Plan`, on the same device; `None` means here that nothing is merged.
+
+        Raises:
+            ValueError: a tensor has another shape or dtype, or `tokens_after` is not in 1..n.
         """
+        for name, tensor in {"target": target, "order": order}.items():
+            if tensor is not None and (tensor.ndim != 1 or tensor.dtype != torch.long or tensor.numel() == 0):
+                raise ValueError(
+                    f"Plan.deferred takes {name} as a non-empty int64 tensor of one dimension, not {tuple(tensor.shape)} {tensor.dtype}"
+                )
+        if not 1 <= tokens_after <= target.numel():
+            raise ValueError(f"Plan.deferred: tokens_after must lie in 1..{target.numel()}, not {tokens_after}")
         return _Deferred(target, tokens_after, order)
+
+    @property
+    def sound(self) -> Tensor | None:
+        """Whether a deferred plan is one, as a bool () on its device; `None` for any other plan, which has been checked. Never waits."""
+        return None
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """`target` (n,), and the merged tokens (m,) in the order of adding, on a device; `None` if nothing is merged. Never waits."""
@@ -227,6 +242,18 @@ class _Deferred(Plan):
 
     def cpu(self) -> Plan:
         return self._read
+
+    @property
+    def sound(self) -> Tensor | None:
+        target, order = self.__dict__["_target"], self.__dict__["_order"]
+        places = torch.arange(len(target), device=target.device)
+        goes = target.clamp(0, len(target) - 1)
+        sound = ((target == DROPPED) | ((target == goes) & (target[goes] == goes))).all() & ((target == places).sum() == self.tokens_after)
+        merged = (target != DROPPED) & (target != places)
+        if order is None:
+            return sound & ~merged.any()
+        named = torch.zeros_like(target).index_add_(0, order.clamp(0, len(target) - 1), torch.ones_like(order))
+        return sound & (named == merged).all() & (order >= 0).all() & (order < len(target)).all()
 
     @property
     def tokens_after(self) -> int:

@@ -96,14 +96,55 @@ def test_what_a_deferred_plan_was_told_is_checked_when_it_is_read(kept: int, ord
         plan.cpu()
 
 
-def test_a_deferred_plan_that_is_none_is_found_in_the_prefill() -> None:
-    class Miscounting(Method):
-        def plan(self, view: View) -> Plan:
-            return Plan.deferred(torch.tensor([0, -1, -1, -1]).repeat(4) + torch.arange(16) * 0, 4)
+@pytest.mark.parametrize(
+    ("target", "order"),
+    [
+        ([0, 0, 2, 3, 4], None),
+        ([0, 1, 2, -1, -1], None),
+        ([0, 1, 2, 3, 4], [4]),
+        ([0, 1, 2, 3, -1], [4]),
+        ([0, 1, 2, 3, 3], [4, 4]),
+        ([0, 1, 2, 3, 3], [-1]),
+        ([0, 1, 2, 3, 4, 6], [5]),
+        ([0, 1, 2, 3, 16], [4]),
+        ([0, 1, 2, 3, -2], None),
+    ],
+    ids=[
+        "unsaid merge",
+        "count",
+        "kept in order",
+        "dropped in order",
+        "twice",
+        "negative order",
+        "into a dropped one",
+        "too far",
+        "below -1",
+    ],
+)
+def test_a_deferred_plan_that_is_none_is_found_in_the_prefill(target: list[int], order: list[int] | None) -> None:
+    whole = torch.tensor(target + [-1] * (16 - len(target)))
+    deferred = Plan.deferred(whole, 4, None if order is None else torch.tensor(order))
+    assert deferred.sound is not None
+    assert not deferred.sound
+    with pytest.raises(ValueError, match="Plan"):
+        deferred.cpu()
 
-    model = tiny_llava()
-    with compress(model, Miscounting(keep=4)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
-        model(**batch([prompt(3, "image", 5)]))
+    class Wrong(Method):
+        def plan(self, view: View) -> Plan:
+            return deferred
+
+    with compress(tiny_llava(), Wrong(keep=4)) as handle, pytest.raises(MethodError, match=r"Wrong\(keep=4\): what it gave Plan\.deferred"):
+        handle.model(**batch([prompt(3, "image", 5)]))
+
+
+@pytest.mark.parametrize(
+    ("target", "kept", "order"),
+    [(torch.zeros(2, 2).long(), 1, None), (torch.zeros(4), 1, None), (torch.arange(4), 0, None), (torch.arange(4), 5, None)],
+    ids=["dimensions", "dtype", "none kept", "too many kept"],
+)
+def test_what_the_host_knows_of_a_deferred_plan_is_checked_at_once(target: torch.Tensor, kept: int, order: None) -> None:
+    with pytest.raises(ValueError, match=r"Plan\.deferred"):
+        Plan.deferred(target, kept, order)
 
 
 @pytest.mark.parametrize("rows", [[prompt(3, "image", 2, "image", 5)], [prompt(3, "image", 5)] * 2], ids=["row", "batch"])
@@ -113,6 +154,10 @@ def test_wrong_numbers_that_make_up_for_each_other_are_found_too(rows: list[list
             return [Plan.deferred(Plan.keep(range(kept), 16).target, 5) for kept in (6, 4)]
 
     model, inputs = tiny_llava(), batch(rows)
+    with compress(model, Miscounting(keep=5)), pytest.raises(MethodError, match=r"what it gave Plan\.deferred is no plan"):
+        model(**inputs)
+    # Of foveate's own methods the numbers alone are checked.
+    Miscounting.__module__ = "foveate.methods.made_up"
     with compress(model, Miscounting(keep=5)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
         model(**inputs)
 

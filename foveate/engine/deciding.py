@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foveate.devices import Checks
+from foveate.devices import Checks, require
 from foveate.engine.clock import Spans
 from foveate.engine.readings import Readings
 from foveate.engine.slots import Slots
@@ -89,4 +89,13 @@ def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) 
                 f"{brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "
                 "exactly self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
             )
+        sound = plan.sound if _makes_maps(method) else None
+        if sound is not None:
+            require(sound, lambda: MethodError(f"{brief(method)}: what it gave Plan.deferred is no plan for its tokens; see Plan"), [view])
     return list(plans)
+
+
+def _makes_maps(method: Method) -> bool:
+    """Whether a method of somebody else makes its plans; foveate's are right by construction, and a check costs some ten launches."""
+    kind = type(method)
+    return not kind.__module__.startswith("foveate.") and (kind.plan is not Method.plan or kind.plans is not Method.plans)
