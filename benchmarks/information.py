@@ -1,6 +1,6 @@
 """How well the fast information scores agree with the exact ones, and what both cost compared with a full SVD.
 
-OPENBLAS_NUM_THREADS=1 python benchmarks/information.py    # writes benchmarks/results/information.json
+python benchmarks/information.py                  # writes benchmarks/results/information.json
 python benchmarks/information.py --device cuda --out my.json
 """
 

@@ -117,7 +117,7 @@ def information_times() -> str:
     plans = ", ".join(f"{name} {value:.2g}" for name, value in data["plan_ms"].items())
     note = f"Shortest of many runs in milliseconds of processor time; {data['device']}, torch {data['torch']}, float32 states."
     note += f" From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
-    return "\n".join(lines) + f"\n\n{note} `OPENBLAS_NUM_THREADS=1 python benchmarks/information.py`."
+    return "\n".join(lines) + f"\n\n{note} `python benchmarks/information.py`."
 
 
 def two_questions() -> str:

@@ -105,13 +105,13 @@ def test_the_attention_output_ranks_and_the_hidden_states_merge() -> None:
 
 def test_images_of_equal_shape_share_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    original = np.linalg.eigh
+    original = torch.linalg.eigh
 
     def spy(matrix: np.ndarray) -> Any:
         shapes.append(matrix.shape)
         return original(matrix)
 
-    monkeypatch.setattr(np.linalg, "eigh", spy)
+    monkeypatch.setattr(torch.linalg, "eigh", spy)
     views = [make(20, 8, 0), make(12, 8, 1), make(20, 8, 2), make(6, 8, 3), make(20, 8, 4)]
     TokenCarve(keep=6).plans(views)
     # The image of six tokens keeps all of them and needs none.

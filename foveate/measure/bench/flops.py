@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import foveate.methods.information  # noqa: F401  # defines operators that are counted below
-
 __all__ = ["OperationCounter"]
 
 _ATEN = torch.ops.aten
@@ -45,10 +43,6 @@ def _solve(matrix: Any, other: Any, *args: Any, out_shape: Any = None, **kwargs:
     return math.prod(other) * int(matrix[-1])
 
 
-def _gram(rows: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return 2 * int(rows[0]) ** 2 * int(rows[1])
-
-
 _BY_HEADS = (
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention",
@@ -64,8 +58,6 @@ _FORMULAS = {
     **{getattr(_ATEN, name): _attention for name in _BY_HEADS if hasattr(_ATEN, name)},
     **{getattr(_ATEN, name): _attention_of_rows for name in _BY_ROWS if hasattr(_ATEN, name)},
     _ATEN._linalg_eigh: _eigen,
-    torch.ops.foveate.eigh: _eigen,
-    torch.ops.foveate.gram: _gram,
     _ATEN.linalg_cholesky_ex: _cholesky,
     _ATEN.linalg_solve_triangular: _solve,
 }
