@@ -14,7 +14,7 @@ from foveate.engine.invariants import check_length, check_mask
 from foveate.engine.keys import causal_mask
 from foveate.errors import InputError
 
-__all__ = ["Resume"]
+__all__ = ["Resume", "positions_like"]
 
 
 class Resume:
@@ -42,7 +42,7 @@ class Resume:
         else:
             order = (since.cumsum(1)[:, -queries:] - 1).clamp(min=0)
         self._new = since[:, -queries:]
-        self.positions = _like(upload(last.next_position, device)[..., None] + order, given)
+        self.positions = positions_like(upload(last.next_position, device)[..., None] + order, given)
         # Positions of one kind that a caller gives are taken. `generate` makes its own, which are wrong after padding on the right.
         taken = given is not None and given.ndim == 2 and last.next_position.ndim == 1 and not generating
         self.arguments: dict[str, Any] = {} if taken else {"position_ids": self.positions}
@@ -129,7 +129,7 @@ class Resume:
             check_length(index, physical_length(layer), held + self._queries)
 
 
-def _like(positions: Tensor, given: Tensor | None) -> Tensor:
+def positions_like(positions: Tensor, given: Tensor | None) -> Tensor:
     """Positions (..., b, q) with as many kinds as the decoder was given this time; text comes before the rotary axes."""
     if given is None:
         return positions

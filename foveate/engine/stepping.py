@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 
 from foveate.engine.arguments import cache_of, with_cache
 from foveate.engine.cache import base_state
+from foveate.engine.resume import positions_like
 from foveate.engine.schedule import Schedule
 from foveate.engine.stance import STANCE
 from foveate.engine.static import StaticCut, cut_of, fill, freeze, is_static, room_in, thaw
@@ -123,7 +124,7 @@ class StaticSteps:
             return original(input_ids, **kwargs)
         cut.make_room(_limit(outer, cut))
         kwargs = with_cache(kwargs, cut.inner)
-        positions = kwargs["position_ids"] = _like(cut.positions(), kwargs.get("position_ids"))
+        positions = kwargs["position_ids"] = positions_like(cut.positions(), kwargs.get("position_ids"))
         cut.count(None)
         kwargs["attention_mask"] = self._mask(cut)
         own.outer = outer
@@ -235,7 +236,7 @@ class StaticSteps:
         new = None if mask is None or cut.real is None else mask[:, -1:].to(cut.real.device).bool()
         kwargs = with_cache(kwargs, cut.inner)
         if given is None or given.ndim != 2 or cut.shift.ndim != 1:
-            kwargs["position_ids"] = _like(cut.positions(), given)
+            kwargs["position_ids"] = positions_like(cut.positions(), given)
         cut.count(new)
         kwargs["attention_mask"] = self._mask(cut)
         self._threads.own.outer, self._threads.own.loop = outer, True
@@ -270,12 +271,3 @@ def _exchanged(output: Any, old: Any, new: Any) -> Any:
         for name in [name for name, value in output.items() if value is old]:
             output[name] = new  # type: ignore[index]
     return output
-
-
-def _like(positions: Tensor, given: Tensor | None) -> Tensor:
-    """Positions (..., b, 1) with as many kinds as the model was given; text comes before the rotary axes."""
-    if given is None:
-        return positions
-    if positions.ndim == 2:
-        return positions.expand(*given.shape[:-2], -1, -1)
-    return positions[-len(given) :] if given.ndim == 3 else positions[0]
