@@ -107,7 +107,7 @@ def _deliver(worker: subprocess.Popen[str], tests: GpuTests | None) -> None:
     found = None if tests is None else tests.finish()
     with contextlib.suppress(BrokenPipeError, ValueError), worker.stdin or contextlib.nullcontext():
         if worker.stdin is not None:
-            worker.stdin.write(json.dumps(found) + "\n")
+            worker.stdin.write(json.dumps({"tests": found}) + "\n")
 
 
 def _work(out: Path, names: list[str], end: float, *, small: bool, device: str | None) -> None:
@@ -120,7 +120,8 @@ def _work(out: Path, names: list[str], end: float, *, small: bool, device: str |
         section = SECTIONS[name]
         if section.timed and not alone:
             section.prepare(card)
-            tests, alone = ANYTHING.parse(sys.stdin.readline() or "null", "the result of the tests").raw, True
+            line = sys.stdin.readline() or '{"tests": null}'
+            tests, alone = ANYTHING.parse(line, "the result of the tests").raw["tests"], True
             if tests is not None:
                 _merge(out, TESTS, tests)
         if not fits(card, section):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from tiny import batch, generate, prompt, tiny_llava
 from torch import Tensor
 from transformers import CompileConfig
@@ -24,6 +26,10 @@ STEPS = (3, 3, 6, 3)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static, "STEP", 4)  # tiny prompts would fill a step
     torch._dynamo.reset()
+
+
+OLD = Version(transformers.__version__) < Version("5.24")
+NEW = pytest.mark.skipif(OLD, reason="before 5.24 transformers makes the mask of a stock step outside the compiled code, and ours inside")
 
 
 class Recorder:
@@ -54,6 +60,7 @@ def same(out: Any, expected: Any) -> None:
     torch.testing.assert_close(torch.stack(out.logits), torch.stack(expected.logits), atol=1e-4, rtol=1e-4)
 
 
+@NEW
 @pytest.mark.parametrize("inputs", [ONE_ROW, ROWS], ids=["one row", "padded"])
 def test_the_compiled_step_is_that_of_the_model_without_a_handle(inputs: dict[str, Tensor]) -> None:
     stock, ours = Recorder(), Recorder()
@@ -92,5 +99,5 @@ def test_other_prompts_lengths_budgets_and_methods_never_run_stale_code() -> Non
             for inputs, steps in zip(prompts, STEPS, strict=True):
                 expected = generate(model, inputs, steps=steps)
                 same(generate(model, inputs, steps=steps, **options), expected)
-        assert len(ours.graphs) <= len(stock.graphs)
+        assert len(ours.graphs) <= len(stock.graphs) * (2 if OLD else 1)
     same(generate(model, prompts[0], steps=4, **options), generate(plain, prompts[0], steps=4))  # and without a handle

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from devices import FIRST, Everything, put, spread
+from packaging.version import Version
 from tiny import SPARSE, TOKENS, Fixed, batch, pixels, prompt, tiny_llava
 from torch import Tensor
 from waits import Waits, waits_on_a_gpu
@@ -94,6 +96,8 @@ def test_deeper_models_wait_no_longer(name: str) -> None:
 @pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_decoding_step_waits_for_nothing(rows: int, trim: bool, masked: bool, attention: str) -> None:
+    if attention == "eager" and not trim and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("before 5.24 transformers copies a number from the host for each eager mask, and there are two masks here")
     model = spread(tiny_llava(attention=attention), range(0))
     whole = put(prompts(rows)["attention_mask"], FIRST)
     mask = whole if masked else None
