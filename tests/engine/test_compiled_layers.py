@@ -244,21 +244,11 @@ def _autocast(model: Any, inputs: dict[str, Tensor]) -> Any:
         return model(**inputs)
 
 
-@torch.no_grad()
-def _hooked(model: Any, inputs: dict[str, Tensor]) -> Any:
-    module = model.model.language_model.layers[3].mlp
-    hook = module.register_forward_hook(lambda *call: call[-1] * 2)
+def _hooked(model: Any, inputs: dict[str, Tensor], place: str = "mlp") -> Any:
+    hook = model.model.language_model.layers[3].get_submodule(place).register_forward_hook(lambda *call: call[-1] * 2)
     try:
-        return model(**inputs)
-    finally:
-        hook.remove()
-
-
-@torch.no_grad()
-def _hooked_layer(model: Any, inputs: dict[str, Tensor]) -> Any:
-    hook = model.model.language_model.layers[3].register_forward_hook(lambda *call: call[-1] * 2)
-    try:
-        return model(**inputs)
+        with torch.no_grad():
+            return model(**inputs)
     finally:
         hook.remove()
 
@@ -300,7 +290,7 @@ FALLBACKS: dict[str, Callable[..., Any]] = {
     "training mode": _training,
     "autocast is on": _autocast,
     "hooks of others are registered on a LlamaMLP": _hooked,
-    "hooks of others are registered on a LlamaDecoderLayer": _hooked_layer,
+    "hooks of others are registered on a LlamaDecoderLayer": functools.partial(_hooked, place=""),
     "something stands in for the forward of a LlamaMLP": _replaced,
     "a TorchDispatchMode watches every operation": _counted,
     "the cache holds tokens of an earlier turn": _second_turn,
