@@ -67,6 +67,18 @@ def layout() -> str:
     return "\n".join([*lines, "", f"`{shown.command}`"])
 
 
+def host() -> str:
+    """What compression costs the host, where nearly all the time of a prefill is Python's."""
+    shown = run("bench_host")
+    lines = ["| | prefill, of plain | decoding step, of plain |", "|---|---|---|"]
+    for name, found in shown.host_overhead.items():
+        lines.append(f"| {label(name)} | {found['ratio']:.2f}x | {found['step_ratio']:.2f}x |")
+    facts = shown.facts
+    return "\n".join(
+        [*lines, "", f"Medians of ratios formed within 30 interleaved rounds; {facts['processor']}, {facts['date']}. `{shown.command}`"]
+    )
+
+
 def selection() -> str:
     """The cost of choosing at the language model's input, in time and in operations."""
     lines = [

@@ -9,9 +9,10 @@ from pathlib import Path
 import typer
 from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
+from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
-from speed_tables import layout, long_outputs, savings, selection, speed
+from speed_tables import host, layout, long_outputs, savings, selection, speed
 
 from foveate.files.writing import write_whole
 from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
@@ -25,6 +26,7 @@ PAGES = (
     "docs/methods.md",
     "docs/evaluation.md",
     "docs/explainability.md",
+    "docs/gpu.md",
     "docs/information_loss.md",
 )
 
@@ -113,8 +115,9 @@ def information_times() -> str:
         svd = f"{row['svd']:.1f}" if "svd" in row else "not measured"
         lines.append(f"| {row['n']} x {row['d']} | {row['exact']:.1f} | {row['fast']:.1f} | {svd} |")
     plans = ", ".join(f"{name} {value:.2g}" for name, value in data["plan_ms"].items())
-    note = f"Shortest of many runs in milliseconds; {data['device']}, torch {data['torch']}, float32 states."
-    return "\n".join(lines) + f"\n\n{note} From a view of 576 x 1024 to a plan of 128 tokens: {plans}. `python benchmarks/information.py`."
+    note = f"Shortest of many runs in milliseconds of processor time; {data['device']}, torch {data['torch']}, float32 states."
+    note += f" From a view of 576 x 1024 to a plan of 128 tokens: {plans}."
+    return "\n".join(lines) + f"\n\n{note} `python benchmarks/information.py`."
 
 
 def two_questions() -> str:
@@ -170,10 +173,13 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "ablations": ablations,
     "selection": selection,
     "long_outputs": long_outputs,
+    "host": host,
     "layout": layout,
     "resolutions": resolutions,
     "information_cells": information_cells,
     "information_correlations": information_correlations,
+    "gpu": gpu,
+    "gpu_short": gpu_short,
 }
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from foveate.engine.handle import Handle, handle_on
 from foveate.engine.identity import identity
 from foveate.engine.schedule import Schedule
-from foveate.engine.surroundings import check_generation, check_not_compiled, unwrapped
+from foveate.engine.surroundings import check_generation, check_hooks_run, unwrapped
 from foveate.engine.versions import warn_if_untested
 from foveate.errors import HandleError, LayerError, SignalError, UnsupportedModelError, UsageError
 from foveate.families import Family, family_of
@@ -23,7 +23,9 @@ from foveate.printable import described
 __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 
 
-def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False) -> Handle:
+def compress(
+    model: nn.Module, method: Method | Sequence[Method], *, trim_early_layers: bool = True, clamp: bool = False, compiled: bool = False
+) -> Handle:
     """Compress the visual tokens of every prefill from now on, until the handle is removed.
 
     The model itself is not changed: nothing is copied, no attention kernel is replaced, and text-only calls run as before.
@@ -35,6 +37,9 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         trim_early_layers: also take the tokens out of the key/value caches of the layers before the cut, so that all
             layers have one length. Without it those layers see every visual token while decoding.
         clamp: let an int `keep` above the number of tokens mean all of them, for every method.
+        compiled: run the prefill's layers after the last cut as code from torch.compile, which spares the host their launches. The
+            first prompt of each length, rounded up, takes the time to compile them. Where they cannot be compiled, they run as ever,
+            and `handle.compiled.reason` says why.
 
     Returns:
         a handle with `report` and `remove()`; also a context manager.
@@ -46,14 +51,14 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
         LayerError: the model has no such layer, or the layers of a schedule do not increase.
         SignalError: the model cannot give a signal that a method needs at its layer.
         CompressorError: a method's compressor is missing, damaged, or made for another model.
-        UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or it is compiled.
+        UnsupportedError: the model's generation settings ask for chunked prefill or assisted decoding, or its call is compiled.
     """
     _check_model(model)
     schedule = schedule_of(method, "compress()")
     warn_if_untested()
     model = unwrapped(model)
     family = family_of(model)
-    check_not_compiled(model, family)
+    check_hooks_run(model, family)
     _check_decoder(family.decoder(model).config)
     _check_schedule(schedule, family, model)
     check_generation(model, {})
@@ -66,7 +71,7 @@ def compress(model: nn.Module, method: Method | Sequence[Method], *, trim_early_
     for each in schedule:
         each.check(identify)
     cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
-    return Handle(Schedule(model, family, cuts, trim_early_layers))
+    return Handle(Schedule(model, family, cuts, trim_early_layers, compiled))
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -13,15 +13,16 @@ import torch
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from torch import Tensor, nn
 
+from foveate.devices import require
 from foveate.errors import BudgetError, LayerError, MethodError, OptionError, UsageError
-from foveate.plan import Plan
+from foveate.plan import DROPPED, Plan
 from foveate.printable import described
 from foveate.view import View
 
 if TYPE_CHECKING:
     from foveate.engine.identity import ModelIdentity
 
-__all__ = ["METHOD_FORMAT", "SAVING", "Method", "brief", "ranking", "schedule_of"]
+__all__ = ["METHOD_FORMAT", "SAVING", "Method", "brief", "keep_best", "ranking", "schedule_of"]
 
 METHOD_FORMAT = 1
 """Version of a method's configuration as `Method.to_dict` writes it."""
@@ -128,29 +129,35 @@ class Method:
 
     def plan(self, view: View) -> Plan:
         """Decide for one image. The default keeps the tokens with the highest `score`."""
-        budget = self.budget(len(view), view.grid[0])
-        return Plan.keep(ranking(self._checked(self.score(view), len(view)))[:budget], len(view))
+        return self._ranked([view])[0]
 
-    def _checked(self, score: Tensor, tokens: int) -> Tensor:
+    def _ranked(self, views: Sequence[View]) -> list[Plan]:
+        budgets = [self.budget(len(view), view.grid[0]) for view in views]
+        return keep_best([self._checked(self.score(view), view) for view in views], budgets)
+
+    def _checked(self, score: Tensor, view: View) -> Tensor:
         """The score, checked for what `score` promises.
 
         Raises:
             MethodError: it has another shape, or contains NaN.
         """
+        tokens = len(view)
         if not isinstance(score, Tensor) or score.shape != (tokens,):
             found = f"a tensor of shape {tuple(score.shape)}" if isinstance(score, Tensor) else f"a {type(score).__name__}"
             raise MethodError(
                 f"{brief(self)}: score() returned {found}, expected shape ({tokens},), one number per visual token of the view"
             )
-        if bool(score.isnan().any()):
-            raise MethodError(
-                f"{brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {tokens} tokens, which cannot be ranked"
-            )
+        require((score == score).all(), lambda: self._not_a_number(score), [view])
         return score
 
+    def _not_a_number(self, score: Tensor) -> MethodError:
+        return MethodError(
+            f"{brief(self)}: score() returned NaN for {int(score.isnan().sum())} of {len(score)} tokens, which cannot be ranked"
+        )
+
     def plans(self, views: Sequence[View]) -> list[Plan]:
-        """Decide for several images at once. Override it if a batch is faster; the default calls `plan` for each."""
-        return [self.plan(view) for view in views]
+        """Decide for several images at once. Override it if a batch is faster; the default calls `plan` for each, if that is overridden."""
+        return self._ranked(views) if type(self).plan is Method.plan else [self.plan(view) for view in views]
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain lists, numbers and strings; `foveate.methods.method_from_dict` is the inverse.
@@ -220,5 +227,18 @@ def brief(method: Method) -> str:
 
 
 def ranking(score: Tensor) -> Tensor:
-    """Indices (n,) by descending score; ties in ascending order of index."""
+    """Indices (..., n) by descending score; ties in ascending order of index."""
     return torch.sort(score, descending=True, stable=True).indices
+
+
+def keep_best(scores: Sequence[Tensor], budgets: Sequence[int]) -> list[Plan]:
+    """Plans that keep the `budgets[i]` tokens with the highest of `scores[i]` (n,); ties go to the lower index. Never waits."""
+    plans: dict[int, Plan] = {}
+    groups: dict[tuple[int, int, torch.dtype, torch.device], list[int]] = {}
+    for number, (score, budget) in enumerate(zip(scores, budgets, strict=True)):
+        groups.setdefault((len(score), budget, score.dtype, score.device), []).append(number)
+    for (tokens, budget, _, device), members in groups.items():
+        kept = ranking(torch.stack([scores[number] for number in members]))[:, :budget]
+        targets = torch.full((len(members), tokens), DROPPED, device=device).scatter_(1, kept, kept)
+        plans.update((number, Plan.deferred(target, budget)) for number, target in zip(members, targets, strict=True))
+    return [plans[number] for number in range(len(scores))]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from foveate.devices import upload
 
 __all__ = ["DROPPED", "Plan"]
 
@@ -66,6 +69,53 @@ class Plan:
         target = torch.full((tokens,), DROPPED)
         target[kept] = kept
         return cls(target)
+
+    @staticmethod
+    def deferred(target: Tensor, tokens_after: int, order: Tensor | None = None) -> Plan:
+        """A plan that stays on its device: its values are copied and checked when somebody reads it, so making it never waits.
+
+        For methods that know how many tokens they keep. In a prefill the values are checked on the device.
+
+        Args:
+            target: as in `Plan`, int64 on any device.
+            tokens_after: how many tokens it keeps.
+            order: as in `Plan`, on the same device; `None` means here that nothing is merged.
+
+        Raises:
+            ValueError: a tensor has another shape or dtype, or `tokens_after` is not in 1..n.
+        """
+        for name, tensor in {"target": target, "order": order}.items():
+            if tensor is not None and (tensor.ndim != 1 or tensor.dtype != torch.long or tensor.numel() == 0):
+                raise ValueError(
+                    f"Plan.deferred takes {name} as a non-empty int64 tensor of one dimension, not {tuple(tensor.shape)} {tensor.dtype}"
+                )
+        if not 1 <= tokens_after <= target.numel():
+            raise ValueError(f"Plan.deferred: tokens_after must lie in 1..{target.numel()}, not {tokens_after}")
+        return _Deferred(target, tokens_after, order)
+
+    @property
+    def sound(self) -> Tensor | None:
+        """Whether a deferred plan is one, as a bool () on its device; `None` for any other plan, which has been checked. Never waits."""
+        return None
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """`target` (n,), and the merged tokens (m,) in the order of adding, on a device; `None` if nothing is merged. Never waits."""
+        if not self.merged.numel():
+            return upload(self.target, device), None
+        return upload(self.target, device), upload(self.merged if self.order is None else self.order, device)
+
+    def cpu(self) -> Plan:
+        """The same plan on the CPU, checked; a deferred one is copied and checked now.
+
+        Raises:
+            ValueError: a deferred plan is none, or keeps another number of tokens than it was said to.
+        """
+        return self
+
+    @property
+    def merges(self) -> bool:
+        """Whether any token is merged into another."""
+        return self.merged.numel() > 0
 
     def __len__(self) -> int:
         """Tokens before the plan."""
@@ -157,3 +207,62 @@ class Plan:
     def from_list(cls, target: Iterable[int]) -> Plan:
         """The inverse of `to_list`."""
         return cls(torch.tensor(list(target), dtype=torch.long))
+
+
+class _Deferred(Plan):
+    """See `Plan.deferred`."""
+
+    def __init__(self, target: Tensor, tokens_after: int, order: Tensor | None) -> None:
+        self.__dict__.update(_target=target, _order=order, _tokens_after=tokens_after)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (self.target, self.order)
+
+    def __len__(self) -> int:
+        return self.__dict__["_target"].numel()  # type: ignore[no-any-return]
+
+    @cached_property
+    def _read(self) -> Plan:
+        own = self.__dict__
+        plan = Plan(own["_target"], own["_order"])
+        if plan.tokens_after != own["_tokens_after"] or (own["_order"] is None and plan.merged.numel()):
+            raise ValueError(
+                f"Plan.deferred was told of {own['_tokens_after']} kept tokens and {0 if own['_order'] is None else own['_order'].numel()} "
+                f"merged ones, but its target keeps {plan.tokens_after} and merges {plan.merged.numel()}"
+            )
+        return plan
+
+    @cached_property
+    def target(self) -> Tensor:  # type: ignore[override]
+        return self._read.target
+
+    @cached_property
+    def order(self) -> Tensor | None:  # type: ignore[override]
+        return self._read.order
+
+    def cpu(self) -> Plan:
+        return self._read
+
+    @property
+    def sound(self) -> Tensor | None:
+        target, order = self.__dict__["_target"], self.__dict__["_order"]
+        places = torch.arange(len(target), device=target.device)
+        goes = target.clamp(0, len(target) - 1)
+        sound = ((target == DROPPED) | ((target == goes) & (target[goes] == goes))).all() & ((target == places).sum() == self.tokens_after)
+        merged = (target != DROPPED) & (target != places)
+        if order is None:
+            return sound & ~merged.any()
+        named = torch.zeros_like(target).index_add_(0, order.clamp(0, len(target) - 1), torch.ones_like(order))
+        return sound & (named == merged).all() & (order >= 0).all() & (order < len(target)).all()
+
+    @property
+    def tokens_after(self) -> int:
+        return self.__dict__["_tokens_after"]  # type: ignore[no-any-return]
+
+    @property
+    def merges(self) -> bool:
+        return self.__dict__["_order"] is not None
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        target, order = self.__dict__["_target"], self.__dict__["_order"]
+        return upload(target, device), None if order is None else upload(order, device)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.project
 ROOT = Path(foveate.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "printable", "moved"),
-    ("errors",),
+    ("errors", "devices"),
     ("files", "entry_points"),
     ("plan", "view", "images", "video"),
     ("report", "method"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from tiny import batch, prompt, tiny_llava
 
-from foveate import Method, Plan, Report, View
-from foveate.errors import BudgetError, SignalError, UnknownNameError
+from foveate import Method, Plan, Report, View, compress
+from foveate.errors import BudgetError, MethodError, SignalError, UnknownNameError
 from foveate.methods import find_method, methods
 from foveate.report import ImageReport, Stage
 
@@ -64,6 +67,99 @@ def test_plans_compose() -> None:
     assert first.then(Plan.identity(3)) == first
     with pytest.raises(ValueError, match="keeps 3"):
         first.then(first)
+
+
+def test_a_deferred_plan_is_the_same_plan() -> None:
+    plan = Plan(torch.tensor(MAP), torch.tensor([4, 1]))
+    deferred = Plan.deferred(torch.tensor(MAP), 3, torch.tensor([4, 1]))
+    assert isinstance(deferred, Plan)
+    assert deferred == plan
+    assert plan == deferred
+    assert (len(deferred), deferred.tokens_after, deferred.merges, repr(deferred)) == (7, 3, True, repr(plan))
+    assert deferred.kept.tolist() == plan.kept.tolist()
+    assert deferred.to_list() == plan.to_list()
+    states = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(deferred.merge(states), plan.merge(states))
+    assert deferred.then(Plan.identity(3)) == plan
+    assert deferred.cpu().order.tolist() == [4, 1]
+    copied = pickle.loads(pickle.dumps(deferred))
+    assert type(copied) is Plan
+    assert copied == plan
+    assert copied.order.tolist() == [4, 1]
+
+
+@pytest.mark.parametrize(("kept", "order"), [(2, [1, 4]), (3, None)], ids=["another number", "unsaid merges"])
+def test_what_a_deferred_plan_was_told_is_checked_when_it_is_read(kept: int, order: list[int] | None) -> None:
+    plan = Plan.deferred(torch.tensor(MAP), kept, None if order is None else torch.tensor(order))
+    assert len(plan) == 7  # which nobody has to wait for
+    with pytest.raises(ValueError, match=r"told of .* but its target keeps 3 and merges 2"):
+        plan.cpu()
+
+
+@pytest.mark.parametrize(
+    ("target", "order"),
+    [
+        ([0, 0, 2, 3, 4], None),
+        ([0, 1, 2, -1, -1], None),
+        ([0, 1, 2, 3, 4], [4]),
+        ([0, 1, 2, 3, -1], [4]),
+        ([0, 1, 2, 3, 3], [4, 4]),
+        ([0, 1, 2, 3, 3], [-1]),
+        ([0, 1, 2, 3, 4, 6], [5]),
+        ([0, 1, 2, 3, 16], [4]),
+        ([0, 1, 2, 3, -2], None),
+    ],
+    ids=[
+        "unsaid merge",
+        "count",
+        "kept in order",
+        "dropped in order",
+        "twice",
+        "negative order",
+        "into a dropped one",
+        "too far",
+        "below -1",
+    ],
+)
+def test_a_deferred_plan_that_is_none_is_found_in_the_prefill(target: list[int], order: list[int] | None) -> None:
+    whole = torch.tensor(target + [-1] * (16 - len(target)))
+    deferred = Plan.deferred(whole, 4, None if order is None else torch.tensor(order))
+    assert deferred.sound is not None
+    assert not deferred.sound
+    with pytest.raises(ValueError, match="Plan"):
+        deferred.cpu()
+
+    class Wrong(Method):
+        def plan(self, view: View) -> Plan:
+            return deferred
+
+    with compress(tiny_llava(), Wrong(keep=4)) as handle, pytest.raises(MethodError, match=r"Wrong\(keep=4\): what it gave Plan\.deferred"):
+        handle.model(**batch([prompt(3, "image", 5)]))
+
+
+@pytest.mark.parametrize(
+    ("target", "kept", "order"),
+    [(torch.zeros(2, 2).long(), 1, None), (torch.zeros(4), 1, None), (torch.arange(4), 0, None), (torch.arange(4), 5, None)],
+    ids=["dimensions", "dtype", "none kept", "too many kept"],
+)
+def test_what_the_host_knows_of_a_deferred_plan_is_checked_at_once(target: torch.Tensor, kept: int, order: None) -> None:
+    with pytest.raises(ValueError, match=r"Plan\.deferred"):
+        Plan.deferred(target, kept, order)
+
+
+@pytest.mark.parametrize("rows", [[prompt(3, "image", 2, "image", 5)], [prompt(3, "image", 5)] * 2], ids=["row", "batch"])
+def test_wrong_numbers_that_make_up_for_each_other_are_found_too(rows: list[list[int]]) -> None:
+    class Miscounting(Method):
+        def plans(self, views: Sequence[View]) -> list[Plan]:
+            return [Plan.deferred(Plan.keep(range(kept), 16).target, 5) for kept in (6, 4)]
+
+    model, inputs = tiny_llava(), batch(rows)
+    with compress(model, Miscounting(keep=5)), pytest.raises(MethodError, match=r"what it gave Plan\.deferred is no plan"):
+        model(**inputs)
+    # Of foveate's own methods the numbers alone are checked.
+    Miscounting.__module__ = "foveate.methods.made_up"
+    with compress(model, Miscounting(keep=5)), pytest.raises(MethodError, match="another number of visual tokens than it says"):
+        model(**inputs)
 
 
 def test_merge_checks_its_rows() -> None:

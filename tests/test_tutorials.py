@@ -12,7 +12,7 @@ from run_page import blocks
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", DOCS / "index.md", *sorted(DOCS.glob("tutorials/*_*.md")), DOCS / "how_to" / "everyday_tasks.md"]
+PAGES = [ROOT / "README.md", DOCS / "index.md", *sorted(DOCS.glob("tutorials/*_*.md")), *sorted(DOCS.glob("how_to/*_*.md"))]
 
 
 def run(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:

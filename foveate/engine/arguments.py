@@ -21,8 +21,11 @@ def cache_of(kwargs: Mapping[str, Any]) -> Any:
 
     By its names, or else by its type: a transformers version that calls it otherwise changes nothing.
     """
-    found = next((kwargs[name] for name in CACHE_NAMES if kwargs.get(name) is not None), None)
-    return next((value for value in kwargs.values() if isinstance(value, Cache)), None) if found is None else found
+    for name in CACHE_NAMES:  # a plain loop: this is asked in every layer
+        found = kwargs.get(name)
+        if found is not None:
+            return found
+    return next((value for value in kwargs.values() if isinstance(value, Cache)), None)
 
 
 def as_argument(cache: Any) -> dict[str, Any]:

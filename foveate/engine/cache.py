@@ -8,6 +8,7 @@ follows beams when they are reordered, and belongs to the generation, not to the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from foveate.devices import upload
 from foveate.engine.threads import PerThread
 from foveate.errors import CacheError, UnsupportedError
 
@@ -22,9 +24,11 @@ __all__ = [
     "CutState",
     "announce",
     "base_state",
+    "bytes_per_token",
     "cache_bytes",
     "check_cache",
     "cut_layer",
+    "forget_since",
     "layer_state",
     "physical_length",
     "real_columns",
@@ -51,7 +55,7 @@ def announce(cache: Any) -> None:
 
 @dataclass(frozen=True)
 class CutState:
-    """What a cut cache layer remembers of the prefill.
+    """What a cut cache layer remembers of the prefill. Layers on one device that hold the same tokens share one object.
 
     Attributes:
         real_keys: (b, p) bool, which of the first p physical keys are real; the others are padding.
@@ -59,17 +63,48 @@ class CutState:
             where a model has several.
         logical: length that those p keys stand for.
         segment: the first decoder layer whose cache holds these same tokens.
+        padded: whether any of the p keys may be padding, as the host knows.
     """
 
     real_keys: Tensor
     next_position: Tensor
     logical: int
     segment: int
+    padded: bool = True
 
     @property
     def removed(self) -> int:
         """How many keys are missing."""
         return self.logical - self.real_keys.shape[1]
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """(b, logical) bool: the physical keys after as many columns of padding as are missing, as a mask over the logical length."""
+        return F.pad(self.real_keys, (self.removed, 0))
+
+    def rows(self, index: Tensor) -> CutState:
+        """The state of some rows of the batch; the same object for all layers that share this one and are given the same index."""
+        if index.is_inference():  # nothing says whether it was written to since
+            return self._rows(index)
+        known = self.__dict__.get("_last")
+        if known is None or known[0] is not index or known[1] != index._version:
+            known = self.__dict__["_last"] = (index, index._version, self._rows(index))
+        return known[2]  # type: ignore[no-any-return]
+
+    def repeated(self, repeats: int) -> CutState:
+        """The state of a batch in which every row is repeated, likewise one object."""
+        known = self.__dict__.get("_repeated")
+        if known is None or known[0] != repeats:
+            rows = torch.arange(len(self.real_keys), device=self.real_keys.device)[:, None].expand(-1, repeats)
+            known = self.__dict__["_repeated"] = (repeats, self._rows(rows.flatten()))
+        return known[1]  # type: ignore[no-any-return]
+
+    def _rows(self, index: Tensor) -> CutState:
+        index = upload(index, self.real_keys.device)
+        return replace(self, real_keys=self.real_keys[index], next_position=self.next_position[..., index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_repeated", "columns")}
 
 
 class CutLayer(DynamicLayer):
@@ -134,22 +169,17 @@ class CutLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
         super().reorder_cache(beam_idx)
-        self._rows(beam_idx)
+        self.foveate = self.foveate.rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows of the batch."""
         super().batch_select_indices(indices)
-        self._rows(indices)
+        self.foveate = self.foveate.rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
-        self._rows(torch.arange(self.foveate.real_keys.shape[0]).repeat_interleave(repeats))
-
-    def _rows(self, index: Tensor) -> None:
-        state = self.foveate
-        index = index.to(state.real_keys.device)
-        self.foveate = replace(state, real_keys=state.real_keys[index], next_position=state.next_position[..., index])
+        self.foveate = self.foveate.repeated(repeats)
 
 
 def check_cache(cache: Any) -> None:
@@ -170,8 +200,8 @@ def check_cache(cache: Any) -> None:
     ):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in layers or ()}))
         raise UnsupportedError(
-            f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''}; use the default DynamicCache "
-            f"(no cache_implementation, no offloading), or remove the handle"
+            f"cannot compress into a {type(cache).__name__}{f' of {kinds}' if kinds else ''} here; use the default DynamicCache, or a "
+            "StaticCache that is given to the model itself (not to its backbone), neither sliding nor offloaded, or remove the handle"
         )
 
 
@@ -181,9 +211,18 @@ def cache_bytes(cache: Any) -> int:
     return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
+def bytes_per_token(layer: Any) -> int:
+    """Bytes of one key and value in all heads of a cache layer."""
+    keys, values = layer.keys, layer.values
+    return keys.shape[1] * keys.shape[3] * keys.element_size() + values.shape[1] * values.shape[3] * values.element_size()  # type: ignore[no-any-return]
+
+
 def physical_length(layer: Any) -> int:
     """Keys that a cache layer holds."""
-    return layer.keys.shape[-2] if layer.is_initialized and layer.keys.numel() else 0
+    if not layer.is_initialized:
+        return 0
+    shape = layer.keys.shape
+    return shape[-2] if len(shape) > 1 else 0
 
 
 def layer_state(cache: Any, index: int) -> CutState | None:
@@ -209,7 +248,7 @@ def trim_layer(layer: Any, index: Tensor, tokens: int) -> None:
     for name in ("keys", "values"):
         tensor = getattr(layer, name)
         past, new = tensor[:, :, :-tokens], tensor[:, :, -tokens:]
-        rows = index.to(tensor.device)
+        rows = upload(index, tensor.device)
         if rows.shape[0] == 1:
             picked = new.index_select(2, rows[0])
         else:
@@ -217,15 +256,25 @@ def trim_layer(layer: Any, index: Tensor, tokens: int) -> None:
         setattr(layer, name, torch.cat([past, picked], dim=2) if past.shape[2] else picked)
 
 
+def forget_since(layer: Any, held: int) -> None:
+    """Make a cache layer that held `held` keys before a pass which failed hold those again, and no others."""
+    if physical_length(layer) > held:
+        for name in ("keys", "values"):
+            tensor = getattr(layer, name)
+            setattr(layer, name, tensor[:, :, :held] if held else tensor.new_empty(0))
+
+
 def real_columns(mask: Tensor | None, start: int, end: int, batch: int, device: torch.device) -> Tensor:
     """Which logical columns start..end of an incoming 2-D mask are real, (b, end - start) bool; all where there is no mask."""
     if mask is None:
         return torch.ones(batch, end - start, dtype=torch.bool, device=device)
-    return F.pad(mask, (0, max(0, end - mask.shape[1])))[:, start:end].to(device).bool()
+    missing = end - mask.shape[1]
+    whole = F.pad(mask, (0, missing)) if missing > 0 else mask
+    return upload(whole[:, start:end], device).bool()
 
 
 def real_keys(state: CutState | None, mask: Tensor | None, past: int, batch: int, device: torch.device) -> Tensor:
     """Which physical keys of a layer that stands for `past` logical tokens are real, (b, physical) bool."""
     if state is None:
         return real_columns(mask, 0, past, batch, device)
-    return torch.cat([state.real_keys.to(device), real_columns(mask, state.logical, past, batch, device)], dim=1)
+    return torch.cat([upload(state.real_keys, device), real_columns(mask, state.logical, past, batch, device)], dim=1)

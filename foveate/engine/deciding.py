@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foveate.engine.clock import seconds
+from foveate.devices import Checks, require
+from foveate.engine.clock import Spans
 from foveate.engine.readings import Readings
 from foveate.engine.slots import Slots
-from foveate.engine.tracking import TrackedImage
+from foveate.engine.visual import VisualTokens
 from foveate.errors import MethodError
 from foveate.method import Method, brief
 from foveate.plan import Plan
@@ -23,19 +24,24 @@ class Decider:
     """Lets methods decide for the images of one prefill.
 
     Args:
-        images: all images of the batch.
+        tokens: those of all images of the batch.
         twins: for each row the first row that is the same sample; they share one decision.
         readings: what the decoder computed that methods read.
-        spent: seconds that methods have cost already, in the vision tower.
+        spent: time that methods have cost already, in the vision tower.
+        checks: where conditions wait that are only known once the device has computed them.
 
     Attributes:
-        seconds: time in signals and decisions so far.
+        spent: time in signals and decisions so far.
         deciding: whether a method is at work.
     """
 
-    def __init__(self, images: Sequence[TrackedImage], twins: Sequence[int], readings: Readings, spent: float) -> None:
-        self._images, self._twins, self._readings = images, twins, readings
-        self.seconds = spent
+    def __init__(self, tokens: VisualTokens, twins: Sequence[int], readings: Readings, spent: Spans, checks: Checks) -> None:
+        self._tokens, self._readings, self._checks = tokens, readings, checks
+        place = {(image.row, image.position): number for number, image in enumerate(tokens.images)}
+        # For each image the one that is decided for.
+        self._deciders = [place[twins[image.row], image.position] for image in tokens.images]
+        self._owners = sorted(set(self._deciders))
+        self.spent = spent
         self.deciding = False
 
     def decide(self, method: Method, states: Tensor, slots: Slots) -> list[Plan]:
@@ -49,19 +55,20 @@ class Decider:
         Raises:
             MethodError: its plans are not what they must be.
         """
-        start = seconds(states.device)
-        owners = [image for image in self._images if self._twins[image.row] == image.row]
         self.deciding = True
         try:
-            with torch.no_grad():
+            with self.spent.measure(states.device), torch.no_grad(), self._checks.collecting():
                 by_slot, by_row = self._readings.collect(states, slots, method.needs)
-                views = [image.view(states, by_slot, by_row[image.row], method.needs) for image in owners]
+                views = self._tokens.views(self._owners, states, by_slot, by_row, method.needs)
+                images = [self._tokens.images[owner] for owner in self._owners]
+                self._checks.names = {id(view): f"{brief(method)}: {image.name}" for view, image in zip(views, images, strict=True)}
                 plans = checked_plans(method, views, method.plans(views))
         finally:
             self.deciding = False
-        decided = {(image.row, image.position): plan for image, plan in zip(owners, plans, strict=True)}
-        self.seconds += seconds(states.device) - start + self._readings.clear()
-        return [decided[self._twins[image.row], image.position] for image in self._images]
+            self._checks.names = {}
+        self.spent.add(self._readings.clear())
+        decided = dict(zip(self._owners, plans, strict=True))
+        return [decided[owner] for owner in self._deciders]
 
 
 def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) -> list[Plan]:
@@ -82,4 +89,13 @@ def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) 
                 f"{brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "
                 "exactly self.budget(len(view), view.grid[0]), override budget(), or set exact = False if fewer may stay"
             )
+        sound = plan.sound if _makes_maps(method) else None
+        if sound is not None:
+            require(sound, lambda: MethodError(f"{brief(method)}: what it gave Plan.deferred is no plan for its tokens; see Plan"), [view])
     return list(plans)
+
+
+def _makes_maps(method: Method) -> bool:
+    """Whether a method of somebody else makes its plans; foveate's are right by construction, and a check costs some ten launches."""
+    kind = type(method)
+    return not kind.__module__.startswith("foveate.") and (kind.plan is not Method.plan or kind.plans is not Method.plans)

@@ -11,7 +11,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,10 @@ from foveate.errors import SignalError
 from foveate.families import Encoding, Family, ImageTokens
 from foveate.families.base import TOWER_SIGNALS
 
-__all__ = ["Encoders"]
+__all__ = ["Encoders", "sizes_of", "with_sizes"]
+
+_MOST_SIZES = 2**14
+"""Numbers in what may be the sizes of pictures; masks over pixels have more."""
 
 
 @dataclass
@@ -135,7 +138,7 @@ class Encoders:
             own.busy = False
             probe.detach()
         arguments = _arguments(inspect.signature(encode), args, kwargs)
-        encoding = Encoding(kind, arguments, _lengths(output), probe.read(), probe.seconds)
+        encoding = Encoding(kind, arguments, _lengths(output), probe.read(), probe.spent)
         own.calls += 1
         if own.inside is not None:
             own.inside.append(encoding)
@@ -150,6 +153,20 @@ class Encoders:
         attention = family.tower_attention(model) if "tower_attention" in self._signals else None
         projector = family.projector(model) if "tower_states" in self._signals else None
         return TowerProbe(attention, attention is not None and family.class_token(model), projector)
+
+
+def sizes_of(call: Encoding) -> list[Tensor]:
+    """What a call was told of its pictures' sizes: its small integer arguments."""
+    return [value for value in call.arguments.values() if _is_size(value)]
+
+
+def with_sizes(call: Encoding, sizes: list[Tensor]) -> Encoding:
+    """The same call with such arguments taken from `sizes`, from the front."""
+    return replace(call, arguments={name: sizes.pop(0) if _is_size(value) else value for name, value in call.arguments.items()})
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.device.type != "meta" and not value.is_floating_point() and value.numel() <= _MOST_SIZES
 
 
 def _arguments(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,21 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from foveate.devices import Checks, fetch, upload
 from foveate.engine.arguments import cache_of
 from foveate.engine.cache import announce, base_state, check_cache
 from foveate.engine.calls import asked_columns, check_backbone_call, check_decoder_call, check_labels, input_ids_of
-from foveate.engine.encoders import Encoders
+from foveate.engine.clock import Spans
+from foveate.engine.encoders import Encoders, sizes_of, with_sizes
 from foveate.engine.injection import Injection
 from foveate.engine.inputs import DecoderInputs, PromptImages
 from foveate.engine.invariants import check_used
+from foveate.engine.late import LateReport
 from foveate.engine.prefill import Prefill
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
 from foveate.engine.surroundings import check_not_compiled
+from foveate.engine.tracking import row_digests
 from foveate.errors import UnsupportedError
 from foveate.report import Report
 
@@ -69,11 +73,12 @@ class ForwardPass:
         generating: whether `generate` is running.
     """
 
-    def __init__(self, schedule: Schedule, encoders: Encoders, publish: Callable[[Report], None]) -> None:
+    def __init__(self, schedule: Schedule, encoders: Encoders, publish: Callable[[LateReport], None]) -> None:
         self._schedule, self._encoders, self._publish = schedule, encoders, publish
         self.running: Pass = IDLE
-        self.report: Report | None = None
+        self.report: LateReport | None = None
         self.generating = False
+        self._checks = Checks()
         self._pending: tuple[Tensor, Mapping[str, Any] | None] | None = None
         self._asked: list[int] | None = None
         self._encoded = 0
@@ -92,8 +97,8 @@ class ForwardPass:
         if not failed:
             check_used(self._encoders.calls - self._encoded, self._compressed)
 
-    def enter_backbone(self, backbone: nn.Module, given: Mapping[str, Any]) -> None:
-        """Before the backbone; `given` are its arguments by name."""
+    def enter_backbone(self, backbone: nn.Module, given: Mapping[str, Any], *, static: bool = False) -> None:
+        """Before the backbone; `given` are its arguments by name, and `static` says that a static cache is to be filled."""
         if isinstance(self.running, Prefill) and self.running.deciding:
             raise UnsupportedError("a method called the model that it decides for, inside its prefill; call it before, or use a copy of it")
         self.forget()
@@ -101,7 +106,8 @@ class ForwardPass:
         input_ids = input_ids_of(given)
         # At a decoding step looking at the token would stall an accelerator for nothing.
         if input_ids.shape[1] > 1:
-            check_not_compiled(self._schedule.model, self._schedule.family)
+            if not static:
+                check_not_compiled(self._schedule.model, self._schedule.family)
             check_backbone_call(self._schedule.family, self._schedule.model, backbone, given)
             self._pending = (input_ids, given.get("mm_encoder_outputs"))
 
@@ -120,20 +126,21 @@ class ForwardPass:
         self._stop()  # of a call that was interrupted: no hook after a forward runs then
         if kwargs.get("inputs_embeds") is None:
             return False
-        images = self._find_images(kwargs["inputs_embeds"])
+        images, mask = self._find_images(kwargs["inputs_embeds"], kwargs.get("attention_mask"))
         cache = cache_of(kwargs)
         resumed = base_state(cache) is not None
         if images is None and not resumed:
             if kwargs["inputs_embeds"].shape[1] > 1:
-                self._reported(Report())
+                self._reported(LateReport.of(Report()))
             return False
         if images is not None:
             check_cache(cache)
         check_decoder_call(self._schedule.decoder, kwargs, compressing=images is not None)
+        self._checks = Checks()
         resume = self._resume(kwargs, images) if resumed else None
         self.running = resume or IDLE
         if images is not None:
-            self.running = self._prefill(kwargs, images, resume)
+            self.running = self._prefill(kwargs, mask, images, resume)
             self._compressed = True
         return True
 
@@ -153,39 +160,53 @@ class ForwardPass:
         self.running = IDLE
         announce(None)
 
-    def _reported(self, report: Report) -> None:
+    def _reported(self, report: LateReport) -> None:
         self.report = report
         self._publish(report)
 
-    def _find_images(self, embeddings: Tensor) -> PromptImages | None:
-        """The images of this forward pass; `None` where there are none."""
+    def _find_images(self, embeddings: Tensor, mask: Any) -> tuple[PromptImages | None, Tensor | None]:
+        """The images of this forward pass, `None` where there are none; and its 2-D mask on the CPU, if it was needed.
+
+        All that the host must know of a prompt on an accelerator comes in one copy: token ids, mask, sizes of pictures, digests of rows.
+        """
         if self._pending is None:
-            return None
+            return None, None
         (input_ids, features), self._pending = self._pending, None
-        input_ids, needs = input_ids.cpu(), self._schedule.needs
+        needs = self._schedule.needs
         seen, copies = self._encoders.seen(features)
+        mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        digests = row_digests(embeddings) if len(embeddings) > 1 and embeddings.device.type != "cpu" else None
+        input_ids, mask, digests, *sizes = fetch([input_ids, mask, digests, *(size for call in seen for size in sizes_of(call))])
+        seen = [with_sizes(call, sizes) for call in seen]
         images = self._schedule.family.images(self._schedule.model, input_ids[::copies], seen)
         if not any(images):
-            return None
+            return None, None
         signals = self._encoders.signals(seen, images, needs)
         images = [row for row in images for _ in range(copies)]
         signals = [row for row in signals for _ in range(copies)]
         if "projected_states" in needs:
             for row, tokens in enumerate(images):
-                projected = [{"projected_states": embeddings[row, image.columns.to(embeddings.device)]} for image in tokens]
+                projected = [
+                    {"projected_states": embeddings[row].index_select(0, upload(image.columns, embeddings.device))} for image in tokens
+                ]
                 signals[row] = [{**known, **new} for known, new in zip(signals[row], projected, strict=True)]
-        return PromptImages(images, signals, input_ids, sum(encoding.seconds for encoding in seen))
+        spent = Spans()
+        for encoding in seen:
+            if encoding.spent is not None:
+                spent.add(encoding.spent)
+        return PromptImages(images, signals, input_ids, spent, digests), mask
 
     def _resume(self, kwargs: dict[str, Any], images: PromptImages | None) -> Resume:
         given = kwargs.get("position_ids")
         resume = Resume(self._schedule.config, DecoderInputs.of(kwargs), generating=self.generating)
         if images is not None:
-            resume.keep_axes(given, single=all(image.columns.numel() == 1 for row in images.tokens for image in row))
+            with self._checks.collecting():
+                resume.keep_axes(given, single=all(image.columns.numel() == 1 for row in images.tokens for image in row))
         announce(cache_of(kwargs))
         kwargs |= resume.arguments
         return resume
 
-    def _prefill(self, kwargs: dict[str, Any], images: PromptImages, resume: Resume | None) -> Prefill:
+    def _prefill(self, kwargs: dict[str, Any], mask: Tensor | None, images: PromptImages, resume: Resume | None) -> Prefill:
         injected = self._schedule.family.injected(kwargs)
         injection = Injection(*injected) if injected else None
-        return Prefill(self._schedule, DecoderInputs.of(kwargs), images, injection, self._asked, resume)
+        return Prefill(self._schedule, DecoderInputs.of(kwargs, mask), images, injection, self._asked, resume, self._checks)

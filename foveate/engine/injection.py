@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from foveate.engine.slots import Route
-from foveate.plan import Plan
+from foveate.devices import upload
+from foveate.engine.slots import Route, averaged
 
 __all__ = ["Injection"]
 
@@ -23,27 +23,35 @@ class Injection:
 
     def __init__(self, mask: Tensor, features: Sequence[Tensor]) -> None:
         self._features = list(features)
-        mask = mask.cpu()
-        self._source = torch.full(mask.shape, -1)
-        self._source[mask] = torch.arange(int(mask.sum()))
+        # The feature of each slot (b, n); -1 where there is none.
+        self._source = torch.where(mask, mask.flatten().cumsum(0).view(mask.shape) - 1, -1)
+
+    def reaches(self, index: int) -> bool:
+        """Whether the output of decoder layer `index`, or of a later one, gets features."""
+        return index < len(self._features)
 
     def add(self, index: int, states: Tensor) -> Tensor:
         """The output (b, n, d) of decoder layer `index` with its features."""
         if index >= len(self._features):
             return states
-        present = self._source >= 0
         features = self._features[index].to(states.device, states.dtype)
-        states = states.clone()
-        states[present.to(states.device)] += features[self._source[present].to(states.device)]
-        return states
+        source = upload(self._source, states.device)
+        return torch.where((source >= 0)[..., None], states + features[source.clamp(min=0)], states)
 
     def follow(self, route: Route) -> None:
         """The sequence gets shorter."""
-        self._source = self._source.gather(1, route.source).masked_fill(~route.slots.real, -1)
+        source = self._source.gather(1, upload(route.source, self._source.device))
+        self._source = source.masked_fill(upload(~route.slots.real, source.device), -1) if route.slots.padded else source
 
-    def merge(self, row: int, slots: Tensor, plan: Plan) -> None:
-        """The tokens in `slots` (n,) of one row are about to be merged: so are the features still to come."""
-        source = self._source[row, slots]
+    def merge(self, into: Tensor, others: Tensor) -> None:
+        """Some tokens are about to be merged into others: so are the features still to come.
+
+        Args:
+            into: (m,) the slots of the tokens that they are merged into, counted over all rows.
+            others: (m,) the slots of those that are merged.
+        """
+        source = self._source.flatten()
+        target, merged = (source.index_select(0, upload(slots, source.device)) for slots in (into, others))
         for index, features in enumerate(self._features):
-            own = source.to(features.device)
-            self._features[index] = features.index_copy(0, own[plan.kept.to(features.device)], plan.merge(features[own]))
+            goes_to, comes_from = (upload(where, features.device) for where in (target, merged))
+            self._features[index] = averaged(features, goes_to, features.index_select(0, comes_from))

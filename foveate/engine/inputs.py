@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foveate.engine.arguments import cache_of
 from foveate.engine.cache import physical_length, real_columns
+from foveate.engine.clock import Spans
 from foveate.families import ImageTokens
 
 __all__ = ["DecoderInputs", "PromptImages"]
@@ -27,6 +28,7 @@ class DecoderInputs:
         cache: the key/value cache, or `None`.
         past: tokens that the cache stands for.
         held: keys that each of the cache's layers holds.
+        host_mask: a copy of the mask that the caller gave, on the CPU; `None` where nothing is read from it.
     """
 
     embeddings: Tensor
@@ -35,9 +37,10 @@ class DecoderInputs:
     cache: Any
     past: int
     held: tuple[int, ...]
+    host_mask: Tensor | None = None
 
     @classmethod
-    def of(cls, kwargs: Mapping[str, Any]) -> DecoderInputs:
+    def of(cls, kwargs: Mapping[str, Any], host_mask: Tensor | None = None) -> DecoderInputs:
         """The decoder's arguments by name, before it runs."""
         cache = cache_of(kwargs)
         return cls(
@@ -47,6 +50,7 @@ class DecoderInputs:
             cache,
             cache.get_seq_length() if cache is not None else 0,
             tuple(physical_length(layer) for layer in cache.layers) if cache is not None else (),
+            host_mask,
         )
 
     @property
@@ -61,7 +65,7 @@ class DecoderInputs:
 
     def real(self) -> Tensor:
         """Which of this call's input columns are real, (b, s) bool on the CPU."""
-        return real_columns(self.mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
+        return real_columns(self.host_mask, self.past, self.past + self.tokens, self.batch, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ class PromptImages:
         tokens: where each lies, per row.
         signals: per row and image the signals that no layer changes, (n, ...) each: those of the vision tower, and projected states.
         input_ids: (b, s) on the CPU.
-        seconds: time that reading the vision tower's signals took.
+        spent: time that reading the vision tower's signals took.
+        digests: (b, 2) on the CPU, equal for rows of equal embeddings; `None` where embeddings are on the CPU themselves.
     """
 
     tokens: Sequence[Sequence[ImageTokens]]
     signals: Sequence[Sequence[Mapping[str, Tensor]]]
     input_ids: Tensor
-    seconds: float
+    spent: Spans
+    digests: Tensor | None = None

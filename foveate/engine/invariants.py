@@ -32,10 +32,10 @@ def check_called(called: int, layers: int) -> None:
         raise broken(f"the decoder finished after {called} of its {layers} layers, as counted by their hooks")
 
 
-def check_shape(index: int, states: Tensor, batch: int, tokens: int) -> None:
+def check_shape(index: int, states: Tensor, planned: tuple[int, int]) -> None:
     """Decoder layer `index` sees the sequence (b, n, d) that is planned for it."""
-    if states.shape[:2] != (batch, tokens):
-        raise broken(f"decoder layer {index} was given {tuple(states.shape[:2])} (rows, tokens) instead of the planned {(batch, tokens)}")
+    if states.shape[:2] != planned:
+        raise broken(f"decoder layer {index} was given {tuple(states.shape[:2])} (rows, tokens) instead of the planned {planned}")
 
 
 def check_mask(index: int, mask: Any, keys: int) -> None:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
-from foveate.engine.cache import CutState, layer_state, physical_length, real_keys, trim_layer
+from foveate.devices import upload
+from foveate.engine.cache import CutState, layer_state, physical_length, real_columns, real_keys, trim_layer
 from foveate.engine.inputs import DecoderInputs
 from foveate.engine.invariants import check_length
 from foveate.engine.slots import Route, Slots
 
 __all__ = ["Keys", "causal_mask"]
+
+_CPU = torch.device("cpu")
 
 
 class _MaskSizes:
@@ -39,10 +42,10 @@ def causal_mask(config: Any, states: Tensor, real: Tensor | None, past: int) -> 
     Args:
         config: the decoder's.
         states: what enters the layer.
-        real: (b, past + q) bool, false where a key is padding; `None` when none is.
+        real: (b, past + q) bool, false where a key is padding; `None` when none is. It is not read, so that nobody waits for it.
         past: keys that the layer holds already.
     """
-    return create_causal_mask(config, states, real, _MaskSizes(past))
+    return create_causal_mask(config, states, real, _MaskSizes(past), allow_is_causal_skip=real is None)
 
 
 class Keys:
@@ -56,6 +59,7 @@ class Keys:
     def __init__(self, config: Any, inputs: DecoderInputs) -> None:
         self._config, self._inputs = config, inputs
         self._masks: dict[int | None, Any] = {}
+        self._states: dict[tuple[int, int, torch.device], CutState] = {}
 
     def held(self, index: int) -> int:
         """Keys that the cache of layer `index` held before this pass."""
@@ -67,9 +71,8 @@ class Keys:
         state = layer_state(cache, index)
         segment = None if state is None else state.segment
         if segment not in self._masks:
-            real = self._real(state, slots, states.device if self._inputs.past else torch.device("cpu"))
-            padded = None if bool(real.all()) else real.to(states.device)
-            self._masks[segment] = causal_mask(self._config, states, padded, real.shape[1] - states.shape[1])
+            real = self._real(state, slots, states.device) if self._padded(state, slots) else None
+            self._masks[segment] = causal_mask(self._config, states, real, self.held(index))
         return self._masks[segment]
 
     def trim(self, index: int, cache: Any, route: Route) -> None:
@@ -85,11 +88,25 @@ class Keys:
 
     def state(self, cache: Any, index: int, segment: int, slots: Slots, next_position: Tensor) -> CutState:
         """What the cache of layer `index` must remember after this pass."""
-        device = cache.layers[index].keys.device
-        real = self._real(layer_state(cache, index), slots, device)
-        return CutState(real, next_position.to(device), self._inputs.past + self._inputs.tokens, segment)
+        device, known = cache.layers[index].keys.device, layer_state(cache, index)
+        key = (id(known), segment, device)
+        if key not in self._states:
+            real, inputs = self._real(known, slots, device), self._inputs
+            position, logical = upload(next_position, device), inputs.past + inputs.tokens
+            self._states[key] = CutState(real, position, logical, segment, self._padded(known, slots))
+        return self._states[key]
+
+    def _padded(self, state: CutState | None, slots: Slots) -> bool:
+        """Whether any key of a layer is padding, as far as the host knows."""
+        inputs = self._inputs
+        if slots.padded or (state is not None and state.padded):
+            return True
+        past = real_columns(inputs.host_mask, 0 if state is None else state.logical, inputs.past, inputs.batch, _CPU)
+        return inputs.past > 0 and not bool(past.all())
 
     def _real(self, state: CutState | None, slots: Slots, device: torch.device) -> Tensor:
         inputs = self._inputs
-        past = real_keys(state, inputs.mask, inputs.past, inputs.batch, device)
-        return torch.cat([past, slots.real.to(device)], dim=1)
+        present = upload(slots.real, device)
+        return (
+            torch.cat([real_keys(state, inputs.host_mask, inputs.past, inputs.batch, device), present], dim=1) if inputs.past else present
+        )

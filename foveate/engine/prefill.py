@@ -9,22 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.devices import Checks
 from foveate.engine.arguments import cache_of
-from foveate.engine.cache import cut_layer, physical_length
+from foveate.engine.cache import bytes_per_token, cut_layer, forget_since, physical_length
 from foveate.engine.deciding import Decider
 from foveate.engine.injection import Injection
 from foveate.engine.inputs import DecoderInputs, PromptImages
 from foveate.engine.invariants import check_argument, check_called, check_length, check_mask, check_order, check_shape
 from foveate.engine.keys import Keys
+from foveate.engine.late import LateReport, Outcome
 from foveate.engine.readings import ATTENTION, Readings
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
-from foveate.engine.slots import Route, Slots, shorten, take
-from foveate.engine.tracking import TrackedImage, last_tokens, next_positions, question_tokens, text_after_images, track, twin_rows
+from foveate.engine.slots import Slots, last_tokens, take
+from foveate.engine.tracking import TrackedImage, next_positions, question_tokens, text_after_images, track, twin_rows
+from foveate.engine.visual import VisualTokens
 from foveate.errors import InputError, UnsupportedError
 from foveate.method import Method
 from foveate.plan import Plan
-from foveate.report import Report
 
 __all__ = ["Prefill"]
 
@@ -47,6 +49,7 @@ class Prefill:
         injection: features that the decoder adds to visual tokens after its first layers, if any.
         asked: the input columns whose logits are wanted, in any order; `None` if the caller takes those that remain.
         resume: this pass as one on a cut cache, if it is that too.
+        checks: conditions of this pass that are known once the device has computed them.
 
     Raises:
         BudgetError, InputError, UnsupportedError: before any layer has run.
@@ -60,19 +63,28 @@ class Prefill:
         injection: Injection | None,
         asked: Sequence[int] | None,
         resume: Resume | None,
+        checks: Checks,
     ) -> None:
         self._schedule, self._inputs, self._injection, self._resume = schedule, inputs, injection, resume
+        self._checks = checks
         real = inputs.real()
-        self._segments = [_Segment(0, Slots.of_input(real))]
+        first = Slots.of_input(real, inputs.embeddings.device)
+        self._segments = [_Segment(0, first)]
+        self._shape = first.shape
         after = text_after_images(images.tokens, torch.isin(images.input_ids, schedule.placeholders), real)
         self._images = track(images, real, after.sum(1).tolist())
-        self._readings = Readings(schedule, question_tokens(after, real))
-        self._decider = Decider(self._images, twin_rows(images.input_ids, inputs.embeddings, real), self._readings, images.seconds)
+        self._tokens = VisualTokens(self._images, first, inputs.embeddings.device)
+        self._readings = Readings(schedule, question_tokens(after, real), first)
+        twins = twin_rows(images.input_ids, inputs.embeddings, real, images.digests)
+        self._decider = Decider(self._tokens, twins, self._readings, images.spent, checks)
         self._keys = Keys(schedule.config, inputs)
         self._next_position = next_positions(inputs.position_ids, real, inputs.past)
         self._arguments: dict[str, Any] = {}
         self._called = 0
         self._check(asked)
+        self._late = schedule.late
+        if self._late is not None:
+            self._late.prepare()
 
     @property
     def deciding(self) -> bool:
@@ -84,26 +96,33 @@ class Prefill:
         """The present sequence."""
         return self._segments[-1].slots
 
-    def before_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Cut if a method acts before this layer, and shorten its other arguments to match."""
+    def before_layer(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Cut if a method acts before this layer, and shorten its other arguments to match.
+
+        In place where the states stay as they are: handing arguments back takes time in every layer.
+        """
         if self._resume is not None:
             self._resume.before_layer(index, args, kwargs)
-        states, *rest = args
+        states = args[0]
         check_order(index, self._called)
         self._called += 1
-        check_shape(index, states, *self._slots.shape)
+        check_shape(index, states, self._shape)
         kwargs.update(self._arguments)
-        if index in self._schedule.cuts:
+        cuts = index in self._schedule.cuts
+        if cuts:
             check_argument(index, "position_embeddings", kwargs)
             if index == 0:
-                self._readings.look_ahead(self._slots, states, rest, kwargs)
+                self._readings.look_ahead(self._slots, states, args[1:], kwargs)
             states = self._cut(index, self._schedule.cuts[index], states, kwargs)
             kwargs.update(self._arguments)
         if self._arguments:
-            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache_of(kwargs))
+            cache = cache_of(kwargs) if self._inputs.past else None
+            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache)
         check_mask(index, kwargs.get("attention_mask"), self._keys.held(index) + states.shape[1])
+        if self._late is not None and index == self._late.first:
+            states = self._late.run(states, kwargs, injecting=self._injection is not None and self._injection.reaches(index))
         self._readings.attach(index, self._slots, states.device)
-        return (states, *rest), kwargs
+        return ((states, *args[1:]), kwargs) if cuts else None
 
     def after_layer(self, index: int, states: Tensor) -> Tensor:
         """Add what the decoder itself would have added to its visual tokens."""
@@ -113,12 +132,21 @@ class Prefill:
         """Note the output (b, n, d) of a layer's self-attention, which the next layer's method reads."""
         self._readings.observe(index, output)
 
-    def finish(self, cache: Any) -> Report:
-        """After the decoder's last layer: make the cache keep its logical length, and report what was done."""
+    def finish(self, cache: Any) -> LateReport:
+        """After the decoder's last layer: make the cache keep its logical length. Returns the report of what was done.
+
+        Raises:
+            FoveateError: what a method read, or what it returned, cannot be used; the cache is as it was before this pass.
+        """
         self._check_cut()
         check_called(self._called, len(self._schedule.layers))
         layers = cache.layers if cache is not None else []
-        whole = self._segments[0].slots.real
+        try:
+            self._checks.settle()
+        except Exception:
+            for index, layer in enumerate(layers):
+                forget_since(layer, self._keys.held(index))
+            raise
         bytes_before = bytes_after = 0
         for index, layer in enumerate(layers):
             segment = self._segment(index)
@@ -126,15 +154,16 @@ class Prefill:
             if segment is not self._segments[0]:
                 first = 0 if self._schedule.trim else segment.layer
                 cut_layer(layer, self._keys.state(cache, index, first, segment.slots, self._next_position))
-            per_token = sum(tensor.shape[1] * tensor.shape[3] * tensor.element_size() for tensor in (layer.keys, layer.values))
-            bytes_before += per_token * int(whole.sum())
-            bytes_after += per_token * int(segment.slots.real.sum())
-        columns = tuple(tuple(row) for row in self._slots.input_columns.tolist())
-        return Report(tuple(image.report() for image in self._images), bytes_before, bytes_after, self._decider.seconds, columns)
+            per_token = bytes_per_token(layer)
+            bytes_before += per_token * self._segments[0].slots.total
+            bytes_after += per_token * segment.slots.total
+        return Outcome(self._images, bytes_before, bytes_after, self._decider.spent, self._slots.input_columns).late()
 
     def close(self) -> None:
         """Leave nothing in the model, after success and failure alike."""
         self._readings.clear()
+        if self._late is not None:
+            self._late.leave()
 
     def at_input_columns(self, states: Tensor) -> Tensor:
         """The decoder's output (b, k, d) spread over the input's columns (b, s, d), where `logits_to_keep` looks for them."""
@@ -149,13 +178,15 @@ class Prefill:
     def _cut(self, index: int, method: Method, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         plans = self._decider.decide(method, states, self._slots)
         self._check_merges(method, plans)
-        route = shorten(self._slots, self._leaving(plans))
-        short = self._moved(states, route, plans, method)
+        last = index == max(self._schedule.cuts)
+        with self._checks.collecting():
+            route, short = self._tokens.cut(method, plans, states, self._slots, self._injection, last=last)
         cache = cache_of(kwargs)
         if cache is not None and self._schedule.trim:
             self._keys.trim(index, cache, route)
         self._keys.forget_masks()
         self._segments.append(_Segment(index, route.slots))
+        self._shape = route.slots.shape
         # Gaps in the positions would look like packed sequences to the attention kernels; cos and sin carry the real ones.
         start = self._keys.held(index)
         self._arguments = {
@@ -164,44 +195,20 @@ class Prefill:
         }
         return short
 
-    def _leaving(self, plans: Sequence[Plan]) -> Tensor:
-        """Which of the present slots (b, n) leave."""
-        leaving = torch.zeros(self._slots.shape, dtype=torch.bool)
-        for image, plan in zip(self._images, plans, strict=True):
-            leaving[image.row, image.slots[plan.merged]] = True
-            leaving[image.row, image.slots[plan.dropped]] = True
-        return leaving
-
-    def _moved(self, states: Tensor, route: Route, plans: Sequence[Plan], method: Method) -> Tensor:
-        """The states (b, k, d) of the shorter sequence; images and injected features follow."""
-        short = take(states, route.source)
-        for image, plan in zip(self._images, plans, strict=True):
-            slots = route.target[image.row, image.slots[plan.kept]]
-            if plan.merged.numel():
-                present = states[image.row].index_select(0, image.slots.to(states.device))
-                short[image.row, slots.to(states.device)] = plan.merge(present)
-                if self._injection is not None:
-                    self._injection.merge(image.row, image.slots, plan)
-            image.advance(plan, slots, method)
-        if self._injection is not None:
-            self._injection.follow(route)
-        return short
-
     def _check(self, asked: Sequence[int] | None) -> None:
-        real, cuts = self._slots.real, self._schedule.cuts
-        empty = (~real.any(1)).nonzero().flatten().tolist()
-        if empty:
-            raise InputError(f"row {empty[0]} of the batch is padding alone, by its attention_mask; take it out")
+        cuts = self._schedule.cuts
+        if 0 in self._slots.counts:
+            raise InputError(f"row {self._slots.counts.index(0)} of the batch is padding alone, by its attention_mask; take it out")
         if self._schedule.config._attn_implementation == "flex_attention" and self._schedule.needs & ATTENTION:
             raise UnsupportedError(
                 "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
                 "implementation (model.set_attn_implementation), or a method without attention"
             )
         for image in self._images:
-            count = len(image.plan)
+            count = image.count
             for method in cuts.values():
                 count = method.budget(count, image.tokens.grid[0])
-            if count < len(image.plan) or not all(method.exact for method in cuts.values()):
+            if count < image.count or not all(method.exact for method in cuts.values()):
                 self._check_columns(image, asked)
 
     def _check_columns(self, image: TrackedImage, asked: Sequence[int] | None) -> None:
@@ -222,7 +229,7 @@ class Prefill:
     def _check_merges(self, method: Method, plans: Sequence[Plan]) -> None:
         """Refuse to merge into, or from, a token that the attention mask hides: it has no slot in what the next layer sees."""
         for image, plan in zip(self._images, plans, strict=True):
-            if plan.merged.numel() and not bool(self._slots.real[image.row, image.slots].all()):
+            if plan.merges and not image.shown:
                 raise InputError(
                     f"attention_mask hides visual tokens of row {image.row}, and {type(method).__name__} merges them; let the mask show "
                     "the whole picture, take the picture out of the prompt, or use a method that does not merge"

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.devices import upload
 from foveate.engine.arguments import cache_of, with_cache
 from foveate.engine.cache import physical_length
-from foveate.engine.clock import seconds
+from foveate.engine.clock import Spans
 from foveate.engine.schedule import Schedule
 from foveate.engine.signals import AttentionProbe, RowsRead, only_rows
-from foveate.engine.slots import Slots
+from foveate.engine.slots import Slots, last_tokens
 
 __all__ = ["ATTENTION", "Readings"]
 
@@ -27,18 +28,19 @@ class Readings:
     Args:
         schedule: the cuts.
         question: (b, s) bool on the CPU, over input columns: the question tokens of each row, at least its last token.
+        first: the sequence as it enters the decoder.
     """
 
-    def __init__(self, schedule: Schedule, question: Tensor) -> None:
-        self._schedule, self._question = schedule, question
+    def __init__(self, schedule: Schedule, question: Tensor, first: Slots) -> None:
+        self._schedule, self._question, self._first = schedule, question, first
+        self._read_by_next = {index - 1 for index, method in schedule.cuts.items() if method.needs & ATTENTION}
         self._probe: AttentionProbe | None = None
         self._output: Tensor | None = None
 
     def attach(self, index: int, slots: Slots, device: torch.device) -> None:
         """Before decoder layer `index`, whose attention the next layer's method may read."""
-        needs = self._schedule.needs_at(index + 1)
-        if needs & ATTENTION:
-            self._probe = self._place(index, needs, slots, device)
+        if index in self._read_by_next:
+            self._probe = self._place(index, self._schedule.needs_at(index + 1), slots, device)
 
     def look_ahead(self, slots: Slots, states: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """The attention rows that layer 0 is about to compute, for its own method: it runs up to its attention and no further."""
@@ -46,17 +48,18 @@ class Readings:
         if not needs & ATTENTION:
             return
         layer = self._schedule.layers[0]
-        start = seconds(states.device)
-        self._probe = self._place(0, needs, slots, states.device, ahead=True)
-        given = with_cache(kwargs, _PeekedCache(cache_of(kwargs)))
-        try:
-            with torch.no_grad(), only_rows(self._schedule.family.attention(layer), self._probe.rows):
-                layer.forward(states, *args, **given)
-        except RowsRead:
-            pass
-        finally:
-            self._probe.detach()
-        self._probe.seconds = seconds(states.device) - start
+        spent = Spans()
+        with spent.measure(states.device):
+            self._probe = self._place(0, needs, slots, states.device, ahead=True)
+            given = with_cache(kwargs, _PeekedCache(cache_of(kwargs)))
+            try:
+                with torch.no_grad(), only_rows(self._schedule.family.attention(layer), self._probe.rows):
+                    layer.forward(states, *args, **given)
+            except RowsRead:
+                pass
+            finally:
+                self._probe.detach()
+        self._probe.spent = spent
 
     def observe(self, index: int, output: Tensor) -> None:
         """After the self-attention of layer `index`, for the method of the next layer."""
@@ -70,44 +73,60 @@ class Readings:
             signals with one entry per slot, (b, n, ...); and per row of the batch those of its question tokens, (q or heads, n)
             attention and (q, d) states.
         """
-        by_slot: dict[str, Tensor] = {} if self._output is None else {"attention_output": self._output.to(states.device)}
+        by_slot: dict[str, Tensor] = {} if self._output is None else {"attention_output": self._output}
         by_row: list[dict[str, Tensor]] = [{} for _ in range(len(states))]
         if self._probe is not None and self._probe.attention is not None:
-            attention = self._probe.attention[:, :, -states.shape[1] :].to(states.device)
+            attention = self._probe.attention[:, :, -states.shape[1] :]
+            attention = upload(attention, states.device)
             by_slot["last_attention"] = attention[:, -1]
             if "text_attention" in needs:
-                for row, count in enumerate(self._asked(slots).sum(1).tolist()):
-                    by_row[row]["text_attention"] = attention[row, attention.shape[1] - count :]
+                for row, asked in enumerate(self._asked(slots)):
+                    by_row[row]["text_attention"] = attention[row, attention.shape[1] - len(asked) :]
             if self._probe.by_head is not None:
-                for row, heads in enumerate(self._probe.by_head[:, :, -states.shape[1] :].to(states.device)):
+                for row, heads in enumerate(upload(self._probe.by_head[:, :, -states.shape[1] :], states.device)):
                     by_row[row]["head_attention"] = heads
         if "question_states" in needs:
-            for row, asked in enumerate(self._asked(slots).to(states.device)):
-                by_row[row]["question_states"] = states[row, asked]
+            for row, asked in enumerate(self._asked(slots)):
+                by_row[row]["question_states"] = states[row].index_select(0, upload(asked, states.device))
         return by_slot, by_row
 
-    def clear(self) -> float:
-        """Forget all readings, and leave nothing in the model. Returns the seconds that reading attention took."""
-        spent = 0.0
+    def clear(self) -> Spans:
+        """Forget all readings, and leave nothing in the model. Returns the time that reading attention took."""
+        spent = Spans()
         if self._probe is not None:
             self._probe.detach()
-            spent = self._probe.seconds
+            spent = self._probe.spent
         self._probe, self._output = None, None
         return spent
 
-    def _asked(self, slots: Slots) -> Tensor:
-        """Which slots (b, n) hold question tokens."""
-        return self._question.gather(1, slots.input_columns.clamp(min=0)) & slots.real
+    def _asked(self, slots: Slots) -> list[Tensor]:
+        """For each row the slots (q,) on the CPU that hold question tokens. All tokens from the first of them on stay in every cut."""
+        columns = [row.nonzero().squeeze(1) for row in self._question]
+        if slots is self._first:
+            return columns
+        real, width = self._first.real, slots.shape[1]
+        before_end = real.sum(1, keepdim=True) - real.cumsum(1)
+        return [width - 1 - left[own] for left, own in zip(before_end, columns, strict=True)]
+
+    def _last(self, slots: Slots, device: torch.device) -> Tensor:
+        """The slot (b, 1) of each row's last token."""
+        rows, width = slots.shape
+        if slots is not self._first or not slots.padded:
+            return torch.full((rows, 1), width - 1, device=device)
+        return upload(last_tokens(slots.real)[:, None], device)
 
     def _place(self, index: int, needs: frozenset[str], slots: Slots, device: torch.device, ahead: bool = False) -> AttentionProbe:
         """A probe for the query rows of the last token alone, or of all question tokens; shorter rows are filled up in front."""
-        found = [row.nonzero().squeeze(1) for row in self._asked(slots)]
-        width = max(map(len, found)) if needs & {"text_attention", "head_attention"} else 1
+        attention, shares = self._schedule.family.attention(self._schedule.layers[index]), None
+        if not needs & {"text_attention", "head_attention"}:
+            return AttentionProbe(attention, self._last(slots, device), ahead=ahead)
+        found = self._asked(slots)
+        width = max(map(len, found))
         rows = torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
-        counts = torch.tensor([[len(row)] for row in found])
-        shares = (torch.arange(width) >= width - counts) / counts if "head_attention" in needs else None
-        attention = self._schedule.family.attention(self._schedule.layers[index])
-        return AttentionProbe(attention, rows.to(device), shares, ahead=ahead)
+        if "head_attention" in needs:
+            counts = torch.tensor([[len(row)] for row in found])
+            shares = upload((torch.arange(width) >= width - counts) / counts, device)
+        return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead)
 
 
 class _PeekedCache:

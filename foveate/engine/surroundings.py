@@ -11,7 +11,15 @@ from torch import nn
 from foveate.errors import UnsupportedError, UnsupportedModelError
 from foveate.families import Family
 
-__all__ = ["check_generation", "check_not_compiled", "generation_options", "refuse_continuous_batching", "unwrapped"]
+__all__ = [
+    "check_generation",
+    "check_hooks_run",
+    "check_not_compiled",
+    "generation_options",
+    "new_tokens",
+    "refuse_continuous_batching",
+    "unwrapped",
+]
 
 _GUESSING = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 """Options of `generate` that make it decode several guesses at once."""
@@ -36,8 +44,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner()  # type: ignore[no-any-return]
 
 
+def check_hooks_run(model: nn.Module, family: Family) -> None:
+    """Refuse compiled calls of the model and its backbone: code that is older than the hooks runs past them, at full length.
+
+    Raises:
+        UnsupportedError: naming the module.
+    """
+    for place, module in {"the model": model, "its backbone": family.backbone(model)}.items():
+        if isinstance(getattr(module, "_orig_mod", None), nn.Module) or getattr(module, "_compiled_call_impl", None) is not None:
+            raise UnsupportedError(
+                f"{place} ({type(module).__name__}) is compiled by torch.compile, which does not see foveate's hooks; compress the model "
+                "without it. generate(cache_implementation='static') compiles decoding steps itself, and the model's forward or its text "
+                "decoder may be compiled for static caches"
+            )
+
+
 def check_not_compiled(model: nn.Module, family: Family) -> None:
-    """Refuse torch.compile where hooks sit: compiled code ignores hooks that were registered later, and runs at full length.
+    """Refuse torch.compile where hooks sit, unless a static cache is filled: steps on the dynamic cache need the hooks.
 
     Raises:
         UnsupportedError: naming the module.
@@ -49,15 +72,16 @@ def check_not_compiled(model: nn.Module, family: Family) -> None:
     for place, module in places.items():
         if _is_compiled(module):
             raise UnsupportedError(
-                f"{place} ({type(module).__name__}) is compiled by torch.compile, which does not see foveate's hooks; compress the model "
+                f"{place} ({type(module).__name__}) is compiled by torch.compile, and decoding steps on the dynamic cache need foveate's "
+                "hooks, which compiled code does not see; use a static cache (cache_implementation='static'), or compress the model "
                 "without it. Compiling the vision tower or the decoder layers' MLPs alone is fine"
             )
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    wrapped = isinstance(getattr(module, "_orig_mod", None), nn.Module)
-    in_place = getattr(module, "_compiled_call_impl", None) is not None
-    return wrapped or in_place or hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+    own = module.__dict__  # asking a module for an attribute that it lacks takes long, and this is asked of every layer
+    wrapped, in_place = "_orig_mod" in own["_modules"], own.get("_compiled_call_impl") is not None
+    return wrapped or in_place or ("forward" in own and hasattr(own["forward"], "_torchdynamo_orig_callable"))
 
 
 def generation_options(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,23 +99,30 @@ def check_generation(model: nn.Module, options: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedError: naming the option.
     """
-    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
-
-    def asked(name: str) -> Any:
-        if name in options:
-            return options[name]
-        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
-
-    chunk = asked("prefill_chunk_size")
+    chunk = _asked(model, options, "prefill_chunk_size")
     if chunk is not None:
         raise UnsupportedError(f"prefill_chunk_size={chunk} splits the prompt, and compression needs it whole; set it to None")
     for name in _GUESSING:
-        value = asked(name)
+        value = _asked(model, options, name)
         if value is not None and value is not False:
             shown = type(value).__name__ if isinstance(value, nn.Module) else value
             raise UnsupportedError(
                 f"assisted decoding ({name}={shown}) is not supported: its first forward ends in guesses, not in the prompt; omit {name}"
             )
+
+
+def new_tokens(model: nn.Module, options: Mapping[str, Any]) -> int | None:
+    """How many tokens a call of `generate` with these options is to generate; `None` where it says so in another way."""
+    value = _asked(model, options, "max_new_tokens")
+    return value if isinstance(value, int) else None
+
+
+def _asked(model: nn.Module, options: Mapping[str, Any], name: str) -> Any:
+    """An option of `generate`; the model's own `generation_config` fills what the call leaves open."""
+    if name in options:
+        return options[name]
+    configs = [options.get("generation_config"), getattr(model, "generation_config", None)]
+    return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
 
 def refuse_continuous_batching(*_: Any, **__: Any) -> NoReturn:

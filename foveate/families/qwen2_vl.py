@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.devices import upload
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS, Family, register
 from foveate.families.kit.features import argument
 from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
@@ -65,7 +66,7 @@ class Qwen2VL(Family):
         grids = self.grids(model, seen)
         order = self.order(model, grids)
         if order is not None:
-            values = values[order.to(values.device)]
+            values = values[upload(order, values.device)]
         values = values.mean(1) if signal == "tower_attention" else values.flatten(1)
         return list(values.split([math.prod(grid) for grid in grids]))
 

@@ -4,7 +4,7 @@ from foveate.methods.configuration import load_method, method_from_dict, method_
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
-from foveate.methods.information import information_contribution
+from foveate.methods.information import information_contribution, information_method
 from foveate.methods.options import parse_method, split_methods
 from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
@@ -14,6 +14,7 @@ from foveate.methods.tokencarve import TokenCarve
 
 __all__ = [
     "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve", "find_method", "information_contribution",
+    "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",
 ]  # fmt: skip

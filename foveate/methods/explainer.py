@@ -14,7 +14,7 @@ from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS, ConvCompressor
 from foveate.explain.compressor.network import CompressorConfig, CompressorInput
-from foveate.method import SAVING, Method, ranking
+from foveate.method import SAVING, Method, keep_best
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
 from foveate.methods.registry import register
@@ -88,8 +88,7 @@ class Explainer(Method):
     def plans(self, views: Sequence[View]) -> list[Plan]:
         """Decide for several images, whose scores are computed together on an accelerator."""
         budgets = [self.budget(len(view), view.grid[0]) for view in views]
-        scores = self._scores(views)
-        return [Plan.keep(ranking(score)[:budget], len(view)) for view, score, budget in zip(views, scores, budgets, strict=True)]
+        return keep_best(self._scores(views), budgets)
 
     def _scores(self, views: Sequence[View]) -> list[Tensor]:
         if not views:
@@ -100,7 +99,8 @@ class Explainer(Method):
         # A CPU gains nothing from a batch.
         batches = [[each] for each in inputs] if device.type == "cpu" else [inputs]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            network.to(device)
+            if any(parameter.device != device for parameter in network.parameters()):  # `to` takes long where there is nothing to do
+                network.to(device)
             return [scores for batch in batches for scores in network(batch)]
 
     def _network(self, heads: int = 1) -> ConvCompressor:
@@ -112,7 +112,7 @@ class Explainer(Method):
 
 
 def _network_input(view: View, network: ConvCompressor) -> CompressorInput:
-    attention = check_attention(view.signal("head_attention"), "head_attention")
+    attention = check_attention(view.signal("head_attention"), [view], "head_attention")
     if len(attention) != network.config.heads:
         raise CompressorError(f"head_attention has {len(attention)} heads, and the compressor was made for {network.config.heads}")
     return CompressorInput(attention, view.parts, view.states if network.config.hidden else None, view.index)

@@ -35,4 +35,4 @@ class FastV(Method):
 
     def score(self, view: View) -> Tensor:
         """The last prompt token's attention to each token, shape (n,)."""
-        return check_attention(view.signal("last_attention"))
+        return check_attention(view.signal("last_attention"), [view])

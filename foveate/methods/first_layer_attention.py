@@ -47,4 +47,4 @@ class FirstLayerAttention(Method):
     def score(self, view: View) -> Tensor:
         """The question's mean attention to each token, shape (n,)."""
         check_question([view])
-        return check_attention(view.signal("head_attention"), "head_attention").mean(0)
+        return check_attention(view.signal("head_attention"), [view], "head_attention").mean(0)

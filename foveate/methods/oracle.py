@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from foveate.devices import require, upload
 from foveate.errors import InputError, OptionError
 from foveate.explain.relevance.result import Relevance
-from foveate.method import SAVING, Method, ranking
+from foveate.method import SAVING, Method, keep_best
 from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
@@ -66,20 +67,19 @@ class Oracle(Method):
                 f"the relevance of {len(known)} images was passed for a batch of {len(views)}; "
                 f"pass that of this batch, and count rows that are the same sample once"
             )
-        return [self._plan(view, own, number) for number, (view, own) in enumerate(zip(views, known, strict=True))]
+        scores = [self._relevance(view, own, number) for number, (view, own) in enumerate(zip(views, known, strict=True))]
+        return keep_best(scores, [self.budget(len(view), view.grid[0]) for view in views])
 
-    def _plan(self, view: View, relevance: Tensor, number: int) -> Plan:
+    def _relevance(self, view: View, relevance: Tensor, number: int) -> Tensor:
         cells = sum(frames * rows * columns for frames, rows, columns in view.parts)
         if relevance.shape != (cells,):
             raise InputError(
                 f"the relevance of image {number} has shape {tuple(relevance.shape)}, but its tokens fill {cells} cells: {view.parts}"
             )
-        if bool(relevance.isnan().any()):
-            raise InputError(f"the relevance of image {number} contains NaN, so it cannot be ranked")
-        budget = self.budget(len(view), view.grid[0])
-        own = relevance.to(view.states.device)
-        own = own if view.index is None else own[view.index]
-        return Plan.keep(ranking(own)[:budget], len(view))
+        numbers = (relevance == relevance).all()
+        require(numbers, lambda: InputError(f"the relevance of image {number} contains NaN, so it cannot be ranked"), [view])
+        own = upload(relevance, view.states.device)
+        return own if view.index is None else own[view.index]
 
     def _known(self) -> list[Tensor]:
         given = self.relevance

@@ -44,12 +44,13 @@ class Pool(Method):
         """Decide for one image, from its grid alone."""
         budget = self.budget(len(view), view.grid[0])
         index = None if view.index is None else tuple(view.index.tolist())
-        return Plan(_pooled(view.parts, index, budget).clone())
+        target, order = _pooled(view.parts, index, budget)
+        return Plan.deferred(target.clone(), budget, order.clone() if order.numel() else None)
 
 
 @lru_cache(maxsize=64)
-def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -> torch.Tensor:
-    """Plan target (n,) that pools the tokens at the cells `index` of the parts (`None`: all cells) into `keep` groups."""
+def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plan target (n,) that pools the tokens at the cells `index` of the parts (`None`: all cells) into `keep` groups; merged tokens."""
     shapes = [(height, width) for time, height, width in parts for _ in range(time)]
     every = [(frame, row, column) for frame, (height, width) in enumerate(shapes) for row in range(height) for column in range(width)]
     places = every if index is None else [every[i] for i in index]
@@ -67,7 +68,8 @@ def _pooled(parts: tuple[Cell, ...], index: tuple[int, ...] | None, keep: int) -
             centre = _centre(members, places)
             for member in members:
                 target[member] = centre
-    return torch.tensor(target)
+    merged = [token for token, goes_to in enumerate(target) if token != goes_to]
+    return torch.tensor(target), torch.tensor(merged, dtype=torch.long)
 
 
 def _spread_over_frames(frames: list[list[int]], keep: int) -> Iterator[tuple[list[int], int]]:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from foveate.devices import upload
 from foveate.errors import OptionError
 from foveate.method import Method
 from foveate.methods.registry import register
@@ -48,4 +49,5 @@ class Random(Method):
         # Python's hash of text changes from run to run, and a generator has similar streams for neighbouring seeds.
         digest = blake2b(f"{self.seed} {view.fingerprint} {len(view)}".encode(), digest_size=8).digest()
         generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little", signed=True))
-        return torch.rand(len(view), generator=generator, dtype=torch.float64).to(view.states.device)
+        score = torch.rand(len(view), generator=generator, dtype=torch.float64)
+        return upload(score, view.states.device)

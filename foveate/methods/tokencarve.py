@@ -11,15 +11,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from foveate.devices import require
 from foveate.errors import OptionError
 from foveate.method import Method, ranking
 from foveate.methods._attention import check_attention
-from foveate.methods.information import information_contribution
+from foveate.methods.information import information_contributions
+from foveate.methods.information.contribution import not_finite
 from foveate.methods.registry import register
 from foveate.plan import DROPPED, Plan
 from foveate.view import View
 
 __all__ = ["TokenCarve"]
+
+BLOCK = 1024
+"""Tokens whose similarities to all others are in memory at once."""
 
 
 @register
@@ -43,7 +48,8 @@ class TokenCarve(Method):
         source: where information is measured: "hidden", the hidden states that enter the layer (as in the paper's code),
             or "attention_output", the output of the layer before's self-attention (as in the paper's text). Similarity
             is always that of the hidden states, because they are what a merge averages.
-        information: "exact", or "fast" if a float64 eigendecomposition is too slow; see `information_contribution`.
+        information: "exact"; "fast", which needs no float64 eigendecomposition; or "auto": fast on an accelerator and for very many
+            tokens, else exact. `information_method` says which it takes, `information_contribution` how they differ.
 
     Raises:
         OptionError: an option is outside its range.
@@ -52,14 +58,14 @@ class TokenCarve(Method):
     attention_weight: float = 0.5
     stage_one: float = 1.5
     source: Literal["hidden", "attention_output"] = "hidden"
-    information: Literal["exact", "fast"] = "exact"
+    information: Literal["auto", "exact", "fast"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_range("attention_weight", self.attention_weight, 0, 1, "0 ranks by information alone, 1 by attention alone")
         _check_range("stage_one", self.stage_one, 1, 2, "1 only drops; above 2 the better half cannot take in the rest")
         _check_choice("source", self.source, ("hidden", "attention_output"))
-        _check_choice("information", self.information, ("exact", "fast"))
+        _check_choice("information", self.information, ("auto", "exact", "fast"))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -74,47 +80,56 @@ class TokenCarve(Method):
 
     @torch.no_grad()
     def plans(self, views: Sequence[View]) -> list[Plan]:
-        """Decide for several images; those of equal shape and budget share one eigendecomposition."""
+        """Decide for several images; their information is computed together."""
         plans: dict[int, Plan] = {}
         groups: dict[tuple[int, torch.Size, torch.dtype, torch.device], list[int]] = {}
         for i, view in enumerate(views):
             budget = self.budget(len(view), view.grid[0])
             if budget == len(view):
-                plans[i] = Plan.identity(len(view))
+                plans[i] = Plan.deferred(torch.arange(len(view), device=view.states.device), budget)
             else:
                 groups.setdefault((budget, view.states.shape, view.states.dtype, view.states.device), []).append(i)
+        informed = self._information({i: views[i] for members in groups.values() for i in members})
         for (budget, _, _, _), members in groups.items():
-            target, order = self._targets([views[i] for i in members], budget)
-            # One copy for the whole group: a plan checks itself, and each check on a GPU would wait for it.
-            plans.update(zip(members, map(Plan, target.cpu(), order.cpu()), strict=True))
+            target, order = self._targets([views[i] for i in members], budget, [informed[i] for i in members])
+            orders: Sequence[Tensor | None] = order.unbind() if order.shape[1] else [None] * len(members)
+            plans.update((i, Plan.deferred(own, budget, first)) for i, own, first in zip(members, target.unbind(), orders, strict=True))
         return [plans[i] for i in range(len(views))]
 
-    def _targets(self, views: list[View], keep: int) -> tuple[Tensor, Tensor]:
+    def _targets(self, views: list[View], keep: int, information: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Plan targets (b, n) of images of equal shape, and their merged tokens (b, m), the most alike first."""
-        order = ranking(self._score(views))
+        order = ranking(self._score(views, information))
         survivors = min(math.floor(_fraction(self.stage_one) * keep), order.shape[1])
         better, worse = (x.sort().values for x in order[:, :survivors].tensor_split([survivors // 2], dim=1))
         target = torch.full_like(order, DROPPED).scatter(1, better, better).scatter(1, worse, worse)
         merged = survivors - keep
         if merged == 0:
             return target, order[:, :0]
-        similarity = torch.stack([_cosine(v.states[w], v.states[b]) for v, b, w in zip(views, better, worse, strict=True)])
+        likeness, place = _most_similar([view.states for view in views], worse, better)
         # Both sets ascend by index, and argmax and a stable sort take the first of equals: the lower index.
-        nearest = better.gather(1, similarity.argmax(-1))
-        most_alike = ranking(similarity.amax(-1))[:, :merged]
+        nearest = better.gather(1, place)
+        most_alike = ranking(likeness)[:, :merged]
         sources = worse.gather(1, most_alike)
         return target.scatter(1, sources, nearest.gather(1, most_alike)), sources
 
-    def _score(self, views: list[View]) -> Tensor:
+    def _information(self, views: dict[int, View]) -> dict[int, Tensor]:
+        """Information (n,) of each view, by the same keys; none if it has no weight."""
+        if not views or self.attention_weight == 1:
+            return dict.fromkeys(views, torch.empty(0))
+        states = [view.states if self.source == "hidden" else view.signal(self.source) for view in views.values()]
+        scores, finite = information_contributions(states, self.information)
+        require(finite, not_finite, list(views.values()))
+        return dict(zip(views, scores, strict=True))
+
+    def _score(self, views: list[View], information: list[Tensor]) -> Tensor:
         """Fused rank points (b, n), higher is better; integers, so that ties are ties."""
         weight = _fraction(self.attention_weight)
         points: list[Tensor] = []
         if weight > 0:
-            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]))
+            attention = check_attention(torch.stack([view.signal("last_attention") for view in views]), views)
             points.append(weight.numerator * _points(attention))
         if weight < 1:
-            states = torch.stack([view.states if self.source == "hidden" else view.signal(self.source) for view in views])
-            points.append((weight.denominator - weight.numerator) * _points(information_contribution(states, self.information)))
+            points.append((weight.denominator - weight.numerator) * _points(torch.stack(information)))
         return torch.stack(points).sum(0)
 
 
@@ -124,10 +139,31 @@ def _points(values: Tensor) -> Tensor:
     return torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], 0, -1, device=order.device).expand_as(order))
 
 
-def _cosine(rows: Tensor, others: Tensor) -> Tensor:
-    """Cosine similarities (len(rows), len(others)) in float64, rounded below its noise so that equal rows tie."""
-    rows, others = (torch.nn.functional.normalize(x.double(), dim=1) for x in (rows, others))
-    return (rows @ others.mT * 2**40).round()
+def _most_similar(states: Sequence[Tensor], rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each of the `rows` (b, r): its largest cosine similarity to one of the `others` (b, o), and that one's place among them (b, r)."""
+    if states[0].device.type == "cpu" and len(states) > 1:
+        # A CPU gains nothing from a batch and loses its caches; an accelerator saves launches.
+        alone = [_most_similar([own], r[None], o[None]) for own, r, o in zip(states, rows, others, strict=True)]
+        return torch.cat([likeness for likeness, _ in alone]), torch.cat([place for _, place in alone])
+    batch = torch.stack(list(states))
+    units = _units(batch, others)
+    likeness, place = [], []
+    for block in rows.split(BLOCK, dim=1):
+        cosines = _cosines(_units(batch, block), units)
+        likeness.append(cosines.amax(-1))
+        place.append(cosines.argmax(-1))
+    return torch.cat(likeness, 1), torch.cat(place, 1)
+
+
+def _units(states: Tensor, index: Tensor) -> Tensor:
+    """The rows (b, m) of states (b, n, d), of length 1, float64."""
+    rows = states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+    return torch.nn.functional.normalize(rows.double(), dim=-1)
+
+
+def _cosines(rows: Tensor, others: Tensor) -> Tensor:
+    """Cosine similarities (b, r, o) of rows of length 1, rounded below their noise so that equal rows tie."""
+    return (rows @ others.mT).mul_(2**40).round_()
 
 
 def _fraction(value: float) -> Fraction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,32 @@ def test_tables_name_rows_and_kernels(bench: Run) -> None:
     assert result.code == 0, result.err
     for text in ("full", "ideal 9 from the start", "ideal 9 from layer 2", "FastV(keep=9)", "attention: text sdpa", "key/value cache"):
         assert text in result.out
+
+
+def test_switches_add_rows(bench: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run.json"
+    result = bench("--static", "--compiled-layers", "--new-tokens", "1,2", "--out", out)
+    assert result.code == 0, result.err
+    for text in ("full, generate", "full, static cache", "FastV(keep=9), static cache", "host in hooks", "of full alike"):
+        assert text in result.out, text
+    rows = {row["name"]: row for row in results(out)["groups"][0]["rows"]}
+    assert rows["FastV(keep=9), compiled layers"]["failed"] is None
+    assert rows["FastV(keep=9)"]["hooks"]["prefill"] > 0
+    settings = results(out)["settings"]
+    assert (settings["static"], settings["compiled_layers"], "compile" in settings) == (True, True, False)
+    assert bench("--out", out).code == 1
+
+
+def test_the_host_s_overhead_is_measured_on_request(bench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overhead = pytest.importorskip("foveate.measure.bench.host_overhead")
+    monkeypatch.setattr(overhead, "host_overhead", partial(overhead.host_overhead, layers=4, rounds=1))
+    out = tmp_path / "run.json"
+    result = bench("--host-overhead", "--methods", "fastv,explainer:compressor=untrained", "--out", out)
+    assert result.code == 0, result.err
+    assert "host overhead" in result.out
+    found = results(out)["host_overhead"]
+    assert [name.split("(")[0] for name in found] == ["FastV", "Explainer"]
+    assert all(each["ratio"] == pytest.approx(each["compressed"] / each["plain"]) for each in found.values())
 
 
 def test_json_goes_to_stdout_alone(bench: Run) -> None:

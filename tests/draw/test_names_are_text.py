@@ -20,7 +20,7 @@ from results_made_up import TASKS, analysis, evaluation, facts, speed
 
 from foveate import draw
 from foveate.cli import console
-from foveate.cli.bench.tables import comparison_table, generation_table, memory_table, prefill_table
+from foveate.cli.bench.tables import comparison_table, tables_of
 from foveate.cli.eval.tables import comparison_table as evaluation_comparison
 from foveate.cli.eval.tables import evaluation_table
 from foveate.draw import information_loss
@@ -187,9 +187,7 @@ def test_the_terminal_shows_names_without_reading_markup(tmp_path: Path, capsys:
     tables = {
         "evaluation": evaluation_table(data),
         "comparison": evaluation_comparison(compared),
-        "prefill": prefill_table(run.groups[0]),
-        "generation": generation_table(run.groups[0], [1]),
-        "memory": memory_table(run.groups[0]),
+        **{f"bench {number}": table for number, table in enumerate(tables_of(run.groups[0], [1]))},
         "files": comparison_table([(run.groups[0], row, run.groups[0], row) for row in run.groups[0].rows], (shown[0], shown[1])),
         "listing": console.listing(shown, [shown]),
     }

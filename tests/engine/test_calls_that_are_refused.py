@@ -114,6 +114,23 @@ def test_hidden_visual_tokens_are_as_in_the_full_model_where_nothing_is_merged()
             torch.testing.assert_close(model(**inputs).logits[:, -5:], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("columns", [range(3, 19), range(7, 13)], ids=["the whole picture", "a part"])
+def test_several_cuts_take_no_other_token_for_one_that_the_mask_hides(columns: range) -> None:
+    cuts = [Random(keep=12, layer=1), Random(keep=4, layer=2)]
+    with foveate.compress(tiny_llava(), cuts) as handle, torch.no_grad():
+        handle.model(**hidden(*columns))
+        kept = {3 + token for token in handle.report.images[0].plan.kept.tolist()} - {*columns}
+        assert handle.report.columns[0] == (0, 1, 2, *sorted(kept), 19, 20, 21, 22, 23)
+
+
+def test_several_cuts_of_a_hidden_picture_are_as_in_the_full_model() -> None:
+    model, inputs = tiny_llava(), hidden(*range(3, 19))
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, -5:]
+        with foveate.compress(model, [FastV(keep=12, layer=1), FastV(keep=8, layer=2), FastV(keep=4, layer=3)]):
+            torch.testing.assert_close(model(**inputs).logits[:, -5:], expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_a_method_that_calls_its_own_model_is_refused(layer: int) -> None:
     model = tiny_llava()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from on_gpu import ROTARY_TOLERANCE, same_everywhere
 from tiny import IMAGE, METHODS, SPARSE, TOKENS, Fixed, alone, batch, generate, keep_target, pixels, prompt, tiny_llava
 from transformers import TextStreamer
 
@@ -256,17 +257,36 @@ def test_attention_rows_equal_eager_attention() -> None:
             torch.testing.assert_close(seen[row], maps[row, :, last, visual].mean(0), atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def two_pictures() -> dict[str, Any]:
+    inputs = batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    return {**inputs, "pixel_values": inputs["pixel_values"].double()}
+
+
+def logits_and_plans(model: Any, method: foveate.Method) -> tuple[torch.Tensor, list[foveate.Plan]]:
+    with foveate.compress(model, method) as handle:
+        out = generate(model, {name: value.to(model.device) for name, value in two_pictures().items()})
+        return torch.stack(out.logits).cpu(), [image.plan for image in handle.report.images]
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_a_gpu_gives_what_the_cpu_gives(method: foveate.Method) -> None:
-    inputs = batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
-    inputs["pixel_values"] = inputs["pixel_values"].double()
-    logits, plans = [], []
-    for device in ("cpu", "cuda"):
-        model = tiny_llava(dtype=torch.float64).to(device)
-        with foveate.compress(model, method) as handle:
-            out = generate(model, {name: value.to(device) for name, value in inputs.items()})
-            logits.append(torch.stack(out.logits).cpu())
-            plans.append([image.plan for image in handle.report.images])
-    assert plans[0] == plans[1]
-    torch.testing.assert_close(logits[0], logits[1], atol=1e-8, rtol=1e-8)
+    models = [tiny_llava(dtype=torch.float64).to(device) for device in ("cpu", "cuda")]
+    (expected, plans), (logits, same) = (logits_and_plans(model, same_everywhere(method)) for model in models)
+    assert plans == same
+    torch.testing.assert_close(logits, expected, atol=ROTARY_TOLERANCE, rtol=ROTARY_TOLERANCE)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_the_tolerance_on_a_gpu_is_what_one_rounding_of_the_rotary_tables_needs(method: foveate.Method) -> None:
+    model, generator = tiny_llava(dtype=torch.float64), torch.Generator().manual_seed(0)
+    expected, plans = logits_and_plans(model, method)
+
+    def rounded(module: Any, args: Any, tables: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        signs = [torch.rand(table.shape, generator=generator, dtype=table.dtype) * 2 - 1 for table in tables]
+        return tuple(table + sign * torch.finfo(torch.float32).eps for table, sign in zip(tables, signs, strict=True))
+
+    model.model.language_model.rotary_emb.register_forward_hook(rounded)
+    logits, same = logits_and_plans(model, method)
+    assert plans == same
+    assert ROTARY_TOLERANCE / 64 < float((logits - expected).abs().max()) < ROTARY_TOLERANCE

@@ -145,7 +145,7 @@ def test_the_invariants_wait_for_no_tensor() -> None:
     """They are of host integers: a step on `meta`, where no tensor has a value, would raise if one were read."""
     mask = torch.empty(2, 1, 1, 7, device="meta")
     invariants.check_mask(0, mask, 7)
-    invariants.check_shape(0, torch.empty(2, 7, 4, device="meta"), 2, 7)
+    invariants.check_shape(0, torch.empty(2, 7, 4, device="meta"), (2, 7))
     with pytest.raises(ConsistencyError):
         invariants.check_mask(0, mask, 8)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foveate.engine.slots import Slots, shorten, take
 
@@ -62,6 +66,22 @@ def test_input_columns_that_left_stand_for_the_one_before_and_padding_for_the_fi
     ).slots
     assert slots.input_columns.tolist() == [[1, 4]]
     assert slots.of_columns(5).tolist() == [[0, 0, 0, 0, 1]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_finding_the_slots_of_many_columns_needs_no_table_of_all_pairs() -> None:
+    most = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            most.append(found.numel() if isinstance(found, torch.Tensor) else 1)
+            return found
+
+    slots = Slots.of_input(torch.ones(2, 300, dtype=torch.bool))
+    with Largest():
+        assert torch.equal(slots.of_columns(300), slots.input_columns)
+    assert max(most) <= 2 * 300
 
 
 def test_entries_are_taken_along_the_second_last_dimension_of_whatever_is_shared_by_rows() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from tiny import IMAGE, METHODS, SPARSE, Fixed, batch, keep_target, prompt, tiny_llava
-from transformers import MistralConfig, StaticCache
+from transformers import Cache, MistralConfig
+from transformers.cache_utils import StaticSlidingWindowLayer
 
 import foveate
 from foveate import FastV, Random, TokenCarve
@@ -151,8 +152,9 @@ def test_labels_embeddings_masks_and_caches_that_cannot_be_compressed() -> None:
             model(inputs_embeds=torch.zeros(1, 4, 32))
         with pytest.raises(UnsupportedError, match="4-D"):
             model(**inputs | {"attention_mask": torch.zeros(1, 1, 24, 24)})
-        with pytest.raises(UnsupportedError, match="StaticCache"):
-            model(**inputs, past_key_values=StaticCache(config=model.config.text_config, max_cache_len=64))
+        sliding = Cache(layers=[StaticSlidingWindowLayer(max_cache_len=64, sliding_window=16) for _ in range(4)])
+        with pytest.raises(UnsupportedError, match="StaticSlidingWindowLayer"):
+            model(**inputs, past_key_values=sliding)
         with pytest.raises(InputError, match=r"24 of 24 image placeholders.*no encoded image"):
             model(input_ids=torch.tensor([[IMAGE] * 24]), attention_mask=torch.ones(1, 24))
         assert model(**inputs).logits.shape[1] == 12

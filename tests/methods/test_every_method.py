@@ -12,6 +12,7 @@ import pytest
 import torch
 from compressors import NOBODY, untrained
 from methods_reference import decaying
+from on_gpu import same_everywhere
 
 import foveate.methods
 from foveate.method import Method
@@ -97,7 +98,7 @@ def test_a_batch_is_planned_as_its_images_one_by_one(make: Callable[[int | float
     assert method.plans([]) == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every_method
 def test_a_gpu_chooses_as_the_cpu_does(make: Callable[[int | float], Method]) -> None:
     view = view_of((1, 10, 10), 80, torch.float64)
@@ -106,7 +107,8 @@ def test_a_gpu_chooses_as_the_cpu_does(make: Callable[[int | float], Method]) ->
     assert view.head_attention is not None
     signals = {"head_attention": view.head_attention.cuda(), "attention_output": view.attention_output.cuda()}
     on_gpu = View(view.states.cuda(), view.grid, view.last_attention.cuda(), **signals)
-    assert make(30).plan(on_gpu) == make(30).plan(view)
+    method = same_everywhere(make(30))
+    assert method.plan(on_gpu) == method.plan(view)
 
 
 @every_method

@@ -7,6 +7,7 @@ import torch
 from methods_reference import GOLDEN, decaying, golden_case, slow_information
 
 from foveate.errors import InputError
+from foveate.measure.bench.flops import OperationCounter
 from foveate.methods import information_contribution
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (5, 5), (12, 40), (40, 12), (30, 200), (200, 30), (150, 100)]
@@ -110,11 +111,21 @@ def test_states_that_are_not_finite_are_refused(value: float, method: str) -> No
 
 
 def test_arguments_that_cannot_be_right_are_refused() -> None:
-    with pytest.raises(ValueError, match="'quick' is not known; choose 'exact' or 'fast'"):
+    with pytest.raises(ValueError, match="'quick' is not known; choose 'auto', 'exact' or 'fast'"):
         information_contribution(torch.zeros(3, 3), "quick")  # type: ignore[arg-type]
     for states in (torch.zeros(3), torch.zeros(2, 2, 3, 3), torch.zeros(3, 3, dtype=torch.long), torch.zeros(0, 3), torch.zeros(0, 3, 3)):
         with pytest.raises(ValueError, match="states must be a floating tensor"):
             information_contribution(states)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 100), (100, 40)])
+def test_the_operations_of_exact_scores_are_counted_wherever_they_run(n: int, d: int) -> None:
+    with OperationCounter() as counter:
+        information_contribution(decaying(n, d, 0))
+    side = min(n, d)
+    last = 2 * n * d * side if n > d else 2 * side**2
+    gram = 2 * max(n, d) * side**2 * 5 // 8  # four strips of the lower half
+    assert counter.total == gram + 9 * side**3 + last
 
 
 def spectrum(n: int, d: int, singular: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from methods_reference import decaying, slow_order, slow_scores, slow_target
@@ -58,7 +59,8 @@ def test_equal_sums_of_ranks_are_equal_at_any_weight() -> None:
     points = torch.tensor([1, 8, 4, 5, 3, 6, 2, 7]), torch.tensor([8, 7, 1, 6, 5, 4, 3, 2])
     states = torch.diag(points[1].double())
     view = View(states, (1, 2, 4), last_attention=points[0].float())
-    score = TokenCarve(keep=2, attention_weight=0.7)._score([view])[0]
+    method = TokenCarve(keep=2, attention_weight=0.7)
+    score = method._score([view], [method._information({0: view})[0]])[0]
     assert score[0] == score[2]
 
 
@@ -66,7 +68,7 @@ def test_attention_alone_computes_no_information(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: Any) -> None:
         raise AssertionError("information was computed")
 
-    monkeypatch.setattr(foveate.methods.tokencarve, "information_contribution", refuse)
+    monkeypatch.setattr(foveate.methods.tokencarve, "information_contributions", refuse)
     assert TokenCarve(keep=5, attention_weight=1).plan(make(20, 8)).tokens_after == 5
     with pytest.raises(AssertionError):
         TokenCarve(keep=5).plan(make(20, 8))
@@ -105,8 +107,8 @@ def test_images_of_equal_shape_share_one_decomposition(monkeypatch: pytest.Monke
     shapes: list[tuple[int, ...]] = []
     original = torch.linalg.eigh
 
-    def spy(matrix: torch.Tensor) -> Any:
-        shapes.append(tuple(matrix.shape))
+    def spy(matrix: np.ndarray) -> Any:
+        shapes.append(matrix.shape)
         return original(matrix)
 
     monkeypatch.setattr(torch.linalg, "eigh", spy)
@@ -137,7 +139,7 @@ def test_a_batch_is_planned_as_its_images_one_by_one(order: str) -> None:
         ({"stage_one": 2.5}, "above 2 the better half"),
         ({"stage_one": "2"}, "stage_one='2'"),
         ({"source": "keys"}, "source='keys' is not known; choose 'hidden' or 'attention_output'"),
-        ({"information": "quick"}, "information='quick' is not known; choose 'exact' or 'fast'"),
+        ({"information": "quick"}, "information='quick' is not known; choose 'auto' or 'exact' or 'fast'"),
     ],
 )
 def test_options_outside_their_range_are_refused(options: dict[str, Any], message: str) -> None:

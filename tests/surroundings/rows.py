@@ -58,11 +58,27 @@ ROWS = (
         ),
     ),
     Row(
-        "`torch.compile` of the model, its decoder, a decoder layer or its attention",
+        "`torch.compile` of the call of the model or its backbone",
         REFUSED,
         (
-            "test_a_compiled_decoder_is_refused_at_once",
+            "test_a_compiled_call_is_refused_at_once",
             "test_a_model_in_a_compiled_wrapper_is_refused_at_once",
+            "test_prompts_in_a_compiled_wrapper_are_refused",
+        ),
+    ),
+    Row(
+        "`torch.compile` of the model's forward, its decoder or decoder layers, with a static cache",
+        WORKS,
+        (
+            "test_compiled_modules_decode_on_a_static_cache",
+            "test_a_model_compiled_in_place_under_the_handle_generates_but_takes_no_prompt_by_hand",
+        ),
+    ),
+    Row(
+        "`torch.compile` of the model's forward, its decoder, a decoder layer or its attention, with the dynamic cache",
+        REFUSED,
+        (
+            "test_a_compiled_decoder_wants_a_static_cache",
             "test_a_decoder_compiled_under_the_handle_is_refused_before_any_layer_runs",
             "test_a_decoder_that_does_not_call_its_layers_is_not_taken_for_compressed",
         ),
@@ -91,11 +107,17 @@ ROWS = (
     Row("`generate_batch` (continuous batching)", REFUSED, ("test_continuous_batching_is_refused_from_every_side_and_given_back",)),
     Row("dynamic cache", WORKS, ("test_the_dynamic_cache_prunes_as_it_masks_whoever_makes_it",)),
     Row(
-        "quantised, offloaded, static and sliding caches",
+        "static cache, and the decoding step that `generate` compiles for it",
+        WORKS,
+        ("test_the_static_cache_prunes_as_it_masks_whoever_makes_it", "test_a_step_on_a_static_cache_waits_for_nothing"),
+    ),
+    Row(
+        "quantised, offloaded and sliding caches",
         REFUSED,
         (
             "test_other_caches_are_refused_before_any_layer_runs",
             "test_other_caches_are_refused_by_their_name_in_generate",
+            "test_a_static_cache_that_reaches_the_backbone_by_itself_is_refused",
             "test_text_alone_still_goes_into_any_cache",
             "test_a_decoder_with_a_sliding_window_is_refused_at_once",
         ),

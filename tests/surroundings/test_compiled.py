@@ -1,4 +1,4 @@
-"""torch.compile: refused where foveate's hooks sit, whichever came first; harmless elsewhere."""
+"""torch.compile where foveate's hooks sit: for steps on a static cache alone, whichever came first; harmless elsewhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from around import METHOD, assert_shortened, outside, two_rows
-from tiny import tiny_llava
+from around import METHOD, answer, assert_shortened, outside, two_rows
+from tiny import batch, prompt, tiny_llava
+from transformers import StaticCache
 
 import foveate
+from foveate.engine.arguments import as_argument
 from foveate.errors import UnsupportedError
 
 
@@ -48,14 +50,34 @@ WAYS: dict[str, tuple[Callable[[Any], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("way", "place"), WAYS.values(), ids=WAYS.keys())
-def test_a_compiled_decoder_is_refused_at_once(way: Callable[[Any], None], place: str) -> None:
+PAST_THE_HOOKS = ("the whole model", "its backbone")
+"""Whose call is compiled, hooks and all: code that is older than the handle runs past them."""
+
+
+@pytest.mark.parametrize("name", PAST_THE_HOOKS)
+def test_a_compiled_call_is_refused_at_once(name: str) -> None:
+    way, place = WAYS[name]
     model = tiny_llava()
     way(model)
     before = outside(model)
     with pytest.raises(UnsupportedError, match=rf"{place} .*torch\.compile.*without it"):
         foveate.compress(model, METHOD)
     assert outside(model) == before
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in PAST_THE_HOOKS])
+def test_a_compiled_decoder_wants_a_static_cache(name: str) -> None:
+    way, place = WAYS[name]
+    model, ran = tiny_llava(), []
+    way(model)
+    layers = model.model.language_model.layers
+    layers[0].mlp.register_forward_hook(lambda *_: ran.append("layer"))
+    with foveate.compress(model, METHOD) as handle, torch.no_grad():
+        for call in (lambda: model(**two_rows()), lambda: model.generate(**two_rows(), max_new_tokens=2)):
+            with pytest.raises(UnsupportedError, match=rf"{place} .*torch\.compile.*cache_implementation='static'.*without it"):
+                call()
+        assert not ran
+        assert not handle.report.images
 
 
 def test_a_model_in_a_compiled_wrapper_is_refused_at_once() -> None:
@@ -96,3 +118,58 @@ def test_the_tower_and_the_mlps_may_be_compiled() -> None:
         with foveate.compress(plain, METHOD):
             expected = plain(**two_rows()).logits
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+STATIC = {"cache_implementation": "static", "disable_compile": True, "max_new_tokens": 4}
+DECODING = ("the model's forward", "its decoder", "its decoder, wrapped", "its layers")
+
+
+def expected_answer() -> Any:
+    model = tiny_llava()
+    with foveate.compress(model, METHOD):
+        return answer(model, two_rows(), max_new_tokens=4)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the handle", "under the handle"])
+@pytest.mark.parametrize("name", DECODING)
+def test_compiled_modules_decode_on_a_static_cache(name: str, before: bool) -> None:
+    model, way = tiny_llava(), WAYS[name][0]
+    torch._dynamo.reset()
+    if before:
+        way(model)
+        with torch.no_grad():
+            model(**two_rows())  # traced at full length
+    with foveate.compress(model, METHOD) as handle:
+        if not before:
+            way(model)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        out = answer(model, two_rows(), **STATIC)
+        assert_shortened(handle)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs
+    assert torch.equal(out.sequences, expected_answer().sequences)
+
+
+def test_a_model_compiled_in_place_under_the_handle_generates_but_takes_no_prompt_by_hand() -> None:
+    model = tiny_llava()
+    with foveate.compress(model, METHOD) as handle:
+        model.compile(backend="eager")
+        out = answer(model, two_rows(), **STATIC)
+        assert_shortened(handle)
+        with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"), torch.no_grad():
+            model(**two_rows(), **as_argument(StaticCache(config=model.config.text_config, max_cache_len=40)))
+        with pytest.raises(UnsupportedError, match=r"torch\.compile.*cache_implementation='static'"):
+            answer(model, two_rows())
+    assert torch.equal(out.sequences, expected_answer().sequences)
+
+
+def test_prompts_in_a_compiled_wrapper_are_refused() -> None:
+    model, ran = tiny_llava(), []
+    model.model.language_model.layers[0].mlp.register_forward_hook(lambda *_: ran.append(1))
+    inputs = batch([prompt(3, "image", 5)])
+    with foveate.compress(model, METHOD), torch.no_grad():
+        for options in ({}, as_argument(StaticCache(config=model.config.text_config, max_cache_len=40))):
+            with pytest.raises(UnsupportedError, match="prompt runs inside compiled code"):
+                compiled(model)(**inputs, **options)
+        with pytest.raises(RuntimeError):  # Dynamo's own error, where it may not leave the graph
+            torch.compile(model, backend="eager", fullgraph=True)(**inputs)
+        assert not ran

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from around import assert_pruning_equals_masking, outside, two_rows
-from devices import FIRST, SECOND, Devices, put, spread, where
+from devices import FIRST, SECOND, Devices, Everything, put, spread, where
 from tiny import tiny_llava
 from torch import Tensor
 
 import foveate
-from foveate import Method, View
-from foveate.view import SIGNALS
-
-
-@dataclass(frozen=True)
-class Everything(Method):
-    """Ranks by every signal that the model gives at this layer."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset(SIGNALS) - ({"attention_output"} if self.layer == 0 else set())
-
-    def score(self, view: View) -> Tensor:
-        score = view.states.square().mean(1)
-        for name in sorted(self.needs):
-            value = view.signal(name)
-            assert value.device == view.states.device, f"{name} is on {value.device}, the states on {view.states.device}"
-            value = value.mean(0) if name in ("text_attention", "head_attention", "question_states") else value
-            if name != "question_states":
-                score = score + (value if value.ndim == 1 else value.square().mean(1))
-        return score
+from foveate import Method
 
 
 def dispatched(first: str, second: str, **options: Any) -> Any:
@@ -98,7 +77,7 @@ def test_layers_on_two_imitated_devices_change_nothing(layer: int) -> None:
     assert torch.equal(second.logits, two.logits)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU beside the CPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 def test_layers_on_two_devices_change_nothing(layer: int) -> None:
     # With the CPU as main device its layers run there and are not offloaded: two devices that really compute.

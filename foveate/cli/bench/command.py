@@ -22,6 +22,8 @@ class Bench(ModelOptions, CutOption, JsonOption):
         *("layer", "prompt", "new_tokens", "seed", "dtype", "device"),
     )
     """What decides what is measured: a run resumes only with the same. Batch sizes and repeats may grow."""
+    ADDING: ClassVar = ("static", "compile", "compiled_layers")
+    """Switches that add rows; results name those that were given."""
 
     model: Annotated[
         str, option("demo or another embedded model, a folder, a Hugging Face id, or shape:NAME for random weights.", "NAME", MODEL)
@@ -44,6 +46,19 @@ class Bench(ModelOptions, CutOption, JsonOption):
     prompt: Annotated[str, option("Text tokens, in all or before and after the image.", "N|N+N", MEASUREMENT)] = "76"
     new_tokens: Annotated[str, option("Output lengths, separated by commas; only the longest runs.", "N,...", MEASUREMENT)] = "1,16"
     repeats: Annotated[int, option("Rounds, in each of which everything runs once.", "N", MEASUREMENT, min=1), Renamed("--repeat")] = 10
+    static: Annotated[
+        bool, option("Add rows that generate decodes, with a growing and with a static cache.", panel=MEASUREMENT, name="--static")
+    ] = False
+    compile: Annotated[
+        bool, option("Add rows that generate decodes, with a growing cache and by a compiled step.", panel=MEASUREMENT, name="--compile")
+    ] = False
+    compiled_layers: Annotated[
+        bool, option("Add a row per method with compiled layers after its cut.", panel=MEASUREMENT, name="--compiled-layers")
+    ] = False
+    host_overhead: Annotated[
+        bool,
+        option("Also measure what the methods cost the host, on a tiny model of 32 layers.", panel=MEASUREMENT, name="--host-overhead"),
+    ] = False
     seed: Annotated[int, option("Seed of weights, words and pixels.", "N", MEASUREMENT, min=0, max=LARGEST_SEED)] = 0
     out: Annotated[Path | None, option("File of results (JSON), saved after every round; resumes a run.", "FILE", OUTPUT)] = None
     plot: Annotated[Path | None, option("Draw times and key/value bytes, as PNG, SVG or PDF.", "FILE", OUTPUT), UNRECORDED] = None

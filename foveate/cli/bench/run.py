@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
 if TYPE_CHECKING:
     from foveate.cli.bench.command import Bench
+    from foveate.measure.bench.generating import Decoding
     from foveate.measure.bench.records import Group, Run
     from foveate.method import Method
 
@@ -51,6 +54,7 @@ def _bench(request: Bench) -> None:
     prompts = Prompts(*_prompt(request.prompt), _image_size(request.image_size), request.seed)
     methods = _methods(request)
     earlier = _earlier(request)
+    overhead = _host_overhead(request) if request.host_overhead else {}
     loaded = load_bench(
         request.model,
         request.scale,
@@ -61,6 +65,7 @@ def _bench(request: Bench) -> None:
         attention=request.attention,
     )
     run = _run(request, loaded, earlier, lengths, prompts)
+    run.host_overhead = overhead or run.host_overhead
     try:
         for batch in batches:
             _measure_batch(request, run, loaded, methods, prompts, batch, lengths)
@@ -176,7 +181,34 @@ def _settings(request: Bench, prompts: Prompts, lengths: Sequence[int]) -> dict[
         "prompt": [prompts.before, prompts.after],
         "new_tokens": sorted(lengths),
     }
-    return {name: read[name] if name in read else getattr(request, name) for name in request.IDENTIFYING}
+    found = {name: read[name] if name in read else getattr(request, name) for name in request.IDENTIFYING}
+    return found | {name: True for name in request.ADDING if getattr(request, name)}
+
+
+def _decodings(request: Bench) -> tuple[Decoding, ...]:
+    """The plain loop and the ways that are added, after the one that they are compared with."""
+    asked: dict[Decoding, bool] = {"static": request.static, "compiled": request.compile}
+    added = tuple(way for way, wanted in asked.items() if wanted)
+    return ("loop", "generate", *added) if added else ("loop",)
+
+
+def _host_overhead(request: Bench) -> dict[str, dict[str, float]]:
+    """What each of the methods costs the host where nearly all the time of a prefill is Python's."""
+    from foveate.measure.bench.host_overhead import host_overhead
+
+    specs = [spec for spec in split_specs(request.methods) if not is_no_method(spec)]
+    with console.spinner("measuring the host's overhead"):
+        found = host_overhead([functools.partial(_spare_one, spec, request.layer) for spec in specs])
+    return {each.method: {name: value for name, value in asdict(each).items() if name != "method"} for each in found}
+
+
+def _spare_one(spec: str, layer: int | None, keep: int) -> Method:
+    return _untrained(method_of(spec, keep, layer))
+
+
+def _untrained(method: Method) -> Method:
+    """The same method for a model that nothing was trained for; a network's weights do not change its cost."""
+    return replace(method, compressor="untrained") if hasattr(method, "compressor") else method  # type: ignore[call-arg]
 
 
 def _earlier(request: Bench) -> Run | None:
@@ -220,11 +252,21 @@ def _measure_batch(
         tokens, length = visual_tokens(loaded.model, inputs["input_ids"]), inputs["input_ids"].shape[1]
         for method in methods:
             method.budget(tokens)
-        with refusals_of(loaded.model), console.counting(f"batch {batch}", runs_before(request.repeats, methods, tokens)) as step:
-            going = known if known is not None and known.rows else None
+        decodings, cuda = _decodings(request), loaded.model.device.type == "cuda"
+        runs = runs_before(request.repeats, methods, tokens, decodings, compiled_layers=request.compiled_layers, cuda=cuda)
+        with refusals_of(loaded.model), console.counting(f"batch {batch}", runs) as step:
             keep(
                 measure(
-                    loaded.model, inputs, methods, rounds=request.repeats, new_tokens=lengths, group=going, after_round=keep, progress=step
+                    loaded.model,
+                    inputs,
+                    methods,
+                    rounds=request.repeats,
+                    new_tokens=lengths,
+                    decodings=decodings,
+                    compiled_layers=request.compiled_layers,
+                    group=known if known is not None and known.rows else None,
+                    after_round=keep,
+                    progress=step,
                 )
             )
     except Exception as error:
@@ -240,7 +282,7 @@ def _show(request: Bench, run: Run, lengths: Sequence[int]) -> None:
     if request.as_json:
         console.put_json(run.to_dict())
         return
-    from foveate.cli.bench.tables import generation_table, headline, memory_table, prefill_table, warnings
+    from foveate.cli.bench.tables import headline, host_overhead_table, tables_of, warnings
 
     for line in headline(run):
         console.put(line)
@@ -252,11 +294,14 @@ def _show(request: Bench, run: Run, lengths: Sequence[int]) -> None:
         if group.failed:
             console.put(group.failed, style="yellow")
             continue
-        for table in (prefill_table(group), generation_table(group, sorted({1, *lengths})), memory_table(group)):
+        for table in tables_of(group, sorted({1, *lengths})):
             console.put_table(table, wide=True)
             console.put("")
         for text in warnings(group):
             console.note(text)
+    if run.host_overhead:
+        console.put_table(host_overhead_table(run), wide=True)
+        console.put("")
     console.put(
         "medians ± half the distance of the quartiles (of times in percent, of shares in points); ratios are formed within each round",
         style="dim",

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from foveate.measure.bench.comparison import RowPair
     from foveate.measure.bench.records import Group, Quartiles, Row, Run
 
-__all__ = ["comparison_table", "generation_table", "headline", "memory_table", "prefill_table", "warnings"]
+__all__ = ["comparison_table", "headline", "host_overhead_table", "tables_of", "warnings"]
 
 _NONE = "-"
 
 
-def prefill_table(group: Group) -> Table:
+def tables_of(group: Group, counts: Sequence[int]) -> list[Table]:
+    """All tables of one batch size; some figures exist on a GPU, or with some options, alone."""
+    tables = [_prefill_table(group), _generation_table(group, counts), _memory_table(group), _host_table(group)]
+    return [*tables, _decoding_table(group, counts)] if any(row.decoding != "loop" for row in group.rows) else tables
+
+
+def _prefill_table(group: Group) -> Table:
     """From pixels to the first token."""
     heads = ("prefill", "visual tokens", "vision tower", "prefill", "of full", "over the ideal", "method", "of full prefill", "first token")
     rows = []
@@ -36,7 +42,7 @@ def prefill_table(group: Group) -> Table:
     return _table(heads, rows)
 
 
-def generation_table(group: Group, counts: Sequence[int]) -> Table:
+def _generation_table(group: Group, counts: Sequence[int]) -> Table:
     """Whole generations of each length."""
     heads = ["generation"]
     for count in counts:
@@ -57,16 +63,79 @@ def generation_table(group: Group, counts: Sequence[int]) -> Table:
     return _table(heads, rows)
 
 
-def memory_table(group: Group) -> Table:
+def _memory_table(group: Group) -> Table:
     """Key/value bytes, peak memory, and operations by stage."""
     heads = ("memory and work", "key/value cache", "saved", "peak memory added", "GFLOP: tower", "prefill", "of it method", "one new token")
     full = group.rows[0]
     rows = []
-    for row in group.rows:
+    for row in _looped(group):
         saved = f"{1 - row.cache_bytes / full.cache_bytes:.1%}" if row is not full and full.cache_bytes and row.cache_bytes else ""
         added = row.memory.get("added")
         work = [f"{row.flops[stage] / 1e9:.3g}" if stage in row.flops else "" for stage in ("tower", "prefill", "method", "decode")]
         rows.append([row.name, _bytes(row.cache_bytes or None), saved, _bytes(added), *work])
+    return _table(heads, rows)
+
+
+def _host_table(group: Group) -> Table:
+    """Where the host's time goes, and whether the device waits for it: time on the clock beside the time in which the device computes."""
+    heads = [
+        "host and device",
+        "prefill",
+        "device busy",
+        "of it",
+        "host in hooks",
+        "one new token",
+        "device busy",
+        "of it",
+        "host in hooks",
+    ]
+    count = max((max(timing.ends) for row in group.rows for timing in row.timings), default=1)
+    rows = []
+    for row, found in _measured(group):
+        cells = []
+        for stage, name in (("prefill", "prefill"), ("decode", f"decode {count}")):
+            clock, busy, hooks = found.get(name), row.busy.get(stage), row.hooks.get(stage)
+            cells += [
+                _time(found, name) or _NONE,
+                _NONE if busy is None else _seconds(busy),
+                _NONE if busy is None or clock is None else f"{busy / clock.median:.0%}",
+                _NONE if hooks is None else _seconds(hooks),
+            ]
+        rows.append([row.name, *(cells if found else [row.failed or "", *[""] * 7])])
+    return _table(heads, rows)
+
+
+def _decoding_table(group: Group, counts: Sequence[int]) -> Table:
+    """Tokens that `generate` makes with a growing cache, a static one, and a compiled step."""
+    from foveate.measure.bench.records import figures
+
+    heads, longer = ["generate", "prefill"], [count for count in counts if count > 1]
+    for count in longer:
+        heads += [f"per token over {count}", "of full", "of full alike"]
+    rows = []
+    for row in group.rows:
+        if row.decoding != "loop":
+            found = figures(group, row)
+            cells = [_time(found, "prefill")]
+            for count in longer:
+                cells += [
+                    _time(found, f"decode {count}"),
+                    _share(found, f"decode_of_full {count}"),
+                    _share(found, f"decode_of_same {count}"),
+                ]
+            rows.append([row.name, *(cells if found else ["skipped", *[""] * (len(cells) - 1)])])
+    return _table(heads, rows)
+
+
+def host_overhead_table(run: Run) -> Table:
+    """What each method costs the host, where the time of a prefill is Python's."""
+    heads = ("host overhead", "prefill", "full", "of full", "one new token", "full", "of full")
+    rows = []
+    for method, found in run.host_overhead.items():
+        cells = []
+        for own, plain, ratio in (("compressed", "plain", "ratio"), ("compressed_step", "plain_step", "step_ratio")):
+            cells += [_seconds(found[own]), _seconds(found[plain]), f"{found[ratio]:.2f}x"]
+        rows.append([method, *cells])
     return _table(heads, rows)
 
 
@@ -94,7 +163,7 @@ def warnings(group: Group) -> list[str]:
     found += [
         f"{row.name} ran {', '.join(row.kernels) or 'no fused kernel'} and the full model {', '.join(full.kernels) or 'none'}; "
         f"no ratios are formed between different kernels"
-        for row in group.rows
+        for row in _looped(group)
         if not row.failed and not full.failed and row.kernels != full.kernels
     ]
     return found
@@ -122,7 +191,12 @@ def comparison_table(pairs: Sequence[RowPair], names: tuple[str, str]) -> Table:
 def _measured(group: Group) -> list[tuple[Row, Mapping[str, Quartiles]]]:
     from foveate.measure.bench.records import figures
 
-    return [(row, figures(group, row)) for row in group.rows]
+    return [(row, figures(group, row)) for row in _looped(group)]
+
+
+def _looped(group: Group) -> list[Row]:
+    """The rows whose tokens come from a plain loop, and not from `generate`."""
+    return [row for row in group.rows if row.decoding == "loop"]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from foveate.engine.clock import seconds
+from foveate.devices import upload
+from foveate.engine.clock import Spans
 
 __all__ = ["AttentionProbe", "RowsRead", "Probe", "ReceivedProbe", "attention_maps", "attention_rows", "received_attention"]
 
@@ -40,11 +41,11 @@ class Probe:
         module: a transformers attention module, one that looks its kernel up by `module.config`.
 
     Attributes:
-        seconds: time that reading took.
+        spent: time that reading took.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.seconds = 0.0
+        self.spent = Spans()
         self._module: Any = module
         self._thread = threading.get_ident()
         with _LOCK:
@@ -82,12 +83,8 @@ class Probe:
 
     def see(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """One call of the module: read it, on the clock."""
-        start = seconds(query.device)
-        try:
-            with torch.no_grad():
-                self.read(query, key, mask, **options)
-        finally:
-            self.seconds += seconds(query.device) - start
+        with self.spent.measure(query.device), torch.no_grad():
+            self.read(query, key, mask, **options)
 
     def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """What a subclass wants of queries (b, heads, q, d) and keys (b, key heads, k, d)."""
@@ -122,7 +119,7 @@ class AttentionProbe(Probe):
         """See `Probe.read`."""
         self.detach()
         # Where layers live on different devices, the rows were chosen on the one before.
-        rows, shares = self.rows.to(query.device), None if self.shares is None else self.shares.to(query.device)
+        rows, shares = upload(self.rows, query.device), None if self.shares is None else upload(self.shares, query.device)
         self.attention, self.by_head = _read_rows(query, key, rows, shares, mask, **options)
         if self.ahead:
             raise RowsRead

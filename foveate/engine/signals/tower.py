@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.engine.clock import Spans
 from foveate.engine.signals.attention import ReceivedProbe
 
 __all__ = ["TowerProbe"]
@@ -45,9 +46,9 @@ class TowerProbe:
         return found
 
     @property
-    def seconds(self) -> float:
+    def spent(self) -> Spans:
         """Time that reading attention took."""
-        return self._received.seconds if self._received is not None else 0.0
+        return self._received.spent if self._received is not None else Spans()
 
     def _before_projector(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() != self._thread:

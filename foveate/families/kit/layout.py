@@ -32,14 +32,14 @@ class Encoding:
         lengths: features per image, one entry per image (for a tensor (images, n, d): n each). Newlines that the model adds are
             included; a model that flattens all images into one tensor (n, d) gives one entry.
         signals: what vision-tower probes read in this call, by name; see `Family.fold`.
-        seconds: time that those probes took.
+        spent: the clock's record of the time that those probes took; `None` where there were none.
     """
 
     kind: MediaKind
     arguments: Mapping[str, Any]
     lengths: tuple[int, ...]
     signals: Mapping[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
+    spent: Any = None
 
 
 @dataclass(frozen=True)

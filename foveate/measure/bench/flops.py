@@ -20,8 +20,15 @@ _ATEN = torch.ops.aten
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Of shapes (b, heads, n, size). Every query head works, however many of them share a head of keys, so those are not looked at."""
     batch, heads, queries, size = query
     return 2 * int(batch) * int(heads) * int(queries) * int(key[2]) * (int(size) + int(value[3]))
+
+
+def _attention_of_rows(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Of shapes (b, n, heads, size); packed samples are (all n, heads, size) and count as one, which is the most that they can be."""
+    *batch, queries, heads, size = query
+    return 2 * math.prod(batch) * int(heads) * int(queries) * int(key[-3]) * (int(size) + int(value[-1]))
 
 
 def _eigen(shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -36,8 +43,20 @@ def _solve(matrix: Any, other: Any, *args: Any, out_shape: Any = None, **kwargs:
     return math.prod(other) * int(matrix[-1])
 
 
+_BY_HEADS = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+"""What `scaled_dot_product_attention` calls. torch's own formulas up to 2.11 refuse fewer heads of keys than of queries."""
+_BY_ROWS = ("_flash_attention_forward", "_efficient_attention_forward", "_cudnn_attention_forward")
+"""What the operators above call, or a program in their place."""
+
 _FORMULAS = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    **{getattr(_ATEN, name): _attention for name in _BY_HEADS if hasattr(_ATEN, name)},
+    **{getattr(_ATEN, name): _attention_of_rows for name in _BY_ROWS if hasattr(_ATEN, name)},
     _ATEN._linalg_eigh: _eigen,
     _ATEN.linalg_cholesky_ex: _cholesky,
     _ATEN.linalg_solve_triangular: _solve,

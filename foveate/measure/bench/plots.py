@@ -63,7 +63,7 @@ def figure_of(run: Run) -> Figure:
 
 def _times(axes: Axes, group: Group) -> None:
     """Stacked bars, one per row; each stage is labelled in the first bar with enough room."""
-    measured = [(row, _stages(group, row)) for row in group.rows if row.timings and row.failed is None]
+    measured = [(row, _stages(group, row)) for row in group.rows if row.timings and row.failed is None and row.decoding == "loop"]
     longest = max(sum(stages.values()) for _, stages in measured)
     named: set[str] = set()
     for place, (_, stages) in enumerate(measured):
@@ -112,7 +112,7 @@ def _caches(axes: Axes, group: Group) -> None:
     full = group.rows[0]
     lines: dict[str, set[tuple[int, float]]] = {}
     for row in group.rows[1:]:
-        if row.cache_bytes:
+        if row.cache_bytes and row.decoding == "loop":
             lines.setdefault(_line(row), set()).add((row.tokens, row.cache_bytes / 2**20))
     same: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for name, points in lines.items():

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from foveate.files.records import Count, Document, RecordSchema, Seconds, Size
+from foveate.files.records import Amount, Count, Document, RecordSchema, Seconds, Size
 from foveate.files.writing import write_whole
 from foveate.measure.facts import differences
 from foveate.measure.result_forms import Facts
@@ -78,6 +78,11 @@ class Row:
         flops: operations in "tower", "prefill", "method" (part of tower and prefill) and "decode" (one token of every row).
         kernels: fused attention kernels that ran.
         memory: bytes "before" and at the "peak" of one generation, and the "tool" that measured them.
+        decoding: how new tokens are made; see `foveate.measure.bench.generating.Decoding`.
+        compiled_layers: whether the layers after the cut run as compiled code.
+        hooks: host seconds inside hooks during one "prefill" and one "decode" step; see `foveate.measure.bench.hooks`.
+        busy: seconds in which a CUDA device computes during one "prefill", the tower apart, and one "decode" step; see
+            `foveate.measure.bench.busy`.
         failed: why it was not measured.
         timings: one per round.
     """
@@ -92,6 +97,10 @@ class Row:
     flops: Mapping[str, _Operations] = field(default_factory=dict)
     kernels: tuple[str, ...] = ()
     memory: Mapping[str, Any] = field(default_factory=dict)
+    decoding: Literal["loop", "generate", "static", "compiled"] = "loop"
+    compiled_layers: bool = False
+    hooks: Mapping[str, Seconds] = field(default_factory=dict)
+    busy: Mapping[str, Seconds] = field(default_factory=dict)
     failed: str | None = None
     timings: list[Timing] = field(default_factory=list)
 
@@ -150,6 +159,7 @@ class Run:
         facts: versions, machine and model; see `foveate.measure.facts`.
         shape: sizes of the model's parts; see `foveate.measure.bench.shapes.sizes`.
         groups: by batch size.
+        host_overhead: by method, what compression costs the host; see `foveate.measure.bench.host_overhead.HostOverhead`.
     """
 
     settings: dict[str, Any]
@@ -157,6 +167,7 @@ class Run:
     facts: dict[str, Any]
     shape: dict[str, Any]
     groups: Annotated[list[Group], Field(max_length=100)] = field(default_factory=list)
+    host_overhead: Mapping[str, Mapping[str, Amount]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with the figures of every row beside its timings."""
@@ -230,7 +241,9 @@ def figures(group: Group, row: Row) -> dict[str, Quartiles]:
     Returns:
         seconds: "tower", "prefill", "method", "first_token", and for each number n of new tokens "decode n" (per token after the first)
         and "end_to_end n"; "tokens_per_second n"; ratios to the full model: "prefill_of_full", "first_token_of_full", "decode_of_full n",
-        "end_to_end_of_full n", "method_of_full_prefill"; "over_ideal", the prefill divided by that of the ideal, minus one.
+        "end_to_end_of_full n", "method_of_full_prefill"; "over_ideal", the prefill divided by that of the ideal, minus one;
+        "decode_of_same n", to the full model that decodes in the same way. What `generate` decodes is compared with the full model that
+        `generate` decodes with its default cache.
     """
     if row.failed is not None or not row.timings:
         return {}
@@ -248,7 +261,7 @@ def figures(group: Group, row: Row) -> dict[str, Quartiles]:
         found[f"tokens_per_second {count}"] = Quartiles.of([group.batch * count / timing.ends[count] for timing in row.timings])
     if row.kind == "method":
         found["method"] = Quartiles.of([timing.method for timing in row.timings])
-    full, rival = (_comparable(group, row, name) for name in ("full", row.rival))
+    full, same, rival = (_comparable(group, row, name) for name in (_full(group, row), _full(group, row, row.decoding), row.rival))
     if full is not None:
         for name, measure in measures.items():
             kind, _, length = name.partition(" ")
@@ -258,9 +271,19 @@ def figures(group: Group, row: Row) -> dict[str, Quartiles]:
         if row.kind == "method":
             shares = [a.method / b.prefill for a, b in zip(row.timings, full.timings, strict=True)]
             found["method_of_full_prefill"] = Quartiles.of(shares)
+    for count in counts if same is not None else ():
+        found[f"decode_of_same {count}"] = Quartiles.of(
+            [a.decode(count) / b.decode(count) for a, b in zip(row.timings, same.timings, strict=True)]  # type: ignore[union-attr]
+        )
     if rival is not None:
         found["over_ideal"] = Quartiles.of([a.prefill / b.prefill - 1 for a, b in zip(row.timings, rival.timings, strict=True)])
     return found
+
+
+def _full(group: Group, row: Row, decoding: str | None = None) -> str | None:
+    """The name of the full model's row that decodes in a way; by default with a growing cache, in a loop or not as `row` does."""
+    wanted = decoding or ("loop" if row.decoding == "loop" else "generate")
+    return next((each.name for each in group.rows if each.kind == "full" and each.decoding == wanted), None)
 
 
 def _comparable(group: Group, row: Row, name: str | None) -> Row | None:

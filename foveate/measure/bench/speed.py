@@ -10,38 +10,30 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import CompileConfig
 
-from foveate.chat.counting import recorded
 from foveate.chat.timing import GenerationTimer, inside_vision
-from foveate.compression import compress
 from foveate.engine.arguments import as_argument, cache_of
 from foveate.engine.cache import cache_bytes
-from foveate.errors import InputError
-from foveate.families import ImageTokens
+from foveate.errors import FoveateError, UnsupportedError
+from foveate.measure.bench.busy import BusyTime
 from foveate.measure.bench.flops import OperationCounter
-from foveate.measure.bench.ideal import ideal
+from foveate.measure.bench.generating import Decoding, generate, timed_generate
+from foveate.measure.bench.hooks import HookTime
 from foveate.measure.bench.memory import out_of_memory, peak_memory
-from foveate.measure.bench.records import Group, Row, Timing
+from foveate.measure.bench.records import Group, Timing
+from foveate.measure.bench.variants import FULL, Variant, bound, count_variants, variants
 from foveate.method import Method
 
 __all__ = ["FULL", "measure", "runs_before"]
 
-FULL = "full"
-"""The name of the full model's row."""
-
 UNCOUNTED = 2
-"""Untimed rounds at the start: one for operations, one for memory. They also warm up."""
-
-
-@dataclass
-class _Variant:
-    row: Row
-    around: Callable[[], AbstractContextManager[Any]]
+"""Untimed rounds at the start: one for operations, one for memory and hooks. They also warm up."""
 
 
 def measure(
@@ -51,13 +43,19 @@ def measure(
     *,
     rounds: int = 10,
     new_tokens: Sequence[int] = (1, 8),
+    decodings: Sequence[Decoding] = ("loop",),
+    compiled_layers: bool = False,
+    compilation: CompileConfig | None = None,
+    until: Callable[[], bool] = lambda: False,
     group: Group | None = None,
     after_round: Callable[[Group], None] = lambda group: None,
     progress: Callable[[], object] = lambda: None,
 ) -> Group:
     """Run the full model, the ideals and every method in turn, `rounds` times after two untimed rounds.
 
-    A row that runs out of memory is marked as failed, and the others continue.
+    On CUDA one more untimed round comes last, which finds out how long the device computes; see `foveate.measure.bench.busy`. A row that
+    runs out of memory is marked as failed, and the others continue; so is one with compiled layers, or decoded by `generate`, that
+    cannot run.
 
     Args:
         model: a loaded model of a known family.
@@ -65,6 +63,10 @@ def measure(
         methods: each at its own layer; ideals are measured for each distinct (layer, tokens).
         rounds: timed rounds, including those that `group` already has.
         new_tokens: numbers of new tokens at which times are taken; the largest is generated.
+        decodings: ways of making new tokens, in each of which the full model and every method run; ideals run in "loop" alone.
+        compiled_layers: also run every method with compiled layers after its cut.
+        compilation: how "compiled" compiles the decoding step; `None` for transformers' own choice.
+        until: asked before each timed round after the first; true ends the measurement with the rounds so far.
         group: an interrupted measurement of the same model, prompt and methods, to resume.
         after_round: called with the group after every timed round, to save it.
         progress: called after every single run.
@@ -76,109 +78,107 @@ def measure(
         BudgetError, LayerError, SignalError: a method does not fit the model; before anything is timed.
         InputError: `group` has other rows.
     """
-    variants = _variants(model, inputs, methods)
+    made = variants(model, inputs, methods, decodings, compiled_layers=compiled_layers)
     if group is None:
-        group = _start(inputs, variants)
+        batch, length = inputs["input_ids"].shape
+        group = Group(batch, length, made[0].row.tokens, [variant.row for variant in made])
     else:
-        variants = _bound(variants, group)
+        made = bound(made, group.rows)
     if group.rounds >= rounds:
         return group
     marks = sorted({1, *new_tokens})
-    for variant in variants:
-        _attempt(variant, lambda variant=variant: _count(variant, model, inputs))  # type: ignore[misc]
-        progress()
-    _split_method_flops(group)
-    for variant in variants:
-        _attempt(variant, lambda variant=variant: _weigh(variant, model, inputs, marks[-1]))  # type: ignore[misc]
-        progress()
-    for turn in range(group.rounds, rounds):
-        found: dict[str, Timing] = {}
-        for variant in variants[turn % len(variants) :] + variants[: turn % len(variants)]:
-            timing = _attempt(variant, lambda variant=variant: _time(variant, model, inputs, marks))  # type: ignore[misc]
-            progress()
-            if timing is not None:
-                found[variant.row.name] = timing
-        # All at once, so that an interruption leaves only whole rounds.
-        for variant in variants:
-            if variant.row.failed is None:
-                variant.row.timings.append(found[variant.row.name])
-        after_round(group)
+    try:
+        with _room_to_compile(decodings):
+            _measure(group, made, inputs, rounds, marks, compilation, until, after_round, progress)
+    finally:
+        for variant in made:
+            variant.close()
     return group
 
 
-def runs_before(rounds: int, methods: Sequence[Method], tokens: int) -> int:
+def _room_to_compile(decodings: Sequence[Decoding]) -> AbstractContextManager[Any]:
+    """Let all compiled rows have code of their own: after eight lengths torch.compile would run the others uncompiled, and say nothing."""
+    if "compiled" not in decodings:
+        return contextlib.nullcontext()
+    import torch._dynamo  # takes seconds
+
+    return torch._dynamo.config.patch(recompile_limit=64)
+
+
+def _measure(
+    group: Group,
+    made: Sequence[Variant],
+    inputs: Mapping[str, Tensor],
+    rounds: int,
+    marks: Sequence[int],
+    compilation: CompileConfig | None,
+    until: Callable[[], bool],
+    after_round: Callable[[Group], None],
+    progress: Callable[[], object],
+) -> None:
+    """All rounds of `measure`."""
+
+    def everyone(run: Callable[[Variant], Any], order: Sequence[Variant] = made) -> dict[str, Any]:
+        found = {}
+        for variant in order:
+            found[variant.row.name] = _attempt(variant, lambda variant=variant: run(variant))  # type: ignore[misc]
+            progress()
+        return found
+
+    everyone(lambda variant: _count(variant, inputs, marks[-1], compilation))
+    _split_method_flops(group)
+    everyone(lambda variant: _weigh(variant, inputs, marks[-1], compilation))
+    for turn in range(group.rounds, rounds):
+        if group.rounds and until():
+            break
+        order = [*made[turn % len(made) :], *made[: turn % len(made)]]
+        found = everyone(lambda variant: _time(variant, inputs, marks, compilation), order)
+        # All at once, so that an interruption leaves only whole rounds.
+        for variant in made:
+            if variant.row.failed is None:
+                variant.row.timings.append(found[variant.row.name])
+        after_round(group)
+    if _device(inputs).type == "cuda":  # last, because a profiler may slow down what comes after it
+        everyone(lambda variant: _watch(variant, inputs))
+
+
+def runs_before(
+    rounds: int,
+    methods: Sequence[Method],
+    tokens: int,
+    decodings: Sequence[Decoding] = ("loop",),
+    *,
+    compiled_layers: bool = False,
+    cuda: bool = False,
+) -> int:
     """How often `measure` calls `progress` for a new group with that many visual tokens."""
-    rivals = {(layer, method.budget(tokens)) for method in methods for layer in (0, method.layer)}
-    return (rounds + UNCOUNTED) * (1 + len(methods) + len(rivals))
+    return (rounds + UNCOUNTED + cuda) * count_variants(methods, tokens, decodings, compiled_layers=compiled_layers)
 
 
-def _start(inputs: Mapping[str, Tensor], variants: Sequence[_Variant]) -> Group:
-    """A group without rounds."""
-    batch, length = inputs["input_ids"].shape
-    return Group(batch, length, variants[0].row.tokens, [variant.row for variant in variants])
-
-
-def _variants(model: nn.Module, inputs: Mapping[str, Tensor], methods: Sequence[Method]) -> list[_Variant]:
-    for method in methods:
-        compress(model, method).remove()  # refuses layers and signals that do not exist
-    image = _image(model, inputs)
-    total, length = image.columns.numel(), inputs["input_ids"].shape[1]
-    budgets = [method.budget(total, image.grid[0]) for method in methods]
-    text = torch.ones(length, dtype=torch.bool)
-    text[image.columns] = False
-    variants = [_Variant(Row(FULL, "full", total), contextlib.nullcontext)]
-    for method, keep in zip(methods, budgets, strict=True):
-        stays = text.clone()
-        stays[image.columns.sort().values[torch.linspace(0, total - 1, keep).round().long()]] = True
-        columns = stays.nonzero()[:, 0]
-        for layer in dict.fromkeys((0, method.layer)):
-            name = _ideal_name(keep, layer)
-            if all(variant.row.name != name for variant in variants):
-                variants.append(_Variant(Row(name, "ideal", keep, layer), _bind(ideal, model, columns, layer)))
-        options = {"name": method.name, **asdict(method)}
-        row = Row(str(method), "method", keep, method.layer, _ideal_name(keep, method.layer), options)
-        if all(variant.row.name != row.name for variant in variants):
-            variants.append(_Variant(row, _bind(compress, model, method)))
-    return variants
-
-
-def _ideal_name(keep: int, layer: int) -> str:
-    return f"ideal {keep} from {f'layer {layer}' if layer else 'the start'}"
-
-
-def _image(model: nn.Module, inputs: Mapping[str, Tensor]) -> ImageTokens:
-    """The position of the image in each row, found by one forward pass."""
-    with recorded(model) as images:
-        with torch.no_grad():
-            model(**inputs, use_cache=False, logits_to_keep=1)
-        return images(inputs["input_ids"])[0][0]
-
-
-def _bind(call: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    return lambda: call(*args)
-
-
-def _bound(variants: Sequence[_Variant], group: Group) -> list[_Variant]:
-    """The same ways of running, writing to the rows of `group`."""
-    mine, theirs = [variant.row.name for variant in variants], [row.name for row in group.rows]
-    if mine != theirs:
-        raise InputError(f"the measurement to resume has other rows: {', '.join(theirs)}; this one has {', '.join(mine)}")
-    return [_Variant(row, variant.around) for row, variant in zip(group.rows, variants, strict=True)]
-
-
-def _attempt(variant: _Variant, run: Callable[[], Timing | None]) -> Timing | None:
-    """Run it, unless it failed before; running out of memory is a result, anything else is an error."""
+def _attempt(variant: Variant, run: Callable[[], Any]) -> Any:
+    """Run it, unless it failed before. Running out of memory is a result, as is what an optional way of running cannot do."""
     if variant.row.failed is not None:
         return None
     try:
+        variant.prepare()
         return run()
     except Exception as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            variant.row.failed = "out of memory"
+        elif variant.optional:
+            variant.row.failed = _reason(error)
+        else:
             raise
-    variant.row.failed, variant.row.timings = "out of memory", []
+    variant.row.timings = []
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def _reason(error: Exception) -> str:
+    """One line about what could not run; of our own errors the message, of others the kind too."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, FoveateError) else f"{type(error).__name__}: {lines[0]:.200}"
 
 
 def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after: Callable[[int, Any], None]) -> None:
@@ -193,8 +193,13 @@ def _generate(model: nn.Module, inputs: Mapping[str, Tensor], count: int, after:
         after(number, cache)
 
 
-def _count(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    """Operations of the prefill and of one decoding step, and the attention kernels."""
+def _count(variant: Variant, inputs: Mapping[str, Tensor], count: int, compilation: CompileConfig | None) -> None:
+    """Operations of the prefill and of one decoding step, and the attention kernels; what `generate` decodes only warms up."""
+    model = variant.model
+    if variant.row.decoding != "loop":
+        with torch.no_grad(), variant.around():  # as long as all others, because the length of a static cache is compiled
+            generate(model, inputs, variant.row.decoding, count, compilation=compilation)
+        return
     tower = OperationCounter()
     counts = [OperationCounter(), OperationCounter()]
     with torch.no_grad(), inside_vision(model, lambda: tower), variant.around(), contextlib.ExitStack() as counting:
@@ -219,22 +224,64 @@ def _split_method_flops(group: Group) -> None:
             row.flops = {**row.flops, "method": extra}
 
 
-def _weigh(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], count: int) -> None:
-    """Peak memory of one generation, and the bytes of its cache after the prefill."""
+def _weigh(variant: Variant, inputs: Mapping[str, Tensor], count: int, compilation: CompileConfig | None) -> None:
+    """Peak memory of one generation, the bytes of its cache after the prefill, and the host's time in hooks."""
+    row, model, device = variant.row, variant.model, _device(inputs)
+    if row.decoding != "loop":
+        with torch.no_grad(), variant.around(), peak_memory(device) as memory:
+            output = generate(model, inputs, row.decoding, count, compilation=compilation)
+        row.memory, row.cache_bytes = {**asdict(memory), "added": memory.added}, cache_bytes(cache_of(output))
+        return
+    hooks, spent = HookTime(), [0.0]
 
     def after(number: int, cache: Any) -> None:
+        spent.append(hooks.seconds)
         if number == 0:
-            variant.row.cache_bytes = cache_bytes(cache)
+            row.cache_bytes = cache_bytes(cache)
 
-    with torch.no_grad(), variant.around(), peak_memory(inputs["input_ids"].device) as memory:
+    with torch.no_grad(), hooks, variant.around(), peak_memory(device) as memory:
         _generate(model, inputs, count, after)
-    variant.row.memory = {**asdict(memory), "added": memory.added}
+    row.memory = {**asdict(memory), "added": memory.added}
+    if not variant.lasts:  # else the hooks were there before
+        row.hooks = {"prefill": spent[1], **({"decode": (spent[-1] - spent[1]) / (count - 1)} if count > 1 else {})}
 
 
-def _time(variant: _Variant, model: nn.Module, inputs: Mapping[str, Tensor], marks: Sequence[int]) -> Timing:
+def _time(variant: Variant, inputs: Mapping[str, Tensor], marks: Sequence[int], compilation: CompileConfig | None) -> Timing:
+    row, model = variant.row, variant.model
+    if row.decoding != "loop":
+        with torch.no_grad(), variant.around() as handle:
+            timing = timed_generate(model, inputs, row.decoding, marks, compilation=compilation)
+            return replace(timing, method=handle.report.method_seconds if row.kind == "method" else 0.0)
     with torch.no_grad(), GenerationTimer(model) as timer, variant.around() as handle:
         with timer.generation() as times:
             _generate(model, inputs, marks[-1], lambda number, cache: None)
-        method = handle.report.method_seconds if variant.row.kind == "method" else 0.0
+        method = handle.report.method_seconds if row.kind == "method" else 0.0
+        if row.compiled_layers and handle.compiled.reason is not None:
+            raise UnsupportedError(f"no compiled layers ran: {handle.compiled.reason}")
     ends = {mark: times.token_seconds(mark) for mark in marks}
     return Timing(times.vision_seconds or 0.0, times.prefill_seconds, method, ends)
+
+
+def _watch(variant: Variant, inputs: Mapping[str, Tensor]) -> None:
+    """How long the device computes in the prefill, the tower apart, and in one decoding step."""
+    model = variant.model
+    if variant.row.decoding != "loop":
+        return
+    device = _device(inputs)
+    prefill, decode = BusyTime(device), BusyTime(device)
+    with torch.no_grad(), inside_vision(model, prefill.pausing), variant.around(), contextlib.ExitStack() as watching:
+        watching.enter_context(prefill.measuring())
+
+        def next_stage(number: int, cache: Any) -> None:
+            if number < 2:
+                watching.pop_all().close()
+            if number == 1:
+                watching.enter_context(decode.measuring())
+
+        _generate(model, inputs, 2, next_stage)
+    seconds = {"prefill": prefill.seconds, "decode": decode.seconds}
+    variant.row.busy = {stage: value for stage, value in seconds.items() if value is not None}
+
+
+def _device(inputs: Mapping[str, Tensor]) -> torch.device:
+    return inputs["input_ids"].device

@@ -118,7 +118,7 @@ def test_bfloat16_is_close() -> None:
         assert float(torch.corrcoef(torch.stack([image.mean, other.mean]))[0, 1]) > 0.98
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_gives_the_same(dtype: torch.dtype) -> None:
     inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch(ROWS).items()}

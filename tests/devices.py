@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from foveate import Method, View
+from foveate.view import SIGNALS
+
 CPU = torch.device("cpu")
 FIRST, SECOND = torch.device("maia:0"), torch.device("maia:1")
 """Names that no machine here has, so that nothing can end up there by itself."""
 
 _LABELS: Any = WeakIdKeyDictionary()
 _INDEXING = ("__getitem__", "__setitem__")
+_COMPARING = ("_has_compatible_shallow_copy_type",)
+"""Asks about kinds of tensors, not their values."""
 
 
 def where(tensor: Tensor) -> torch.device:
@@ -47,18 +53,22 @@ class Devices(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func == Tensor.device.__get__:
             return where(args[0])
+        if func == Tensor.data.__set__:  # how a module moves its parameters
+            func(*args)
+            return put(args[0], where(args[1]))
         name = getattr(func, "__name__", "")
         if name in ("cpu", "to"):
             return _to(func, args, {"device": CPU} if name == "cpu" else kwargs, name)
         given = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         # A number may be anywhere, and an index on the CPU, as on a real accelerator.
         real = {where(value) for value in given if value.ndim} - ({CPU} if name in _INDEXING else set())
-        if len(real) > 1:
+        if len(real) > 1 and name not in _COMPARING:
             raise RuntimeError(f"{name}: tensors on {', '.join(sorted(map(str, real)))}")
+        numbers = {where(value) for value in given} - {CPU}
         asked = kwargs.get("device")
         if asked is not None:
             kwargs["device"] = CPU
-        device = torch.device(asked) if asked is not None else where(args[0]) if name in _INDEXING else next(iter(real), CPU)
+        device = torch.device(asked) if asked is not None else where(args[0]) if name in _INDEXING else next(iter(real or numbers), CPU)
         output = func(*args, **kwargs)
         fresh = [value for value in tree_flatten(output)[0] if isinstance(value, Tensor) and not any(value is other for other in given)]
         put(fresh, device)
@@ -73,7 +83,7 @@ def _to(func: Any, args: Any, kwargs: Any, name: str) -> Tensor:
         elif isinstance(value, Tensor):
             target = where(value)
             rest.append(value.dtype)
-        else:
+        elif isinstance(value, torch.dtype):
             rest.append(value)
     device = where(tensor) if target is None else torch.device(target)
     output = func(tensor, *rest, **kwargs) if name == "to" and (rest or kwargs) else tensor
@@ -92,3 +102,22 @@ def spread(model: Any, layers: range) -> Any:
 
 def _sending(forward: Any, device: torch.device) -> Any:
     return lambda *args, **kwargs: forward(*moved(args, device), **{name: moved(value, device) for name, value in kwargs.items()})
+
+
+@dataclass(frozen=True)
+class Everything(Method):
+    """Ranks by every signal that the model gives at this layer."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset(SIGNALS) - ({"attention_output"} if self.layer == 0 else set())
+
+    def score(self, view: View) -> Tensor:
+        score = view.states.square().mean(1)
+        for name in sorted(self.needs):
+            value = view.signal(name)
+            assert value.device == view.states.device, f"{name} is on {value.device}, the states on {view.states.device}"
+            value = value.mean(0) if name in ("text_attention", "head_attention", "question_states") else value
+            if name != "question_states":
+                score = score + (value if value.ndim == 1 else value.square().mean(1))
+        return score
