@@ -18,7 +18,7 @@ from foveate.demo.scenes.labels import IGNORED
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.recipe.smollm2.drawers import Order
 from foveate.recipe.smollm2.language import AFTER, BEFORE, END, Words
-from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_lesson
+from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_lesson
 from foveate.recipe.smollm2.model import Seer
 
 PROJECTOR_RATE, LAST_RATE = 3e-6, 0.01  # the second as a share of every rate
@@ -176,7 +176,7 @@ class Learner:
         self.ledger = Ledger(self.device)
         self._pending: deque[torch.cuda.Event] = deque()
 
-    def learn(self, lesson: Lesson, progress: float) -> None:
+    def learn(self, lesson: PackedLesson, progress: float) -> None:
         """One step; a lesson that does not fit in memory is learned in pieces, and so are all after it."""
         self.questions += int((lesson.families >= 0).sum())
         resting = progress < self.syllabus.rests
@@ -202,14 +202,14 @@ class Learner:
         self.step += 1
         self._pace()
 
-    def _gradients(self, lesson: Lesson, *, resting: bool = False) -> None:
+    def _gradients(self, lesson: PackedLesson, *, resting: bool = False) -> None:
         total = int((lesson.wanted != IGNORED).sum())
         for piece in lesson.pieces(self.pieces):
             (self._loss(piece.to(self.device), resting=resting) / max(1, total)).backward()
         if self.texts is not None and self.step % TEXT_EVERY == TEXT_EVERY - 1:
             self.texts.loss(self.seer, self.step // TEXT_EVERY).backward()
 
-    def _loss(self, lesson: Lesson, *, resting: bool) -> Tensor:
+    def _loss(self, lesson: PackedLesson, *, resting: bool) -> Tensor:
         """The summed loss of a lesson's rows; a projector that rests gets no gradient."""
         with torch.set_grad_enabled(not resting):
             visual = self.seer.projector(self.seer.seen(lesson.pixels, lesson.positions))

@@ -14,7 +14,7 @@ from torch import Tensor
 from foveate.demo.scenes.labels import GRID, IGNORED
 from foveate.demo.scenes.questions import FAMILIES
 from foveate.recipe.smollm2.align import variety
-from foveate.recipe.smollm2.lessons import Lesson
+from foveate.recipe.smollm2.lessons import PackedLesson
 from foveate.recipe.smollm2.model import Kept, Seer
 
 RANDOM = {8: 32, 12: 72, 24: 128}  # visual tokens that remain of a picture's, by its patches per side
@@ -22,13 +22,13 @@ CUT = 2  # the layer before which the others are dropped
 
 
 @dataclass
-class Tally:
+class AnswerTally:
     """Right answers and questions by family; `character` counts the letters and digits of signs."""
 
     right: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     asked: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, given: Tensor, lesson: Lesson) -> None:
+    def add(self, given: Tensor, lesson: PackedLesson) -> None:
         """Count a lesson whose rows' most likely tokens (b, r) are given.
 
         An answer is right if every token is the most likely one after the right tokens before it, and that is so exactly if the model
@@ -65,7 +65,7 @@ def kept_at_random(batch: int, tokens: int, count: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def judge(seer: Seer, lessons: Iterable[Lesson], side: int = GRID, *, varied: bool = True) -> dict[str, Any]:
+def judge(seer: Seer, lessons: Iterable[PackedLesson], side: int = GRID, *, varied: bool = True) -> dict[str, Any]:
     """Ask held-out lessons with pictures of one size, with what the decoder sees varied unless `varied` is false.
 
     Returns:
@@ -75,7 +75,7 @@ def judge(seer: Seer, lessons: Iterable[Lesson], side: int = GRID, *, varied: bo
     device = seer.device
     varieties = ("other_picture", "no_picture", "random_before_layer_0", f"random_before_layer_{CUT}") if varied else ()
     names = ("all_tokens", *varieties)
-    tallies = {name: Tally() for name in names}
+    tallies = {name: AnswerTally() for name in names}
     sample = []
     for number, drawn in enumerate(lessons):
         lesson = drawn.to(device)

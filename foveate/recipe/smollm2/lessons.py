@@ -21,7 +21,7 @@ from foveate.recipe.smollm2.travel import drawing_from
 
 
 @dataclass(frozen=True)
-class Layout:
+class LessonLayout:
     """How a lesson with pictures of one size is packed.
 
     Attributes:
@@ -38,7 +38,7 @@ class Layout:
     rows: int
 
 
-LAYOUTS = {8: Layout(8, True, 224, 64), 12: Layout(12, False, 256, 72), 24: Layout(24, False, 320, 88)}
+LAYOUTS = {8: LessonLayout(8, True, 224, 64), 12: LessonLayout(12, False, 256, 72), 24: LessonLayout(24, False, 320, 88)}
 MOST = 40  # questions in a strip
 REPEATS = 4  # tries of each kind of question, some of which fit
 DESCRIPTIONS = 0.12  # share of pictures that are also described, if there is room
@@ -46,7 +46,7 @@ HARD = {"count": 3.0, "word": 3.0, "number": 2.0, "digit": 2.5, "side": 1.5, "co
 
 
 @dataclass
-class Lesson:
+class PackedLesson:
     """A batch of pictures, each with a strip of questions and answers.
 
     Attributes:
@@ -75,23 +75,23 @@ class Lesson:
     asked: Tensor
     families: Tensor
 
-    def to(self, device: torch.device) -> Lesson:
+    def to(self, device: torch.device) -> PackedLesson:
         """The same lesson on another device, copied without waiting for it."""
         tensors = (getattr(self, field.name) for field in fields(self))
         if device.type == "cuda":
-            return Lesson(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
-        return Lesson(*(tensor.to(device) for tensor in tensors))
+            return PackedLesson(*(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors))
+        return PackedLesson(*(tensor.to(device) for tensor in tensors))
 
-    def trimmed(self) -> Lesson:
+    def trimmed(self) -> PackedLesson:
         """The lesson without padding that no picture of it needs, which saves time where shapes may change."""
         strip, rows = int((self.segments >= 0).sum(1).max()), int((self.wanted != IGNORED).sum(1).max())
         short = {name: getattr(self, name)[:, :strip] for name in ("tokens", "segments", "offsets")}
         return replace(self, **short, **{name: getattr(self, name)[:, :rows] for name in ("rows", "wanted", "asked")})
 
-    def pieces(self, count: int) -> Iterator[Lesson]:
+    def pieces(self, count: int) -> Iterator[PackedLesson]:
         """The lesson in up to `count` parts with fewer pictures."""
         parts = [getattr(self, field.name).chunk(count) for field in fields(self)]
-        return (Lesson(*part) for part in zip(*parts, strict=True))
+        return (PackedLesson(*part) for part in zip(*parts, strict=True))
 
 
 _words: dict[str, Words] = {}
@@ -110,7 +110,7 @@ def words() -> Words:
 
 
 def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int, frame: int = GRID) -> dict[str, NDArray[np.generic]]:
-    """Draw pictures with the layout of `side`; the arrays are those of a `Lesson`.
+    """Draw pictures with the layout of `side`; the arrays are those of a `PackedLesson`.
 
     A window is one of a picture with `frame` patches per side.
     """
@@ -142,9 +142,9 @@ def _indices(corners: NDArray[np.int64], side: int, width: int) -> NDArray[np.in
     return ((corners[:, 1, None, None] + lines[:, None]) * width + corners[:, 0, None, None] + lines).reshape(len(corners), -1)
 
 
-def lesson_of(arrays: dict[str, NDArray[np.generic]]) -> Lesson:
+def lesson_of(arrays: dict[str, NDArray[np.generic]]) -> PackedLesson:
     """The lesson whose arrays another process drew."""
-    return Lesson(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return PackedLesson(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def ids_of(asked: AskedQuestion, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -153,7 +153,7 @@ def ids_of(asked: AskedQuestion, text: str) -> tuple[tuple[int, ...], tuple[int,
     return known.ids(text) + known.after, known.ids(spelled_answer(asked.answer, asked.about) + END)
 
 
-def _strip(rng: np.random.Generator, layout: Layout, questions: list[AskedQuestion], *, varied: bool) -> dict[str, NDArray[np.int64]]:
+def _strip(rng: np.random.Generator, layout: LessonLayout, questions: list[AskedQuestion], *, varied: bool) -> dict[str, NDArray[np.int64]]:
     """Questions with their answers one after the other, as many as fit, in the given order of preference."""
     tokens, offsets = np.zeros((2, layout.strip), dtype=np.int64)
     segments = np.full(layout.strip, -1, dtype=np.int64)

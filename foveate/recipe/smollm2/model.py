@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaCo
 from foveate.demo.model.architecture import configuration, tower_states
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.recipe.smollm2.attention import Attend, Masks, Turn, grouped
-from foveate.recipe.smollm2.lessons import Lesson
+from foveate.recipe.smollm2.lessons import PackedLesson
 from foveate.recipe.tower import normalise, to_patches
 
 PARTS = {
@@ -269,7 +269,7 @@ class Seer(nn.Module):
         normed = functional.rms_norm(states, states.shape[-1:], self.last_norm.to(states.dtype), float(self.config.rms_norm_eps))
         return functional.linear(normed, self.words)
 
-    def forward(self, lesson: Lesson, visual: Tensor, kept: Kept | None = None) -> Tensor:
+    def forward(self, lesson: PackedLesson, visual: Tensor, kept: Kept | None = None) -> Tensor:
         """Logits (b, r, vocabulary) of a lesson's rows.
 
         Args:

@@ -33,7 +33,7 @@ from foveate.recipe.smollm2.attention import Masks
 from foveate.recipe.smollm2.drawers import Drawers, warm
 from foveate.recipe.smollm2.judge import judge, table
 from foveate.recipe.smollm2.language import Words, build_tokenizer
-from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
+from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled, draw_lesson, lesson_of
 from foveate.recipe.smollm2.model import PARTS, SCALE, Seer, llava_config, with_adapters
 from foveate.recipe.smollm2.quantised import decoder_config
 from foveate.recipe.smollm2.texts import answers, is_right
@@ -44,7 +44,7 @@ HELD_OUT_SEED = 9
 
 
 @dataclass(frozen=True)
-class Plan:
+class SightPlan:
     """How to train.
 
     Attributes:
@@ -87,7 +87,7 @@ class Plan:
         return WHOLE_SCENES if self.whole else SMALL_PICTURES
 
 
-class Run:
+class SightRun:
     """A run of the recipe.
 
     Args:
@@ -98,7 +98,7 @@ class Run:
         begun: when the run was begun, in seconds since the epoch.
     """
 
-    def __init__(self, out: Path, state: Path, luggage: Luggage, plan: Plan, begun: float) -> None:
+    def __init__(self, out: Path, state: Path, luggage: Luggage, plan: SightPlan, begun: float) -> None:
         self.out, self.state, self.luggage, self.plan, self.begun = make_folder(out), make_folder(state), luggage, plan, begun
         self.device = torch.device(plan.device)
         self.words = Words(luggage.tokenizer)
@@ -198,7 +198,7 @@ class Run:
         self._note("resumed", step=learner.step, seconds=state["elapsed"])
         return float(state["elapsed"])
 
-    def _adapt(self, learner: Learner, spent: float, watched: Sequence[Lesson]) -> None:
+    def _adapt(self, learner: Learner, spent: float, watched: Sequence[PackedLesson]) -> None:
         left = self.plan.seconds - self.plan.judging - (time.time() - self.begun)
         clock = Clock(spent + max(0.0, left), spent)
         prompt = len(self.words.before) + len(self.words.between)
@@ -307,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warm()
     try:
         luggage = unpack(read_parts(folders))
-        Run(out, state or out, luggage, Plan(**options, half=options["device"].startswith("cuda")), begun).train()
+        SightRun(out, state or out, luggage, SightPlan(**options, half=options["device"].startswith("cuda")), begun).train()
     except FoveateError as error:
         raise SystemExit(f"error: {error}") from error
 

@@ -9,7 +9,6 @@ scikit-learn, unpacking neither of them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import zlib
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from torch import Tensor
 from foveate.demo.scenes.backgrounds import Split, digits, photographs
 from foveate.errors import FoveateError, RecordError
 from foveate.files.checkpoints.finite import not_finite
+from foveate.files.records import ANYTHING
 from foveate.files.writing import make_folder, write_whole
 from foveate.recipe.smollm2.quantised import Stored, decoder_state, verified
 
@@ -92,7 +92,7 @@ def unpack(content: bytes) -> Luggage:
         tensors = load(raw)
     except (zlib.error, ValueError, KeyError, RuntimeError) as error:
         raise RecordError(f"the package is damaged ({str(error).partition(chr(10))[0]}); pack it again") from error
-    notes = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
+    notes = ANYTHING.parse(raw[8 : 8 + int.from_bytes(raw[:8], "little")], "the package's header").raw["__metadata__"]
     stored, tower, pictures = {}, {}, {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition("/")
@@ -105,7 +105,9 @@ def unpack(content: bytes) -> Luggage:
             pictures[rest] = tensor.numpy()
     if spoiled := not_finite(tower):
         raise RecordError(f"the package holds weights that are not finite ({spoiled[0]}); pack it again")
-    return Luggage(verified(decoder_state(stored)), tower, notes["tokenizer"], json.loads(notes["texts"]), pictures)
+    return Luggage(
+        verified(decoder_state(stored)), tower, notes["tokenizer"], ANYTHING.parse(notes["texts"], "the package's texts").raw, pictures
+    )
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:

@@ -28,9 +28,9 @@ from foveate.recipe.smollm2.align import Seen, Targets, fit, joined, thinned
 from foveate.recipe.smollm2.drawers import Drawers
 from foveate.recipe.smollm2.export import seeing
 from foveate.recipe.smollm2.language import BEFORE, BETWEEN, IMAGE, Words, build_processor
-from foveate.recipe.smollm2.lessons import LAYOUTS, Lesson, draw_labelled, draw_lesson, lesson_of
+from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled, draw_lesson, lesson_of
 from foveate.recipe.smollm2.model import PARTS, Kept, Projector, Seer
-from foveate.recipe.smollm2.train import Plan, Run
+from foveate.recipe.smollm2.train import SightPlan, SightRun
 
 WORDS = Words(tokenizer())
 
@@ -42,7 +42,7 @@ def known_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seer(rank: int = 4, spread: float = 0.0, *, half: bool = False) -> Seer:
-    run = Run.__new__(Run)
+    run = SightRun.__new__(SightRun)
     run.plan, run.luggage, run.config, run.words, run.device = plan(rank=rank, half=half), luggage(), config(), WORDS, torch.device("cpu")
     made = run._seer()
     for weight in made.up.values():
@@ -50,7 +50,7 @@ def seer(rank: int = 4, spread: float = 0.0, *, half: bool = False) -> Seer:
     return made
 
 
-def plan(**changed: object) -> Plan:
+def plan(**changed: object) -> SightPlan:
     usual = {
         "seconds": 8.0,
         "device": "cpu",
@@ -68,14 +68,14 @@ def plan(**changed: object) -> Plan:
         "half": False,
         "whole": True,
     }
-    return Plan(**{**usual, **changed})  # type: ignore[arg-type]
+    return SightPlan(**{**usual, **changed})  # type: ignore[arg-type]
 
 
 def texts() -> Texts:
     return Texts(luggage().texts["train"], WORDS, torch.device("cpu"), 700)
 
 
-def lesson(side: int, batch: int = 1, seed: int = 3) -> Lesson:
+def lesson(side: int, batch: int = 1, seed: int = 3) -> PackedLesson:
     return lesson_of(draw_lesson((seed,), "held_out", batch, side))
 
 
@@ -294,7 +294,7 @@ def test_too_little_memory_halves_the_pieces_until_a_lesson_fits() -> None:
     learner = Learner(seer(), None, WHOLE_SCENES)
     whole = learner._gradients
 
-    def scarce(given: Lesson) -> None:
+    def scarce(given: PackedLesson) -> None:
         if learner.pieces < 4:
             raise torch.cuda.OutOfMemoryError("none left")
         whole(given)
@@ -360,7 +360,7 @@ def test_a_run_goes_on_alone_when_the_drawers_die(tmp_path: Path) -> None:
 
 def test_a_run_keeps_to_its_time_and_resumes(tmp_path: Path) -> None:
     begun = time.time()
-    given = Run(tmp_path, tmp_path / "state", luggage(), plan(seconds=15.0), begun)
+    given = SightRun(tmp_path, tmp_path / "state", luggage(), plan(seconds=15.0), begun)
     found = given.train()
     assert found["questions_seen"] > found["steps"] > 1
     assert found["seconds_adapting"] < 16
@@ -372,14 +372,14 @@ def test_a_run_keeps_to_its_time_and_resumes(tmp_path: Path) -> None:
     assert set(weights) == set(seer().trained())
     lines = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert {"ready", "aligned", "step", "held_out", "adapted", "scenes", "texts"} <= {line["what"] for line in lines}
-    again = Run(tmp_path, tmp_path / "state", luggage(), plan(seconds=2.0), time.time()).train()
+    again = SightRun(tmp_path, tmp_path / "state", luggage(), plan(seconds=2.0), time.time()).train()
     assert again["steps"] >= found["steps"]
     assert any(json.loads(line)["what"] == "resumed" for line in (tmp_path / "curve.jsonl").read_text().splitlines())
     assert "alignment" not in again
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    run = Run(tmp_path, tmp_path / "state", luggage(), plan(), 0.0)
+    run = SightRun(tmp_path, tmp_path / "state", luggage(), plan(), 0.0)
     learner = Learner(seer(), None, WHOLE_SCENES)
     learner.seer.trained()["up.q"].data[0, 0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"1 tensors of weights, up.q first"):
@@ -391,4 +391,4 @@ def test_a_lesson_moves_and_splits_as_a_whole() -> None:
     drawn = lesson(8, 3)
     parts = list(drawn.to(torch.device("cpu")).pieces(2))
     assert [len(part.pixels) for part in parts] == [2, 1]
-    assert all(torch.cat([getattr(part, own.name) for part in parts]).equal(getattr(drawn, own.name)) for own in fields(Lesson))
+    assert all(torch.cat([getattr(part, own.name) for part in parts]).equal(getattr(drawn, own.name)) for own in fields(PackedLesson))
