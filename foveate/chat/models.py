@@ -88,7 +88,7 @@ class Subject:
         visual_tokens = sum(int((inputs["input_ids"] == placeholder).sum()) for placeholder in placeholders)
         check_tokens(self.model, self.processor, inputs["input_ids"], placeholders)
         self._check_context(length, visual_tokens, len(words), new_tokens, frames=len(visual.pictures))
-        notes = _word_notes(question) if self.is_demo else ()
+        notes = _word_notes(question) if self.is_demo and not _is_built(self.name) else ()
         return Prompt(inputs.to(self.model.device, dtype=self.model.dtype), length, visual_tokens, notes)
 
     def _check_context(self, length: int, visual: int, asked: int, new_tokens: int, *, frames: int) -> None:
@@ -215,10 +215,17 @@ def _is_demo(name: str) -> bool:
     return name == DEMO or (name.startswith(f"{DEMO}-") and not os.path.isdir(name))
 
 
+def _is_built(name: str) -> bool:
+    """Whether a name stands for an embedded model with a decoder that was pretrained, and so has a vocabulary of its own."""
+    from foveate import demo
+
+    return name.removeprefix(f"{DEMO}-") in demo.BUILT
+
+
 def _demo_folder(name: str) -> Path:
     from foveate import demo
 
-    first, *others = demo.FOLDERS
+    first, *others = (*demo.FOLDERS, *demo.BUILT)
     shapes = {DEMO: first, **{f"{DEMO}-{shape}": shape for shape in others}}
     if name not in shapes:
         raise InputError(f"there is no embedded model {name!r}; there is {', '.join(shapes)}")

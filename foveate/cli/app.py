@@ -17,6 +17,7 @@ from foveate.cli.adapter import Command, add_command
 from foveate.cli.analyse.command import Analyse
 from foveate.cli.ask.command import Ask
 from foveate.cli.bench.command import Bench
+from foveate.cli.demo.build import BuildEmbedded
 from foveate.cli.demo.card import PrintCard
 from foveate.cli.demo.scene import WriteScene
 from foveate.cli.demo.train import TrainEmbedded
@@ -48,7 +49,12 @@ COMMANDS: Mapping[str, type[Command]] = {
     "analyse": Analyse,
     "report": WriteReport,
 }
-DEMO_COMMANDS: Mapping[str, type[Command]] = {"scene": WriteScene, "card": PrintCard, "train": TrainEmbedded}
+DEMO_COMMANDS: Mapping[str, type[Command]] = {
+    "scene": WriteScene,
+    "card": PrintCard,
+    "build": BuildEmbedded,
+    "train": TrainEmbedded,
+}
 """What stands after `foveate demo`."""
 
 

@@ -19,16 +19,20 @@ class ListModels(JsonOption):
     def run(self) -> None:
         """Print the support matrix, the embedded models first, and why other models are refused."""
         from foveate.chat.models import DEMO
+        from foveate.demo import BUILT
         from foveate.families import REFUSED, support
         from foveate.families.support import PROMPTS, SIGNALS
 
         rows, embedded = support(), _embedded()
+        built = {f"{DEMO}-{shape}": shape for shape in BUILT}
         if self.as_json:
-            models = [{"name": name, "shape": shape} for name, shape in embedded.items()]
+            models, buildable = ([{"name": name, "shape": shape} for name, shape in found.items()] for found in (embedded, built))
             families = [row.to_dict() for row in rows]
-            console.put_json({"embedded": DEMO, "embedded_models": models, "families": families, "refused": REFUSED})
+            lists = {"embedded_models": models, "built_models": buildable, "families": families}
+            console.put_json({"embedded": DEMO, **lists, "refused": REFUSED})
             return
         what = [(name, "", f"embedded model in the shape of {shape}; {WORLD}") for name, shape in embedded.items()]
+        what += [(name, "", f"embedded model with a pretrained decoder, after foveate demo build; {WORLD}") for name in built]
         what += [(row.family, ", ".join(row.model_types), row.summary) for row in rows]
         console.put_table(console.listing(("family", "model types", "what it is"), what))
         console.put("")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli import console
+from foveate.cli.demo.sight import SHAPE, train_sight
 from foveate.errors import FoveateError, InputError, RecordError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def train(request: TrainEmbedded) -> None:
         raise InputError(f"{request.out} is a file; name a folder for checkpoints, log and weights")
     if request.start is not None and not (request.start / "config.json").is_file():
         raise InputError(f"{request.start} holds no weights to start from (no config.json); name the folder of an earlier run's weights")
+    if request.shape == SHAPE:
+        train_sight(request)
+        return
     from foveate.chat.models import find_device
     from foveate.recipe.train import Recipe
     from foveate.recipe.train import train as run
@@ -67,7 +71,7 @@ def _shape(name: str | None) -> str:
     if name is None:
         return Recipe.shape
     if name not in EMBEDDED_SHAPES:
-        raise InputError(f"there is no shape {name!r} of the embedded model; there is {', '.join(EMBEDDED_SHAPES)}")
+        raise InputError(f"there is no shape {name!r} of the embedded model; there is {', '.join((*EMBEDDED_SHAPES, SHAPE))}")
     return name
 
 

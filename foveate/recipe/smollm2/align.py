@@ -29,11 +29,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "row": ("top", "bottom"),
 }
 """The words of each label. Background has none."""
-GAINS = {"kind": 1.8, "colour": 2.0, "size": 1.0, "character": 2.0, "index": 1.2, "digit": 2.0, "column": 1.2, "row": 1.2}
+GAINS = {"kind": 2.2, "colour": 2.2, "size": 0.8, "character": 4.2, "index": 0.8, "digit": 4.2, "column": 0.8, "row": 0.8}
 """Length of a word's own direction in a target; a colour's is long because colour words lie close together."""
 COMMON = 0.4  # how much of what the words of a label have in common is part of a target
 DIRECTIONS = 32  # in which the background varies that targets keep besides the words, so that it stays varied
-VARIETY = 2.0  # length of that part on background
+VARIETY = 1.2  # length of that part on background
 WEIGHT = 3.0  # of a patch that shows a thing; nine in ten show background
 RIDGE = 1e-3
 

@@ -131,6 +131,17 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[str], batch: int = 1
         yield from (text.strip() for text in tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True))
 
 
+def asked(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What the untouched decoder answers to all questions; `test` with whether it is right, `train` to keep its skills alive."""
+    given = list(answers(model, tokenizer, [question for question, _ in tested()]))
+    test = [
+        {"question": question, "words": words, "answer": answer, "right": is_right(answer, words)}
+        for (question, words), answer in zip(tested(), given, strict=True)
+    ]
+    train = [[question, given] for question, given in zip(kept_alive(), answers(model, tokenizer, kept_alive()), strict=True)]
+    return {"test": test, "train": train}
+
+
 def main() -> None:
     """The command line of `python -m foveate.recipe.smollm2.texts`."""
     parser = argparse.ArgumentParser(prog="python -m foveate.recipe.smollm2.texts", description="Ask the untouched decoder.")
@@ -140,15 +151,9 @@ def main() -> None:
     options = parser.parse_args()
     model = pretrained(AutoModelForCausalLM, options.decoder, local_files_only=True)
     tokenizer = pretrained(AutoTokenizer, options.tokenizer, local_files_only=True)
-    given = list(answers(model, tokenizer, [question for question, _ in tested()]))
-    right = [is_right(answer, words) for answer, (_, words) in zip(given, tested(), strict=True)]
-    test = [
-        {"question": question, "words": words, "answer": answer, "right": good}
-        for (question, words), answer, good in zip(tested(), given, right, strict=True)
-    ]
-    train = [[question, given] for question, given in zip(kept_alive(), answers(model, tokenizer, kept_alive()), strict=True)]
-    write_whole(options.out, json.dumps({"test": test, "train": train}, indent=1, ensure_ascii=False))
-    print(sum(right), "of", len(right), "right")
+    found = asked(model, tokenizer)
+    write_whole(options.out, json.dumps(found, indent=1, ensure_ascii=False))
+    print(sum(entry["right"] for entry in found["test"]), "of", len(found["test"]), "right")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from foveate.demo.scenes.labels import GRID
@@ -27,14 +26,15 @@ from foveate.errors import FoveateError, TrainingError
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.records import read_tensors
 from foveate.files.writing import append_line, make_folder, write_made, write_whole
-from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Clock, Guard, Learner, Syllabus, Texts, orders
+from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Anchor, Clock, Guard, Learner, Syllabus, Texts, orders
 from foveate.recipe.smollm2.align import Targets, fit, joined, thinned
+from foveate.recipe.smollm2.artefact import ADAPTERS, TrainedAdapters
 from foveate.recipe.smollm2.attention import Masks
 from foveate.recipe.smollm2.drawers import Drawers, warm
 from foveate.recipe.smollm2.judge import judge, table
 from foveate.recipe.smollm2.language import Words, build_tokenizer
 from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled, draw_lesson, lesson_of
-from foveate.recipe.smollm2.model import PARTS, SCALE, Seer, llava_config, with_adapters
+from foveate.recipe.smollm2.model import Seer, llava_config, with_adapters
 from foveate.recipe.smollm2.quantised import decoder_config
 from foveate.recipe.smollm2.texts import answers, is_right
 from foveate.recipe.smollm2.travel import Luggage, read_parts, unpack
@@ -124,6 +124,9 @@ class SightRun:
             spent = self._resumed(learner)
             if not spent:
                 self._align(seer, labelled)
+            arrays = self.drawers.submit((draw_labelled, ((self.plan.seed, 6), 16, 8)))()
+            pixels, positions = (torch.from_numpy(arrays[name]).to(self.device) for name in ("pixels", "positions"))
+            learner.anchor = Anchor(seer.projector, seer.seen(pixels, positions))
             self._adapt(learner, spent, [lesson_of(drawn()) for drawn in watched])
             self._finish(learner)
         finally:
@@ -239,9 +242,7 @@ class SightRun:
             raise TrainingError(f"{len(spoiled)} tensors of weights, {spoiled[0]} first, are not finite; the last checkpoint stays")
         state = {**learner.state(), "elapsed": clock.elapsed}
         write_made(self.state / CHECKPOINT, lambda buffer: torch.save(state, buffer))
-        half = {name: weight.to(torch.bfloat16).cpu().contiguous() for name, weight in trained.items()}
-        notes = {"rank": str(self.plan.rank), "scale": str(SCALE), "step": str(learner.step), "parts": ",".join(PARTS)}
-        write_whole(self.out / "adapters.safetensors", save(half, notes))
+        self._write_adapters(learner)
 
     def _finish(self, learner: Learner) -> None:
         """Measure what is shipped: the weights as rounded to bfloat16."""
@@ -258,6 +259,15 @@ class SightRun:
         self.results["texts"] = self._texts(seer)
         self._note("texts", right=self.results["texts"]["right"], before=self.results["texts"]["before"])
         self._write()
+        self._write_adapters(learner)
+
+    def _write_adapters(self, learner: Learner) -> None:
+        side = GRID if self.plan.whole else self.plan.syllabus.frame
+        results = {name: found for name, found in self.results.items() if name != "texts"}
+        texts = self.results.get("texts")
+        if texts is not None:
+            results["texts"] = {"right": texts["right"], "before": texts["before"], "asked": len(texts["answers"])}
+        TrainedAdapters(learner.seer.trained(), side, learner.step, results).write(self.out / ADAPTERS)
 
     def _write(self) -> None:
         write_whole(self.out / "results.json", json.dumps(self.results, indent=1))

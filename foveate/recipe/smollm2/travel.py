@@ -18,7 +18,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -28,6 +27,7 @@ from foveate.errors import FoveateError, RecordError
 from foveate.files.checkpoints.finite import not_finite
 from foveate.files.records import ANYTHING
 from foveate.files.writing import make_folder, write_whole
+from foveate.recipe.smollm2.package import stored_tensors
 from foveate.recipe.smollm2.quantised import Stored, decoder_state, verified
 
 _PART = "part_{index}_of_{count}.bin"
@@ -108,20 +108,6 @@ def unpack(content: bytes) -> Luggage:
     return Luggage(
         verified(decoder_state(stored)), tower, notes["tokenizer"], ANYTHING.parse(notes["texts"], "the package's texts").raw, pictures
     )
-
-
-def stored_tensors(path: Path) -> dict[str, Stored]:
-    """The tensors of a GGUF file."""
-    from gguf import GGUFReader  # type: ignore[import-not-found]
-
-    return {
-        tensor.name: Stored(
-            tensor.tensor_type.name,
-            tuple(int(size) for size in reversed(tensor.shape)),
-            torch.from_numpy(np.array(tensor.data).reshape(-1).view(np.uint8).copy()),
-        )
-        for tensor in GGUFReader(path).tensors
-    }
 
 
 def trained_tower(model: Any) -> dict[str, Tensor]:
