@@ -60,7 +60,7 @@ WHOLE_SCENES = Syllabus(
 )
 """For a GPU."""
 SMALL_PICTURES = Syllabus(
-    sizes=((0.0, (1.0, 0.0, 0.0)), (0.7, (0.6, 0.4, 0.0)), (0.85, (0.3, 0.7, 0.0))),
+    sizes=((0.0, (1.0, 0.0, 0.0)), (0.12, (0.6, 0.4, 0.0)), (0.4, (0.3, 0.7, 0.0)), (0.8, (0.15, 0.85, 0.0))),
     frame=12,
     adapter_rate=1.2e-3,
     projector_rate=2e-4,

@@ -56,7 +56,7 @@ class SightPlan:
         labelled: whole scenes that the first phase draws; as many patches again are windows.
         judging: seconds kept for the evaluation at the end.
         scenes: held-out pictures in that evaluation, of each size.
-        watched: held-out pictures that are asked every `every` seconds: whole scenes, or windows where no scenes are learned.
+        watched: held-out pictures that are asked every `every` seconds: whole scenes, or small ones where no scenes are learned.
         every: seconds between checkpoints.
         log: seconds between lines of the curve.
         rank: of the adapters.
@@ -136,7 +136,7 @@ class SightRun:
     @property
     def _side(self) -> int:
         """Patches per side of the pictures that are asked during training."""
-        return GRID if self.plan.whole else 8
+        return GRID if self.plan.whole else self.plan.syllabus.frame
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
