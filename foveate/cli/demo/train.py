@@ -23,7 +23,7 @@ class TrainEmbedded(DeviceOption):
     """Train the embedded model; resumes a stopped run."""
 
     out: Annotated[Path, option("Folder for checkpoints, log and weights; resumes a run.", "FOLDER"), Renamed("FOLDER")] = Path("runs/demo")
-    shape: Annotated[str | None, option("Kind of model: llava, the default, qwen2-vl or smollm2.", "NAME", TRAINING)] = None
+    shape: Annotated[str | None, option("Kind of model; by default the embedded model's own.", "NAME", TRAINING)] = None
     hours: Annotated[float | None, option("How long to train; 3 without --steps.", "N", TRAINING, min=0.001, callback=finite)] = None
     steps: Annotated[tuple[int, int] | None, option("Steps of tower and decoder, instead of hours.", "TOWER DECODER", TRAINING)] = None
     batch: Annotated[int | None, option("Windows in a batch of each process.", "N", TRAINING, min=4), Renamed("--batch-size")] = None
