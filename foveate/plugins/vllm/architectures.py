@@ -1,0 +1,31 @@
+"""The architectures that the plugin serves. Imports nothing of vLLM, because exporting a checkpoint needs these names too."""
+
+from __future__ import annotations
+
+__all__ = ["ARCHITECTURES", "PREFIX", "TESTED", "served"]
+
+PREFIX = "Foveate"
+"""What a served architecture has before the name of the stock one."""
+
+ARCHITECTURES: dict[str, str] = {
+    "LlavaForConditionalGeneration": "foveate.plugins.vllm.llava:FoveateLlavaForConditionalGeneration",
+}
+"""Stock architectures, and where the class lives that serves each; vLLM imports it when a model of it is loaded."""
+
+TESTED = ("0.32.0", "0.32.0")
+"""The oldest and the newest vLLM that the plugin was tested with."""
+
+
+def served(architecture: str) -> str:
+    """The name under which a stock architecture is served with compression.
+
+    Args:
+        architecture: as it stands in a checkpoint's config.json, or already the served name.
+
+    Raises:
+        KeyError: the plugin does not serve it.
+    """
+    stock = architecture.removeprefix(PREFIX)
+    if stock not in ARCHITECTURES:
+        raise KeyError(architecture)
+    return PREFIX + stock
