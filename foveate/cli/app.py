@@ -28,6 +28,7 @@ from foveate.cli.labels.command import Labels
 from foveate.cli.methods import ListMethods
 from foveate.cli.models import ListModels
 from foveate.cli.report import WriteReport
+from foveate.cli.sizing import Sizing
 from foveate.cli.train.command import TrainCompressor
 from foveate.errors import FoveateError
 
@@ -48,6 +49,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "train": TrainCompressor,
     "analyse": Analyse,
     "report": WriteReport,
+    "sizing": Sizing,
 }
 DEMO_COMMANDS: Mapping[str, type[Command]] = {"scene": WriteScene, "card": PrintCard, "train": TrainEmbedded}
 """What stands after `foveate demo`."""
