@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.errors import BudgetError, CompressorError, InputError, OptionError, RecordError, UnsupportedError
+from foveate.errors import BudgetError, OptionError, RecordError, UnsupportedError
 from foveate.files.records import Amount, RecordSchema
 from foveate.method import Method
 from foveate.methods.configuration import method_from_dict, method_to_dict
