@@ -126,12 +126,11 @@ def _check_method(settings: ServingSettings, written: Mapping[str, Any], config:
     tokens = _tokens(written)
     if tokens is None:
         return
-    method.budget(tokens)
-    most = settings.most
-    if isinstance(most.keep, int) and most.keep > tokens and not most.clamp:
-        error = BudgetError(f"max_keep={most.keep} is above the {tokens} visual tokens of an image in this model; lower it or leave it out")
-        error.parameters = ("max_keep",)
-        raise error
+    for name, keep in {"keep": method.keep, "max_keep": settings.most.keep}.items():
+        if isinstance(keep, int) and keep > tokens:
+            error = BudgetError(f"{name}={keep} is above the {tokens} visual tokens that every image has in this model; lower it")
+            error.parameters = (name,)
+            raise error
 
 
 def _tokens(written: Mapping[str, Any]) -> int | None:

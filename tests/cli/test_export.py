@@ -72,11 +72,11 @@ def test_a_copy_needs_the_model_no_more(run: Run, own: Path, tmp_path: Path) -> 
 
 
 def test_options_reach_the_settings(run: Run, model: Path, tmp_path: Path) -> None:
-    asked = ("export", "vllm", model, tmp_path / "served", "--method", "random", "--seed", 3, "--keep", 99, "--clamp", "--feature-cache", 0)
+    asked = ("export", "vllm", model, tmp_path / "served", "--method", "random", "--seed", 3, "--keep", 9, "--feature-cache", 0)
     done = run(*asked, "--json")
     assert done.code == 0, done.err
     settings = done.data["settings"]
-    assert (settings["method"]["seed"], settings["method"]["clamp"], settings["feature_cache_mib"]) == (3, True, 0)
+    assert (settings["method"]["seed"], settings["method"]["keep"], settings["feature_cache_mib"]) == (3, 9, 0)
     assert config_of(tmp_path / "served")["foveate"] == settings
     assert done.data["architecture"] == config_of(tmp_path / "served")["architectures"][0]
 
@@ -190,7 +190,7 @@ def broken(folder: Path) -> None:
         (without("model.safetensors"), (), "no weights as safetensors"),
         (without("processor_config.json"), (), "no processor"),
         (broken, (), "broken link"),
-        (None, ("--keep", TOKENS + 1), f"the {TOKENS} that are there"),
+        (None, ("--keep", TOKENS + 1), f"keep={TOKENS + 1} is above the {TOKENS} visual tokens"),
         (None, ("--max-keep", TOKENS + 1), f"max_keep={TOKENS + 1} is above the {TOKENS} visual tokens"),
         (None, ("--max-keep", "0.5"), "must be of the same unit as keep=9"),
         (None, ("--max-keep", "8"), "is smaller than keep=9"),

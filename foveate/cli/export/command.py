@@ -34,7 +34,6 @@ class ExportVllm(CutOption, JsonOption):
         ),
     ] = "128"
     seed: Annotated[int | None, option("Seed of methods that choose at random.", "N", COMPRESSION)] = None
-    clamp: Annotated[bool, option("Keep all tokens of an image that has fewer than --keep.", panel=COMPRESSION, name="--clamp")] = False
     max_keep: Annotated[
         str | None, option("Most that a request may ask for; requests then choose.", "N|SHARE", SERVING, callback=checked(parse_keep))
     ] = None

@@ -33,7 +33,7 @@ def export(request: ExportVllm) -> None:
 
     if is_no_method(request.method):
         raise InputError(f"{request.method!r} compresses nothing; serve the full model as it is: vllm serve {shlex.quote(request.model)}")
-    method = method_of(request.method, parse_keep(request.keep), request.layer, request.seed, clamp=request.clamp)
+    method = method_of(request.method, parse_keep(request.keep), request.layer, request.seed)
     settings = ServingSettings(
         method,
         None if request.max_keep is None else parse_keep(request.max_keep),
