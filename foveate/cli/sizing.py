@@ -19,7 +19,7 @@ from foveate.errors import BudgetError
 if TYPE_CHECKING:
     from foveate.measure.sizing import ModelSize
 
-__all__ = ["Sizing"]
+__all__ = ["Sizing", "cells"]
 
 SERVER = "Server"
 MIB = 2**20
@@ -81,22 +81,32 @@ class Sizing(JsonOption):
             FoveateError: a model is unknown or not available, or takes no images of that size.
         """
         with console.spinner("reading configurations"):
-            models = list(self._models())
-        rows = [row for model in models for row in self._rows(model)]
-        memory = parse_memory(self.memory)
+            models = list(self.models())
+        rows = [row for model in models for row in self.rows(model)]
         if self.as_json:
-            stated = {"dtype": self.dtype, "text": self.text, "reserve": self.reserve, "memory_gb": list(memory)}
+            stated = {"dtype": self.dtype, "text": self.text, "reserve": self.reserve, "memory_gb": list(parse_memory(self.memory))}
             console.put_json({**stated, "models": [asdict(model) for model in models], "rows": rows})
             return
-        heads = ("model", "weights", "visual tokens", "key/value MiB", *(f"{size:g} GB" for size in memory))
-        console.put_table(console.listing(heads, [_cells(row) for row in rows]), wide=True)
-        console.put(
-            f"images at the same time, each with {self.text} text tokens, in {self.dtype}; {self.reserve:.0%} of the memory is reserved; "
-            f"key/value MiB are those of one image's visual tokens",
-            style="dim",
+        console.put_table(console.listing(self.heads(), [cells(row) for row in rows]), wide=True)
+        console.put(f"images at the same time, {self.assumed()}", style="dim")
+
+    def heads(self) -> tuple[str, ...]:
+        """What stands over the columns of the table."""
+        return ("model", "weights", "visual tokens", "key/value MiB", *(f"{size:g} GB" for size in parse_memory(self.memory)))
+
+    def assumed(self) -> str:
+        """What the figures depend on besides model and budget."""
+        return (
+            f"each with {self.text} text tokens, in {self.dtype}; {self.reserve:.0%} of the memory is reserved; key/value MiB are those of "
+            f"one image's visual tokens"
         )
 
-    def _models(self) -> Iterator[ModelSize]:
+    def models(self) -> Iterator[ModelSize]:
+        """The models that --model names.
+
+        Raises:
+            FoveateError: one is unknown or not available, or takes no images of that size.
+        """
         from foveate.measure.bench.shapes import shapes
         from foveate.measure.sizing import size_of_model, size_of_shape
 
@@ -108,7 +118,8 @@ class Sizing(JsonOption):
             else:
                 yield size_of_model(name, size)
 
-    def _rows(self, model: ModelSize) -> Iterator[dict[str, Any]]:
+    def rows(self, model: ModelSize) -> Iterator[dict[str, Any]]:
+        """A row for each budget, all tokens first; budgets that keep the same number share one."""
         from foveate.measure.sizing import DTYPES
 
         dtype = DTYPES[self.dtype]
@@ -123,7 +134,8 @@ class Sizing(JsonOption):
             }
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row as text, in the order of the heads."""
     tokens = f"{row['visual_tokens']} of {row['of']}" if row["visual_tokens"] < row["of"] else f"all {row['of']}"
     images = ["does not fit" if count is None else f"{count:,}" for count in row["images"]]
     return [row["model"], f"{row['weight_bytes'] / 2**30:.3g} GB", tokens, f"{row['key_value_bytes'] / MIB:.4g}", *images]

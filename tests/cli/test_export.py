@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +292,11 @@ def test_an_id_is_found_in_the_cache(run: Run, model: Path, tmp_path: Path, monk
     (cache / "snapshots" / REVISION / "model.safetensors").unlink()
     partly = run("export", "vllm", "owner/tiny", tmp_path / "other", "--keep", 9)
     assert (partly.code, "no weights" in partly.err, (tmp_path / "other").exists()) == (1, True, False)
+
+
+def test_the_page_lists_every_setting_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    table = page[page.index("<!-- settings -->") :].partition("<!-- end -->")[0]
+    listed = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE))
+    assert list(listed) == [field.name for field in fields(ServingSettings)]
+    assert float(listed["feature_cache_mib"]) == ServingSettings(TokenCarve(keep=9)).feature_cache_mib
