@@ -157,12 +157,10 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
     check(first.then(second), 6, 35)
 
 
+# Not of coverage alone: two tokens that gain as much from each other are a tie.
 @pytest.mark.parametrize(
     "name",
-    [
-        *("divprune", "divprune-later", "fastv", "scope", "scope-coverage", "tokencarve-drop", "tokencarve-merge"),
-        *("tokencarve-information", "towerattention"),
-    ],
+    ["divprune", "divprune-later", "fastv", "scope", "tokencarve-drop", "tokencarve-merge", "tokencarve-information", "towerattention"],
 )
 def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
     view = view_of((1, 5, 7), 80)
