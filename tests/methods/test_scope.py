@@ -130,7 +130,7 @@ def test_what_cannot_be_ranked_is_refused() -> None:
 
 def test_more_tokens_than_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(foveate.methods.scope, "MOST", 19)
-    with pytest.raises(InputError, match="20 are too many.*the limit is 19: .*or use DivPrune"):
+    with pytest.raises(InputError, match=r"20 are too many.*the limit is 19: .*or use DivPrune"):
         Scope(5).plan(view_of(decaying(20, 9, 0), attention_of(20)))
     assert Scope(5).plan(view_of(decaying(19, 9, 0), attention_of(19))).tokens_after == 5
 

@@ -26,7 +26,8 @@ def test_frames_and_crops_are_one_ranking(dtype: torch.dtype) -> None:
     attention = torch.tensor([0.5, 0.125, 0.25, 0.0625, 0.75, 1, 0.375, 0.875], dtype=dtype)
     states = torch.zeros(8, 2)
     assert TowerAttention(2).plan(View(states, (2, 2, 2), kind="video", tower_attention=attention)).kept.tolist() == [0, 4, 5, 7]
-    assert TowerAttention(3).plan(View(states, (1, 1, 8), parts=((1, 2, 3), (1, 1, 2)), tower_attention=attention)).kept.tolist() == [4, 5, 7]
+    crops = View(states, (1, 1, 8), parts=((1, 2, 3), (1, 1, 2)), tower_attention=attention)
+    assert TowerAttention(3).plan(crops).kept.tolist() == [4, 5, 7]
 
 
 def test_it_keeps_what_the_class_token_of_a_tower_attends_to() -> None:
