@@ -78,3 +78,8 @@ class FeatureCache:
         while self._size > self._limit:
             _, oldest = self._kept.popitem(last=False)
             self._size -= oldest.size
+
+    def clear(self) -> None:
+        """Drop all features."""
+        self._kept.clear()
+        self._size = 0

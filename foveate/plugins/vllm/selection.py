@@ -147,8 +147,9 @@ class Selector:
         layouts: Sequence[Layout],
     ) -> list[Features]:
         """The features of all items; the vision encoder runs once for those that are not known, each once."""
-        known = {request.key: self.features.get(request.key) for request in requests}
-        new = {request.key: number for number, request in enumerate(requests) if known[request.key] is None}
+        places = {request.key: number for number, request in enumerate(requests)}
+        known = {key: self.features.get(key) for key in places}
+        new = {key: number for key, number in places.items() if known[key] is None}
         if new:
             chosen = list(new.values())
             part = self.architecture.subset(kind, kwargs, chosen)

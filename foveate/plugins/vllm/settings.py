@@ -43,7 +43,7 @@ class ServingSettings:
 
     Args:
         method: decides which visual tokens stay, at the language model's input. One of a later layer runs the layers before it ahead of
-            the prefill.
+            the prefill. Whatever its `clamp`, an image that has fewer tokens than its budget keeps all of them.
         max_keep: the largest `keep` that a request may ask for, in the same unit as the method's; `None`: the method's own.
         feature_cache_mib: most MiB of vision features of recent images that stay in memory, per worker; 0 keeps none.
 
@@ -64,9 +64,9 @@ class ServingSettings:
             raise UnsupportedError(f"how many tokens {self.method} keeps depends on the image; a server must know it from the image's size")
         if isinstance(self.method, Oracle):
             raise UnsupportedError("Oracle decides by relevance that is known beforehand, which a server does not have")
-        if isinstance(self.method, Random | Pool) and self.method.layer != 0:
-            # They read no layer, so nothing has to run ahead for them.
-            object.__setattr__(self, "method", replace(self.method, layer=0))
+        # Random and Pool read no layer, so nothing has to run ahead for them. Images that are smaller than the budget are no error.
+        layer = 0 if isinstance(self.method, Random | Pool) else self.method.layer
+        object.__setattr__(self, "method", replace(self.method, layer=layer, clamp=True))
         size = self.feature_cache_mib
         if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size < float("inf"):
             raise OptionError(f"feature_cache_mib={size!r} must be a number of MiB from 0 upwards; 0 keeps no features")
