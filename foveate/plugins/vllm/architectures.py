@@ -9,6 +9,8 @@ PREFIX = "Foveate"
 
 ARCHITECTURES: dict[str, str] = {
     "LlavaForConditionalGeneration": "foveate.plugins.vllm.llava:FoveateLlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration": "foveate.plugins.vllm.llava_next:FoveateLlavaNextForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration": "foveate.plugins.vllm.llava_onevision:FoveateLlavaOnevisionForConditionalGeneration",
 }
 """Stock architectures, and where the class lives that serves each; vLLM imports it when a model of it is loaded."""
 
