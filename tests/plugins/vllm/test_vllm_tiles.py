@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from tiny_tiles import frames, picture
 
 import foveate
-from foveate import Method, View
 from foveate.methods.configuration import method_from_dict
 from foveate.plan import Plan
 
@@ -30,17 +29,6 @@ SIZES = ((50, 50), (20, 60), (60, 20), (130, 97), (300, 300), (4, 100), (100, 4)
 """(height, width): square, wide, tall, odd, large, and so far from square that nothing but newlines is left of the tiles."""
 
 
-@foveate.register
-@dataclass(frozen=True)
-class MostSeen(Method):
-    """Keeps the tokens that the vision tower attends to most."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"tower_attention"})
-
-    def score(self, view: View) -> Tensor:
-        return view.signal("tower_attention")
-
-
 METHODS: dict[str, dict[str, Any]] = {
     "tokencarve": {"method": "tokencarve", "keep": 12},
     "tokencarve late": {"method": "tokencarve", "keep": 0.25, "layer": 3, "source": "attention_output"},
@@ -48,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "explainer": {"method": "explainer", "compressor": "untrained", "keep": 12},
     "first layer": {"method": "firstlayerattention", "keep": 10},
     "pool": {"method": "pool", "keep": 12},
-    "tower": {"method": "mostseen", "keep": 12, "layer": 0},
+    "tower": {"method": "towerattention", "keep": 12},
 }
 
 

@@ -33,7 +33,7 @@ def save_next(folder: Path) -> Path:
         image_token_index=IMAGE,
         image_grid_pinpoints=NEXT_PINPOINTS,
     )
-    _save(transformers.LlavaNextForConditionalGeneration(config), folder)
+    _save(transformers.LlavaNextForConditionalGeneration, config, folder)
     _wrap_tower(folder / "model.safetensors")
     images = transformers.LlavaNextImageProcessor(
         size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=NEXT_PINPOINTS
@@ -52,7 +52,7 @@ def save_onevision(folder: Path) -> Path:
         video_token_index=VIDEO,
         image_grid_pinpoints=ONEVISION_PINPOINTS,
     )
-    _save(transformers.LlavaOnevisionForConditionalGeneration(config), folder)
+    _save(transformers.LlavaOnevisionForConditionalGeneration, config, folder)
     size = {"height": 35, "width": 35}
     images = transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=ONEVISION_PINPOINTS)
     videos = transformers.LlavaOnevisionVideoProcessor(size=size)
@@ -87,8 +87,10 @@ def _tokenizer() -> Any:
     return word_tokenizer(WORDS, additional_special_tokens=["<image>", "<video>"], **names)
 
 
-def _save(model: Any, folder: Path) -> None:
+def _save(kind: Any, config: Any, folder: Path) -> None:
     """With weights under which attention is far from uniform."""
+    torch.manual_seed(0)
+    model = kind(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
