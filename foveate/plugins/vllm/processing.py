@@ -123,22 +123,13 @@ class FrontProcessor:
         missing = {
             kind: [request for request, cached in zip(own, mm_is_cached[kind], strict=True) if not cached] for kind, own in requests.items()
         }
-        return {**inputs.hf_processor_mm_kwargs, _REQUESTS: missing}
+        plain = replace(inputs, hf_processor_mm_kwargs=_without(inputs.hf_processor_mm_kwargs))
+        return {**super()._get_cache_missing_processor_kwargs(plain, mm_is_cached), _REQUESTS: missing}  # type: ignore[misc]
 
-    def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, Any]) -> BatchFeature:
-        return super()._call_hf_processor(hf_data, _without(hf_kwargs))  # type: ignore[misc]
-
-    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        """The requests pass through to what is made of the processor's output."""
-        found = super()._get_hf_mm_inputs(mm_items, _without(hf_kwargs))  # type: ignore[misc]
-        return found._replace(hf_kwargs={**found.hf_kwargs, _REQUESTS: hf_kwargs[_REQUESTS]})
-
-    def _postprocess_hf_mm_data(
-        self, mm_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any], processed_data: BatchFeature
-    ) -> BatchFeature:
-        plain = _without(hf_processor_mm_kwargs)
-        processed: BatchFeature = super()._postprocess_hf_mm_data(mm_inputs, plain, processed_data)  # type: ignore[misc]
-        for kind, requests in hf_processor_mm_kwargs[_REQUESTS].items():
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> BatchFeature:
+        """The requests travel beside what the processor makes of pixels."""
+        processed: BatchFeature = super()._apply_hf_processor_main(mm_items, _without(hf_kwargs))  # type: ignore[misc]
+        for kind, requests in hf_kwargs[_REQUESTS].items():
             if requests:
                 processed[field_name(kind)] = [request.pack() for request in requests]
         return processed
