@@ -12,6 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
+from sizing_tables import sizing
 from speed_tables import host, layout, long_outputs, savings, selection, speed
 
 from foveate.files.writing import write_whole
@@ -28,6 +29,7 @@ PAGES = (
     "docs/explainability.md",
     "docs/gpu.md",
     "docs/information_loss.md",
+    "docs/serving.md",
 )
 
 
@@ -180,6 +182,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "information_correlations": information_correlations,
     "gpu": gpu,
     "gpu_short": gpu_short,
+    "sizing": sizing,
 }
 
 

@@ -51,8 +51,8 @@ class FrontProcessor:
         self.architecture.check(info.get_hf_config())
         if KEEP in (info.ctx.get_mm_config().mm_processor_kwargs or {}):
             raise ParameterError(f"{KEEP} is an option of a request; set the server's budget in its settings", KEEP)
-        tokenizer = info.get_tokenizer()
-        self._marker = answer_marker(tokenizer, _chat_template(info)) if reads_prompt(self.settings.method) else ()
+        self._reads_prompt = reads_prompt(self.settings.method)
+        self._marker = answer_marker(info.get_tokenizer(), _chat_template(info)) if self._reads_prompt else ()
 
     @property
     def _placeholders(self) -> dict[int, MediaKind]:
@@ -82,27 +82,25 @@ class FrontProcessor:
             if isinstance(items, EmbeddingItems | DictEmbeddingItems):
                 raise InputError("features without pixels cannot be compressed by this server; send the image itself")
         plain = replace(inputs, hf_processor_mm_kwargs=kwargs)
-        around = self._turns(inputs.prompt, method, dummy)
+        around = self._turns(inputs.prompt, dummy)
         requests: dict[str, list[ItemRequest]] = {}
         for kind, hashes in super()._get_mm_hashes(plain).items():  # type: ignore[misc]
             if kind not in KINDS:
                 raise InputError(f"this server compresses images and videos; it takes no {kind}")
             own = around.get(kind, [])
-            if own and len(own) != len(hashes):
+            if len(own) != len(hashes):
                 raise InputError(f"the prompt has {len(own)} placeholder(s) for {len(hashes)} {kind}(s); it needs one for each")
             requests[kind] = [
-                ItemRequest(sha256(key.encode()).digest(), method.keep, own[number] if own else None) for number, key in enumerate(hashes)
+                ItemRequest(sha256(key.encode()).digest(), method.keep, turn if self._reads_prompt else None)
+                for key, turn in zip(hashes, own, strict=True)
             ]
         return replace(inputs, hf_processor_mm_kwargs={**kwargs, _REQUESTS: requests})
 
-    def _turns(self, prompt: Sequence[int], method: Method, dummy: bool) -> dict[MediaKind, list[Turn]]:
-        if not reads_prompt(method):
-            return {}
+    def _turns(self, prompt: Sequence[int], dummy: bool) -> dict[MediaKind, list[Turn]]:
         found = turns(prompt, self._placeholders, self._marker)
-        if any(turn.question == 0 for own in found.values() for turn in own) and not dummy:
-            raise InputError(
-                f"no text follows the last image, so {type(method).__name__} cannot tell what matters; put the question after it"
-            )
+        if self._reads_prompt and not dummy and any(turn.question == 0 for own in found.values() for turn in own):
+            name = type(self.settings.method).__name__
+            raise InputError(f"no text follows the last image, so {name} cannot tell what matters; put the question after it")
         return found
 
     def _get_mm_hashes(self, inputs: ProcessorInputs) -> dict[str, list[str]]:
@@ -126,13 +124,12 @@ class FrontProcessor:
         plain = replace(inputs, hf_processor_mm_kwargs=_without(inputs.hf_processor_mm_kwargs))
         return {**super()._get_cache_missing_processor_kwargs(plain, mm_is_cached), _REQUESTS: missing}  # type: ignore[misc]
 
-    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> BatchFeature:
-        """The requests travel beside what the processor makes of pixels."""
-        processed: BatchFeature = super()._apply_hf_processor_main(mm_items, _without(hf_kwargs))  # type: ignore[misc]
-        for kind, requests in hf_kwargs[_REQUESTS].items():
-            if requests:
-                processed[field_name(kind)] = [request.pack() for request in requests]
-        return processed
+    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        """As vLLM's; the requests pass beside the processor, which some models call in ways of their own."""
+        found = super()._get_hf_mm_inputs(mm_items, _without(hf_kwargs))  # type: ignore[misc]
+        requests: Mapping[str, Sequence[ItemRequest]] = hf_kwargs[_REQUESTS]
+        packed = {field_name(kind): [request.pack() for request in own] for kind, own in requests.items() if own}
+        return found._replace(passthrough_data={**found.passthrough_data, **packed})
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, Any]) -> dict[str, MultiModalFieldConfig]:
         fields = super()._get_mm_fields_config(hf_inputs, _without(hf_processor_mm_kwargs))  # type: ignore[misc]

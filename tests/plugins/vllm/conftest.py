@@ -65,6 +65,7 @@ class Served:
             each.foveate = settings
         front.__init__(front.info, front.dummy_inputs)
         model.foveate = Selector(model, model.architecture, config)
+        model.foveate.prepare()
         self.forget()
 
     @property
@@ -76,7 +77,7 @@ class Served:
         """Empty every cache, so that the next request is decided anew."""
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_mm_cache()
-        self.llm.llm_engine.model_executor.driver_worker.worker.model_runner.reset_encoder_cache()
+        self.llm.llm_engine.engine_core.reset_encoder_cache()
         self.model.foveate.plans.clear()
         self.model.foveate.features.clear()
 

@@ -14,6 +14,7 @@ import foveate
 from foveate import demo
 from foveate.methods.configuration import method_from_dict
 from foveate.plan import Plan
+from foveate.plugins.vllm.selection import logger
 
 FOLDER = demo.path()
 SCENES = [demo.scene(seed, split="held_out") for seed in (11, 12, 13)]
@@ -91,3 +92,175 @@ def test_the_choice_and_the_answer_are_those_of_transformers(name: str, served: 
         assert list(output.outputs[0].token_ids) == tokens
         found = [step[token].logprob for step, token in zip(output.outputs[0].logprobs, tokens, strict=True)]
         assert found == pytest.approx(logs, abs=1e-4)
+
+
+def texts(outputs: list[Any]) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def two_images(question: str) -> dict[str, Any]:
+    prompt = demo.prompt(question).replace("<image>\n", "<image>\n<image>\n")
+    return {"prompt": prompt, "multi_modal_data": {"image": [SCENES[0].image, SCENES[1].image]}}
+
+
+def test_each_of_two_images_is_judged_by_the_text_of_its_turn(served: Any, reference: Reference) -> None:
+    served.use({"method": METHODS["tokencarve"]})
+    served.generate([two_images(QUESTIONS[0])])
+    alone = [reference.plan(METHODS["tokencarve"], demo.prompt(QUESTIONS[0]), scene.image) for scene in SCENES[:2]]
+    assert served.plans == alone
+
+
+def test_requests_of_a_mixed_batch_get_what_they_get_alone(served: Any) -> None:
+    served.use({"method": METHODS["explainer"]})
+    text = {"prompt": "look at the picture and answer briefly. USER: what is it? ASSISTANT:"}
+    prompts = [
+        request_for(QUESTIONS[0], SCENES[0].image),
+        text,
+        two_images(QUESTIONS[1]),
+        request_for(QUESTIONS[1], SCENES[0].image, foveate_keep=16),
+        request_for(QUESTIONS[1], SCENES[2].image),
+    ]
+    together = served.generate(prompts)
+    alone = []
+    for prompt in prompts:
+        served.forget()
+        alone += served.generate([prompt])
+    assert texts(together) == texts(alone)
+    assert [len(output.prompt_token_ids) for output in together] == [len(output.prompt_token_ids) for output in alone]
+
+
+def test_a_prompt_has_as_many_placeholders_as_tokens_stay(served: Any) -> None:
+    served.use({"method": METHODS["tokencarve"]})
+    token = served.front.info.get_hf_config().image_token_index
+    prompts = [request_for(QUESTIONS[0], SCENES[0].image, foveate_keep=keep) for keep in (128, 1, 77)]
+    counts = [list(output.prompt_token_ids).count(token) for output in served.generate(prompts)]
+    assert counts == [128, 1, 77]
+    assert [plan.tokens_after for plan in served.plans] == counts
+
+
+@pytest.mark.parametrize(
+    ("method", "keep", "message"),
+    [
+        ("tokencarve", 129, "above the 128 that this server allows"),
+        ("tokencarve", 0, "at least 1 token"),
+        ("tokencarve", 0.5, "as this server counts"),
+        ("tokencarve", "many", "keep='many'"),
+        ("tokencarve late", 0.26, "above the 0.25 that this server allows"),
+    ],
+)
+def test_a_budget_that_cannot_be_given_is_an_error_of_the_request(method: str, keep: Any, message: str, served: Any) -> None:
+    served.use({"method": METHODS[method]})
+    with pytest.raises(ValueError, match=message):
+        served.generate([request_for(QUESTIONS[0], SCENES[0].image, foveate_keep=keep)])
+    assert len(served.generate([request_for(QUESTIONS[0], SCENES[0].image)])) == 1  # the server lives
+
+
+def test_max_keep_allows_larger_budgets(served: Any) -> None:
+    served.use({"method": METHODS["fastv"], "max_keep": 200})
+    served.generate([request_for(QUESTIONS[0], SCENES[0].image, foveate_keep=200)])
+    assert [plan.tokens_after for plan in served.plans] == [200]
+
+
+def test_requests_without_a_question_or_pixels_are_refused(served: Any) -> None:
+    served.use({"method": METHODS["explainer"]})
+    with pytest.raises(ValueError, match="no text follows the last image"):
+        served.generate([{"prompt": "USER: what is it? <image>", "multi_modal_data": {"image": SCENES[0].image}}])
+    with pytest.raises(ValueError, match="placeholder"):
+        served.generate([{"prompt": "USER: what is it? ASSISTANT:", "multi_modal_data": {"image": SCENES[0].image}}])
+    served.use({"method": METHODS["pool"]})  # needs no question
+    served.generate([{"prompt": "USER: what is it? <image>", "multi_modal_data": {"image": SCENES[0].image}}])
+
+
+def test_a_second_question_about_an_image_does_not_run_the_tower_again(served: Any) -> None:
+    served.use({"method": METHODS["tokencarve"]})
+    runs: list[int] = []
+    hook = served.model.vision_tower.register_forward_hook(lambda module, args, output: runs.append(len(args[0])))
+    try:
+        first, second = (served.generate([request_for(question, SCENES[0].image)]) for question in QUESTIONS[:2])
+        assert runs == [1]
+        assert len(served.plans) == 2
+        assert served.plans[0] != served.plans[1]
+        served.use({"method": METHODS["tokencarve"], "feature_cache_mib": 0})
+        again = [served.generate([request_for(question, SCENES[0].image)]) for question in QUESTIONS[:2]]
+        assert runs == [1, 1, 1]
+    finally:
+        hook.remove()
+    assert [texts(each) for each in again] == [texts(first), texts(second)]
+
+
+@pytest.mark.parametrize("name", ["tokencarve", "explainer", "pool"])
+def test_a_second_turn_reuses_the_first_with_its_image(name: str, served: Any) -> None:
+    served.use({"method": METHODS[name]})
+    (first,) = served.generate([request_for(QUESTIONS[0], SCENES[0].image)], new_tokens=2)
+    assert len(served.plans) == 1
+    chat = f"{demo.prompt(QUESTIONS[0])} {first.outputs[0].text} </s>USER: {QUESTIONS[1]} ASSISTANT:"
+    (second,) = served.generate([{"prompt": chat, "multi_modal_data": {"image": SCENES[0].image}}])
+    assert len(served.plans) == 1  # neither decided nor encoded again
+    assert second.num_cached_tokens >= len(first.prompt_token_ids) // 32 * 32
+    served.forget()
+    (fresh,) = served.generate([{"prompt": chat, "multi_modal_data": {"image": SCENES[0].image}}])
+    assert texts([second]) == texts([fresh])
+
+
+def test_another_question_is_another_choice_and_no_prefix(served: Any) -> None:
+    served.use({"method": METHODS["explainer"]})
+    served.generate([request_for(QUESTIONS[0], SCENES[0].image)])
+    (other,) = served.generate([request_for(QUESTIONS[1], SCENES[0].image)])
+    assert len(served.plans) == 2
+    assert other.num_cached_tokens < 64  # the text before the image at most
+    served.use({"method": METHODS["pool"]})
+    served.generate([request_for(QUESTIONS[0], SCENES[0].image)])
+    (other,) = served.generate([request_for(QUESTIONS[1], SCENES[0].image)])
+    assert len(served.plans) == 1  # what the method does not read changes nothing
+    assert other.num_cached_tokens >= 128
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "is missing"),
+        ({"method": {"method": "tokencarf", "keep": 128}}, "did you mean"),
+        ({"method": {"method": "tokencarve", "keep": 0}}, "at least 1"),
+        ({"method": {"method": "tokencarve", "keep": 128}, "maxkeep": 4}, "maxkeep"),
+        ({"method": {"method": "tokencarve", "keep": 128}, "max_keep": 64}, "smaller than"),
+        ({"method": {"method": "tokencarve", "keep": 128, "layer": 9}}, "layer"),
+        ({"method": {"method": "explainer", "keep": 128, "compressor": "no/such/folder"}}, "no/such/folder"),
+    ],
+)
+def test_wrong_settings_stop_the_start(settings: Any, message: str, served: Any) -> None:
+    with pytest.raises(foveate.errors.FoveateError, match=message):
+        served.use(settings)
+    served.use({"method": METHODS["pool"]})
+
+
+def test_an_image_that_cannot_be_ranked_does_not_end_the_server(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.use({"method": METHODS["explainer"]})
+    said: list[str] = []
+    monkeypatch.setattr(logger, "error", lambda text, *args: said.append(text % args))
+    ahead = served.model.foveate._ahead.run
+    monkeypatch.setattr(
+        served.model.foveate._ahead, "run", lambda *args: (ahead(*args)[0], {"head_attention": torch.full((6, 576), float("nan"))})
+    )
+    served.generate([request_for(QUESTIONS[0], SCENES[0].image)])
+    assert [plan.tokens_after for plan in served.plans] == [128]
+    assert "NaN" in said[0]
+
+
+def test_chunks_that_end_inside_an_image_change_nothing(serve: Any, served: Any) -> None:
+    served.use({"method": METHODS["tokencarve"]})
+    prompts = [request_for(QUESTIONS[0], SCENES[0].image), request_for(QUESTIONS[1], SCENES[1].image)]
+    whole = served.generate(prompts)
+    chunked = serve(FOLDER, {"method": METHODS["tokencarve"]}, max_num_batched_tokens=160, enable_chunked_prefill=True, blocks=64)
+    assert chunked.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens == 160
+    assert texts(chunked.generate([two_images(QUESTIONS[0]), *prompts])[1:]) == texts(whole)
+
+
+def test_compiled_code_and_other_dtypes_serve_the_same_tokens(serve: Any, served: Any) -> None:
+    served.use({"method": METHODS["tokencarve"]})
+    prompts = [request_for(question, scene.image) for question, scene in zip(QUESTIONS, SCENES, strict=True)]
+    eager = served.generate(prompts)
+    plans = served.plans
+    compiled = serve(FOLDER, {"method": METHODS["tokencarve"]}, enforce_eager=False, blocks=64)
+    assert compiled.llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
+    assert texts(compiled.generate(prompts)) == texts(eager)
+    assert compiled.plans[-len(plans) :] == plans
