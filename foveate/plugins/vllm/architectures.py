@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["ARCHITECTURES", "PREFIX", "TESTED", "served"]
+__all__ = ["ARCHITECTURES", "PREFIX", "SUPPORTED", "served"]
 
 PREFIX = "Foveate"
 """What a served architecture has before the name of the stock one."""
 
 ARCHITECTURES: dict[str, str] = {
     "LlavaForConditionalGeneration": "foveate.plugins.vllm.llava:FoveateLlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration": "foveate.plugins.vllm.llava_next:FoveateLlavaNextForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration": "foveate.plugins.vllm.llava_onevision:FoveateLlavaOnevisionForConditionalGeneration",
 }
 """Stock architectures, and where the class lives that serves each; vLLM imports it when a model of it is loaded."""
 
-TESTED = ("0.32.0", "0.32.0")
-"""The oldest and the newest vLLM that the plugin was tested with."""
+SUPPORTED = ">=0.32,<0.34"
+"""Versions of vLLM that the plugin is for. The tests run on 0.32.0; in 0.33.0 the code that it relies on is the same."""
 
 
 def served(architecture: str) -> str:

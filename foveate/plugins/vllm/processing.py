@@ -123,23 +123,12 @@ class FrontProcessor:
         }
         return {**inputs.hf_processor_mm_kwargs, _REQUESTS: missing}
 
-    def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, Any]) -> BatchFeature:
-        return super()._call_hf_processor(hf_data, _without(hf_kwargs))  # type: ignore[misc]
-
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        """The requests pass through to what is made of the processor's output."""
+        """As vLLM's; the requests pass beside the processor, which some models call in ways of their own."""
         found = super()._get_hf_mm_inputs(mm_items, _without(hf_kwargs))  # type: ignore[misc]
-        return found._replace(hf_kwargs={**found.hf_kwargs, _REQUESTS: hf_kwargs[_REQUESTS]})
-
-    def _postprocess_hf_mm_data(
-        self, mm_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any], processed_data: BatchFeature
-    ) -> BatchFeature:
-        plain = _without(hf_processor_mm_kwargs)
-        processed: BatchFeature = super()._postprocess_hf_mm_data(mm_inputs, plain, processed_data)  # type: ignore[misc]
-        for kind, requests in hf_processor_mm_kwargs[_REQUESTS].items():
-            if requests:
-                processed[field_name(kind)] = [request.pack() for request in requests]
-        return processed
+        requests: Mapping[str, Sequence[ItemRequest]] = hf_kwargs[_REQUESTS]
+        packed = {field_name(kind): [request.pack() for request in own] for kind, own in requests.items() if own}
+        return found._replace(passthrough_data={**found.passthrough_data, **packed})
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, Any]) -> dict[str, MultiModalFieldConfig]:
         fields = super()._get_mm_fields_config(hf_inputs, _without(hf_processor_mm_kwargs))  # type: ignore[misc]

@@ -83,6 +83,8 @@ class Selector:
                 f"{method} runs decoder layers ahead of the prefill, which vLLM's LoRA adapters do not allow; serve without adapters, or "
                 f"use a method that reads vision features alone, such as pool"
             )
+        if getattr(vllm_config.lora_config, "enable_tower_connector_lora", False):
+            raise UnsupportedError("adapters on the vision tower would give one image several features; serve without them")
         if method.needs & set(TOWER) and vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data":
             raise UnsupportedError(f"{method} reads the vision tower, which --mm-encoder-tp-mode data spreads over workers; use weights")
         if self.architecture.rotary_axes > 1 and vllm_config.parallel_config.pipeline_parallel_size > 1:

@@ -1,0 +1,71 @@
+"""LLaVA-OneVision under vLLM: every picture in tiles with newlines, and videos of pooled frames.
+
+vLLM shows each of several pictures in tiles. The chat templates of transformers show several pictures as squares without tiles. vLLM also
+scales tiles down above nine times the whole picture's patches, whatever `vision_aspect_ratio` the configuration gives. What is served
+follows vLLM in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from vllm.model_executor.models import llava_onevision
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from foveate.families.kit.layout import Layout, MediaKind
+from foveate.families.llava_onevision import clip_layout, fold_clips
+from foveate.plugins.vllm.llava_next import LlavaNext, some
+from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
+from foveate.plugins.vllm.processing import FrontProcessor
+
+__all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "LlavaOnevision"]
+
+
+class LlavaOnevision(LlavaNext):
+    """`LlavaOnevisionForConditionalGeneration`. A video's `keep` counts per frame, and the newline after it stays."""
+
+    placeholders = {"image": "image_token_index", "video": "video_token_index"}
+    most = 9
+
+    def front_layout(self, config: Any, kind: MediaKind, item: Any, kwargs: Mapping[str, Any]) -> Layout:
+        """It follows from the picture's size, or from the number of frames."""
+        if kind == "video":
+            return clip_layout(config, len(kwargs["pixel_values_videos"]))
+        return super().front_layout(config, kind, item, kwargs)
+
+    def layouts(self, config: Any, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Layout]:
+        """They follow from the pictures' sizes, or from the numbers of frames."""
+        if kind == "video":
+            return [clip_layout(config, len(frames)) for frames in kwargs["pixel_values_videos"]]
+        return super().layouts(config, kind, kwargs)
+
+    def subset(self, kind: MediaKind, kwargs: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        """Pixels of some pictures or videos; videos of different lengths are a list."""
+        if kind == "video":
+            return {"pixel_values_videos": some(kwargs["pixel_values_videos"], chosen)}
+        return super().subset(kind, kwargs, chosen)
+
+    def fold(self, config: Any, signal: str, values: Tensor, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """Pictures are joined, unpadded and scaled; frames are pooled, as the model does with their features."""
+        if kind == "video":
+            return fold_clips(config, values, [len(frames) for frames in kwargs["pixel_values_videos"]])
+        return super().fold(config, signal, values, kind, kwargs)
+
+
+class _Processor(FrontProcessor, llava_onevision.LlavaOnevisionMultiModalProcessor):
+    architecture = LlavaOnevision()
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _Processor,
+    info=llava_onevision.LlavaOnevisionProcessingInfo,
+    dummy_inputs=llava_onevision.LlavaOnevisionDummyInputsBuilder,
+)
+class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision.LlavaOnevisionForConditionalGeneration):
+    """vLLM's LLaVA-OneVision with a fraction of the visual tokens."""
+
+    architecture = LlavaOnevision()
+    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    hf_to_vllm_mapper = llava_onevision.LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER
