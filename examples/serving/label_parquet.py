@@ -100,7 +100,8 @@ def main() -> None:
     clear(make_folder(asked.out))
     done = answered(asked.out)
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
-        ray.init(address="local", include_dashboard=False, _temp_dir=scratch, log_to_driver=False)
+        # Each worker takes one of Ray's cores; without two more, the tasks that read and filter would wait for them for ever.
+        ray.init(address="local", num_cpus=asked.workers + 2, include_dashboard=False, _temp_dir=scratch, log_to_driver=False)
         try:
             rows = ray.data.read_parquet(str(asked.questions), columns=["id", "image", "question"])
             left = rows.filter(lambda row: str(row["id"]) not in done)
