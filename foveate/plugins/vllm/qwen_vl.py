@@ -111,9 +111,7 @@ class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
     architecture = Qwen3VL()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor2, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor2, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder)
 class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLForConditionalGeneration):
     """vLLM's Qwen2-VL with a fraction of the visual tokens."""
 
@@ -129,9 +127,7 @@ class FoveateQwen2_5_VLForConditionalGeneration(PositionedModel, qwen2_5_vl.Qwen
     architecture = QwenVL()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor3, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor3, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder)
 class FoveateQwen3VLForConditionalGeneration(PositionedModel, qwen3_vl.Qwen3VLForConditionalGeneration):
     """vLLM's Qwen3-VL with a fraction of the visual tokens."""
 
