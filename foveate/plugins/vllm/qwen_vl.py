@@ -62,8 +62,9 @@ class QwenVL(Positioned):
         return model.visual.blocks[max(whole) if whole else -1].attn.attn  # type: ignore[no-any-return]
 
     def projector(self, model: Any) -> nn.Module:
-        """The merger, whose input has one row per patch."""
-        return model.visual.merger  # type: ignore[no-any-return]
+        """The merger's norm, whose input has one row per patch. Mergers that vLLM may compile run without their hooks."""
+        merger = model.visual.merger
+        return merger.ln_q if hasattr(merger, "ln_q") else merger.norm  # type: ignore[no-any-return]
 
     def fold(self, config: Any, signal: str, values: Tensor, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The patches of one token are adjacent: their attention is averaged, their states are concatenated."""
@@ -111,9 +112,7 @@ class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
     architecture = Qwen3VL()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor2, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor2, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder)
 class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLForConditionalGeneration):
     """vLLM's Qwen2-VL with a fraction of the visual tokens."""
 
@@ -129,9 +128,7 @@ class FoveateQwen2_5_VLForConditionalGeneration(PositionedModel, qwen2_5_vl.Qwen
     architecture = QwenVL()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor3, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor3, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder)
 class FoveateQwen3VLForConditionalGeneration(PositionedModel, qwen3_vl.Qwen3VLForConditionalGeneration):
     """vLLM's Qwen3-VL with a fraction of the visual tokens."""
 
