@@ -62,8 +62,9 @@ class QwenVL(Positioned):
         return model.visual.blocks[max(whole) if whole else -1].attn.attn  # type: ignore[no-any-return]
 
     def projector(self, model: Any) -> nn.Module:
-        """The merger, whose input has one row per patch."""
-        return model.visual.merger  # type: ignore[no-any-return]
+        """The merger's norm, whose input has one row per patch. Mergers that vLLM may compile run without their hooks."""
+        merger = model.visual.merger
+        return merger.ln_q if hasattr(merger, "ln_q") else merger.norm  # type: ignore[no-any-return]
 
     def fold(self, config: Any, signal: str, values: Tensor, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Tensor]:
         """The patches of one token are adjacent: their attention is averaged, their states are concatenated."""
