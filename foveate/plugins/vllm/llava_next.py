@@ -65,9 +65,7 @@ class _Processor(FrontProcessor, llava_next.LlavaNextMultiModalProcessor):
     architecture = LlavaNext()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor, info=llava_next.LlavaNextProcessingInfo, dummy_inputs=llava.LlavaDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor, info=llava_next.LlavaNextProcessingInfo, dummy_inputs=llava.LlavaDummyInputsBuilder)
 class FoveateLlavaNextForConditionalGeneration(ServedModel, llava_next.LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with a fraction of the visual tokens."""
 

@@ -8,6 +8,7 @@ follows vLLM in both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +27,7 @@ __all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "LlavaOnevision"]
 class LlavaOnevision(LlavaNext):
     """`LlavaOnevisionForConditionalGeneration`. A video's `keep` counts per frame, and the newline after it stays."""
 
-    placeholders = {"image": "image_token_index", "video": "video_token_index"}
+    placeholders: Mapping[MediaKind, str] = MappingProxyType({"image": "image_token_index", "video": "video_token_index"})
     most = 9
 
     def front_layout(self, config: Any, kind: MediaKind, item: Any, kwargs: Mapping[str, Any]) -> Layout:
@@ -69,3 +70,7 @@ class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision
     architecture = LlavaOnevision()
     # transformers since 5.23 saves the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_onevision.LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER
+
+    def _process_video_pixels(self, inputs: Any) -> list[Tensor]:
+        """As vLLM's; it gives videos of different lengths in one batch one dimension too many, which its own runner refuses."""
+        return [rows.flatten(0, -2) for rows in super()._process_video_pixels(inputs)]
