@@ -30,7 +30,6 @@ LONGEST_START = 900.0
 """Seconds that a server may take to start."""
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -52,7 +51,8 @@ class Server:
         self.folder, self.log, self.port = folder, log, _free_port()
         command = [str(Path(sys.executable).with_name("vllm")), "serve", str(folder), "--host", HOST, "--port", str(self.port), *options]
         environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-        environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE"):
+            environment.pop(name, None)
         if not plugin:
             environment["VLLM_PLUGINS"] = ""
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

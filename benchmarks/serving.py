@@ -50,7 +50,7 @@ REQUESTS = {1: 8, 4: 16, 16: 48, 32: 64}
 """Requests at each concurrency."""
 SHARED = "shared"
 SHARED_IMAGES, SHARED_AT = 4, 16
-OPTIONS = ("--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "32")
+OPTIONS = ("--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "32", "--kv-cache-memory-bytes", str(2**29))
 MEASURES = ("requests_per_s", "tokens_per_s", "ttft_p50_ms", "ttft_p95_ms")
 CACHES = {
     "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_queries_total"),

@@ -42,6 +42,7 @@ OPTIONS = (
     "--enforce-eager",
     *("--max-model-len", "1024"),
     *("--max-num-seqs", "16"),
+    *("--kv-cache-memory-bytes", str(2**29)),
     *("--dtype", "float32"),  # so that answers do not depend on which requests share a batch
     "--trust-request-mm-kwargs",
     *("--allowed-media-domains", HOST),

@@ -31,7 +31,7 @@ from foveate.plugins.vllm.settings import ServingSettings
 from foveate.plugins.vllm_export import export_vllm
 
 FULL = "full"
-OPTIONS = ("--enforce-eager", "--max-model-len", "1024")
+OPTIONS = ("--enforce-eager", "--max-model-len", "1024", "--kv-cache-memory-bytes", str(2**29))
 LONGEST = 62
 """Tokens of an answer, as in `foveate.measure.scenes.evaluate`."""
 

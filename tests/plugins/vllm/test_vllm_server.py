@@ -79,7 +79,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         patch.syspath_prepend(str(BENCHMARKS))
         tools = importlib.import_module("servers")
         # Besides what was printed: no compilation, and an allow-list for addresses of images.
-        options = [*start[7:], "--enforce-eager", "--dtype", "float32", "--allowed-media-domains", HOST]
+        options = [
+            *start[7:],
+            "--enforce-eager",
+            "--kv-cache-memory-bytes",
+            str(2**29),
+            "--dtype",
+            "float32",
+            "--allowed-media-domains",
+            HOST,
+        ]
         with tools.Server(out, folder / "log", options) as server:
             server.wait()
             yield Running(server, tools)
