@@ -270,3 +270,18 @@ def test_a_video_may_be_as_long_as_without_compression(onevision: Reference) -> 
     )
     assert count > info.get_num_frames_with_most_features(1024, {"video": 1})
     assert info.get_mm_max_tokens_per_item(1024, {"image": 1, "video": 1})["video"] >= 4 * count + 1
+
+
+@pytest.mark.parametrize("name", ["tokencarve", "tower"])
+def test_a_picture_and_two_videos_in_one_prompt(name: str, onevision: Reference) -> None:
+    onevision.served.use({"method": {**METHODS[name], "keep": 4}})
+    text = "w3 <image> w4 <video><video> w5 w6"
+    shown, clips = picture(60, 20, seed=6), [frames(2, 40, 60, seed=7), frames(2, 60, 41, seed=8)]
+    (output,) = onevision.served.generate([request_for(text, image=shown, video=clips)])
+    inputs = onevision.inputs(text, [shown], clips)
+    lengths = [*onevision.lengths(inputs), 19, 19]
+    of_videos = [plan for plan in onevision.served.plans if len(plan) == 18]
+    (of_picture,) = [plan for plan in onevision.served.plans if len(plan) != 18]
+    assert [plan.tokens_after for plan in (of_picture, *of_videos)] == [4, 8, 8]
+    assert of_videos[0] != of_videos[1]
+    onevision.check(output, [of_picture, *of_videos], inputs, lengths)
