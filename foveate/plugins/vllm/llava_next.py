@@ -105,5 +105,5 @@ class FoveateLlavaNextForConditionalGeneration(ServedModel, llava_next.LlavaNext
     """vLLM's LLaVA-NeXT with a fraction of the visual tokens."""
 
     architecture = LlavaNext()
-    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_next.LlavaNextForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER

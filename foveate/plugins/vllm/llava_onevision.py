@@ -82,7 +82,7 @@ class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision
     """vLLM's LLaVA-OneVision with a fraction of the visual tokens."""
 
     architecture = LlavaOnevision()
-    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_onevision.LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER
 
     def _process_video_pixels(self, inputs: Any) -> list[Tensor]:
