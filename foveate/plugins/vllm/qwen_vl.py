@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vllm.model_executor.models import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import PromptUpdateDetails
 
 from foveate.devices import upload
+from foveate.errors import ConsistencyError
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.qwen2_vl import window_order
-from foveate.plugins.vllm.positions import Positioned, PositionedModel, grid_offsets
+from foveate.method import Method
+from foveate.plugins.vllm.positions import Positioned, PositionedModel, grid_offsets, kind_of
 from foveate.plugins.vllm.processing import FrontProcessor
 
 __all__ = [
@@ -25,6 +29,8 @@ __all__ = [
     "Qwen3VL",
 ]
 
+FRAMES = "foveate_frames"
+"""The name under which the token ids before each frame of a video stand beside its pixels, in the worker alone."""
 PIXELS: dict[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
@@ -88,7 +94,40 @@ class QwenVL(Positioned):
 
 
 class Qwen3VL(QwenVL):
-    """Like its predecessors, with features of earlier tower layers that the decoder's first layers add to their output."""
+    """Like its predecessors, with features of earlier tower layers that the decoder's first layers add to their output.
+
+    The frames of a video are separate, each after its time stamp. How many tokens of each frame stay is not known when the prompt is
+    made, so all that a video takes in the prompt, time stamps included, arrives as features in the order that was decided.
+    """
+
+    def layouts(self, config: Any, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Layout]:
+        """One grid each; in the worker with the text between a video's frames, which stays."""
+        grids = self.grids(config, kind, kwargs)
+        if FRAMES not in kwargs:
+            return [Layout((grid,)) for grid in grids]
+        found = []
+        for grid, stamps in zip(grids, kwargs[FRAMES], strict=True):
+            content, length = _content(grid, stamps)
+            found.append(Layout((grid,), content, length))
+        return found
+
+    def offsets(self, model: Any, kind: MediaKind, item: Mapping[str, Any]) -> Tensor:
+        """As its predecessors for images; a frame of a video starts where the text before it ends."""
+        if kind == "image":
+            return super().offsets(model, kind, item)
+        (grid,) = self.grids(model.config, kind, item)
+        parts, position = [], 0
+        for stamp in model.stamps(item):
+            text = len(stamp) + 1
+            parts += [torch.arange(position, position + text).expand(3, -1), grid_offsets((1, *grid[1:])) + position + text]
+            position += text + max(grid[1:])
+            parts.append(torch.full((3, 1), position))
+            position += 1
+        return torch.cat(parts, dim=1)
+
+    def extent(self, model: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """See `offsets`; a video ends with the end of its last frame."""
+        return super().extent(model, kind, item) if kind == "image" else int(self.offsets(model, kind, item).max()) + 1
 
     def injections(self, model: Any, rows: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """All features of a token stand in one row."""
@@ -111,6 +150,18 @@ class _Processor25(_Processor, qwen2_5_vl.Qwen2_5_VLMultiModalProcessor):
 class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
     architecture = Qwen3VL()
 
+    def shortened(self, full: Any, kind: MediaKind, layout: Layout, method: Method) -> Any:
+        """See the base class; in a video it is not known yet which frames lose tokens, so the last ones seem to."""
+        if kind == "image":
+            return super().shortened(full, kind, layout, method)
+        token, ids = self.info.get_hf_config().video_token_id, list(full.full)
+        tokens = ids.count(token)
+        if tokens != layout.placeholders:
+            raise ConsistencyError(f"vLLM wants {tokens} placeholders for a video of {layout.placeholders}; its version is not supported")
+        seen = accumulate(int(each == token) for each in ids)
+        budget = method.budget(tokens, layout.grid[0])
+        return PromptUpdateDetails.from_seq([each for each, count in zip(ids, seen, strict=True) if each != token or count <= budget])
+
 
 @MULTIMODAL_REGISTRY.register_processor(_Processor2, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder)
 class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLForConditionalGeneration):
@@ -128,11 +179,54 @@ class FoveateQwen2_5_VLForConditionalGeneration(PositionedModel, qwen2_5_vl.Qwen
     architecture = QwenVL()
 
 
+class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
+    """Returns a video's features with those of its time stamps between them."""
+
+    def stamps(self, item: Mapping[str, Any]) -> list[list[int]]:
+        """The token ids before each frame of a video, as vLLM writes them, without the marker of its start."""
+        times = torch.as_tensor(item["timestamps"], dtype=torch.float64).flatten().tolist()
+        return [self._tokenizer.encode(f"<{time:.1f} seconds>", add_special_tokens=False) for time in times]
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """See vLLM."""
+        every = kwargs.pop(FRAMES, None)
+        found = super().embed_multimodal(**kwargs)
+        if every is None or found is None:
+            return found
+        grids = Qwen3VL().grids(self.config, "video", kwargs)
+        return tuple(self._between(rows, grid, stamps) for rows, grid, stamps in zip(found, grids, every, strict=True))
+
+    def _between(self, rows: Tensor, grid: tuple[int, int, int], stamps: Sequence[Sequence[int]]) -> Tensor:
+        start, end = self.config.vision_start_token_id, self.config.vision_end_token_id
+        content, length = _content(grid, stamps)
+        ids = torch.tensor([token for stamp in stamps for token in (*stamp, start, end)], dtype=torch.long)
+        text = torch.ones(length, dtype=torch.bool).index_fill_(0, content, False).nonzero().squeeze(1)
+        embedded = self.get_language_model().embed_input_ids(upload(ids, rows.device)).to(rows.dtype)
+        whole = rows.new_zeros(length, rows.shape[1]).index_copy_(0, upload(content, rows.device), rows)
+        return whole.index_copy_(0, upload(text, rows.device), nn.functional.pad(embedded, (0, rows.shape[1] - embedded.shape[1])))
+
+
 @MULTIMODAL_REGISTRY.register_processor(_Processor3, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder)
-class FoveateQwen3VLForConditionalGeneration(PositionedModel, qwen3_vl.Qwen3VLForConditionalGeneration):
+class FoveateQwen3VLForConditionalGeneration(PositionedModel, _WithStamps):
     """vLLM's Qwen3-VL with a fraction of the visual tokens."""
 
     architecture = Qwen3VL()
+
+    def embed_multimodal(self, **kwargs: Any) -> tuple[Tensor, ...]:
+        """The rows of each item that enter the language model."""
+        if kind_of(kwargs) == "video":
+            kwargs[FRAMES] = [self.stamps({"timestamps": times}) for times in kwargs["timestamps"]]
+        return super().embed_multimodal(**kwargs)
+
+
+def _content(grid: tuple[int, int, int], stamps: Sequence[Sequence[int]]) -> tuple[Tensor, int]:
+    """Which of the tokens of a video with time stamps are visual, and how many there are."""
+    places, start = [], 0
+    for stamp in stamps:
+        start += len(stamp) + 1
+        places.append(torch.arange(start, start + grid[1] * grid[2]))
+        start += grid[1] * grid[2] + 1
+    return torch.cat(places), start
 
 
 def _patches(kind: MediaKind, kwargs: Mapping[str, Any]) -> list[list[int]]:

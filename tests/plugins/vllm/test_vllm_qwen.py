@@ -234,3 +234,20 @@ def test_requests_have_budgets_of_their_own(pair: Pair) -> None:
         pair.check(output, inputs, plans)
     with pytest.raises(BudgetError, match=r"keep=21 .* above the 20"):
         pair.served.generate([request_for(prompt, image, foveate_keep=21)])
+
+
+@pytest.mark.parametrize("name", ["pool", "fastv"])
+@pytest.mark.parametrize("tokens", [0, 9])
+def test_the_tokens_of_a_video_share_one_budget(name: str, tokens: int, pair: Pair) -> None:
+    pair.served.use({"method": {**METHODS[name], "keep": 4}})
+    frames = torch.randint(0, 256, (8, 56, 84, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8).numpy()
+    metadata = {"fps": 4.0, "duration": 2.0, "total_num_frames": 8, "frames_indices": list(range(8)), "video_backend": "opencv"}
+    prompt = f"{START} w9 {CLIP} {ASK}"
+    video = frames if pair.name == "qwen2_vl" else (frames, {**metadata, "do_sample_frames": False})
+    with pair.chunks(tokens):
+        (output,) = pair.served.generate([{"prompt": prompt, "multi_modal_data": {"video": video}}])
+    inputs = pair.reference.inputs(prompt, videos=[frames], video_metadata=[metadata], do_sample_frames=False)
+    plans = pair.reference.plans({**METHODS[name], "keep": 4}, inputs)
+    assert pair.served.plans == plans
+    assert (len(plans[0]), plans[0].tokens_after) == (4 * 24, 4 * 4)
+    pair.check(output, inputs, plans)

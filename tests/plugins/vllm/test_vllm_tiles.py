@@ -217,6 +217,23 @@ def test_a_batch_of_everything_is_answered_as_one_by_one(reference: Reference) -
         reference.check(output, reference.served.plans, inputs, reference.lengths(inputs))
 
 
+@pytest.mark.parametrize("keep", [12, 0.5, 1.0])
+def test_no_picture_is_longer_than_the_server_expects(keep: float, reference: Reference) -> None:
+    reference.served.use({"method": {"method": "pool", "keep": keep}})
+    front = reference.served.front
+    expected = front.info.get_mm_max_tokens_per_item(1024, {"image": 1, "video": 1})["image"]
+    config, method = front.info.get_hf_config(), front.settings.most
+
+    def placeholders(size: tuple[int, int]) -> int:
+        whole = [0] * front.info.get_num_image_tokens(image_height=size[0], image_width=size[1])
+        layout = front.architecture.front_layout(config, "image", None, {"image_sizes": torch.tensor(size)})
+        return len(front.shortened(whole, "image", layout, method))
+
+    assert max(placeholders((height, width)) for height in range(4, 160, 6) for width in range(4, 160, 5)) <= expected
+    corners = [tuple(point) for point in config.image_grid_pinpoints]
+    assert max(map(placeholders, corners)) <= expected <= max(map(placeholders, corners)) * 1.25
+
+
 def test_names_of_towers_with_and_without_their_wrapper_are_the_same_weights(reference: Reference) -> None:
     """The two checkpoints that are served here are of one form each."""
     found = load_file(reference.folder / "model.safetensors")
@@ -242,3 +259,29 @@ def test_a_video_keeps_so_many_tokens_per_frame_and_its_newline(name: str, onevi
         inputs = onevision.inputs(VIDEO, videos=[each])
         assert [plan] == onevision.plans(method, inputs)
         onevision.check(output, [plan], inputs)
+
+
+def test_a_video_may_be_as_long_as_without_compression(onevision: Reference) -> None:
+    onevision.served.use({"method": {"method": "pool", "keep": 4}})
+    info = onevision.served.front.info
+    pictures = max(info.get_num_image_tokens(image_height=height, image_width=width) for height, width in tiny_tiles.ONEVISION_PINPOINTS)
+    count = next(
+        count for count in range(99, 0, -1) if info.get_num_video_tokens(image_width=35, image_height=35, num_frames=count) <= pictures
+    )
+    assert count > info.get_num_frames_with_most_features(1024, {"video": 1})
+    assert info.get_mm_max_tokens_per_item(1024, {"image": 1, "video": 1})["video"] >= 4 * count + 1
+
+
+@pytest.mark.parametrize("name", ["tokencarve", "tower"])
+def test_a_picture_and_two_videos_in_one_prompt(name: str, onevision: Reference) -> None:
+    onevision.served.use({"method": {**METHODS[name], "keep": 4}})
+    text = "w3 <image> w4 <video><video> w5 w6"
+    shown, clips = picture(60, 20, seed=6), [frames(2, 40, 60, seed=7), frames(2, 60, 41, seed=8)]
+    (output,) = onevision.served.generate([request_for(text, image=shown, video=clips)])
+    inputs = onevision.inputs(text, [shown], clips)
+    lengths = [*onevision.lengths(inputs), 19, 19]
+    of_videos = [plan for plan in onevision.served.plans if len(plan) == 18]
+    (of_picture,) = [plan for plan in onevision.served.plans if len(plan) != 18]
+    assert [plan.tokens_after for plan in (of_picture, *of_videos)] == [4, 8, 8]
+    assert of_videos[0] != of_videos[1]
+    onevision.check(output, [of_picture, *of_videos], inputs, lengths)
