@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from PIL import Image
 
-from foveate.errors import RecordError
-from foveate.files.records import ANYTHING
+from foveate.errors import InputError, RecordError
+from foveate.files.records import ANYTHING, read_text
 
 ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
@@ -115,15 +115,16 @@ class Server:
                 found.append(int(place.name))
         return sorted(found, key=lambda each: (each != self.process.pid, each))
 
-    def memory(self) -> int:
-        """Bytes that its processes hold in memory; what they share is counted in each."""
-        pages = 0
+    def memory(self) -> dict[str, int]:
+        """Bytes that its processes hold in memory, by their names; what several share is counted in each."""
+        sizes: dict[str, int] = {}
         for process in self.processes():
             try:
-                pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
-            except OSError:
-                continue
-        return pages * os.sysconf("SC_PAGE_SIZE")
+                pages, name = read_text(f"/proc/{process}/statm").split()[1], read_text(f"/proc/{process}/comm").strip()
+            except InputError:
+                continue  # it ended meanwhile
+            sizes[name] = sizes.get(name, 0) + int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return sizes
 
     def metrics(self) -> dict[str, float]:
         """The totals of its counters, by name."""

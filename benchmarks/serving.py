@@ -41,12 +41,12 @@ from foveate.plugins.vllm_export import export_vllm
 
 FULL, KEEP, NEW_TOKENS = "full", 128, 32
 METHODS: dict[str, dict[str, Any]] = {
-    "pool": {"method": "pool"},
+    "towerattention": {"method": "towerattention"},
     "explainer": {"method": "explainer", "compressor": "untrained"},
     "tokencarve": {"method": "tokencarve"},
     "fastv": {"method": "fastv"},
 }
-REQUESTS = {1: 8, 4: 16, 16: 48, 32: 64}
+REQUESTS = {1: 12, 4: 16, 16: 48, 32: 64}
 """Requests at each concurrency."""
 SHARED = "shared"
 SHARED_IMAGES, SHARED_AT = 4, 16

@@ -87,7 +87,7 @@ def compared(ours: Sequence[SceneAnswer], served: Sequence[SceneAnswer]) -> dict
 
 
 def main(
-    each: int = 20, methods: str = f"{FULL},tokencarve,explainer", keep: int = 128, dtype: str = "bfloat16", concurrency: int = 4
+    each: int = 20, methods: str = f"{FULL},tokencarve,explainer", keep: int = 128, dtype: str = "float32", concurrency: int = 4
 ) -> None:
     """Measure, and write benchmarks/results/serving_accuracy.json.
 

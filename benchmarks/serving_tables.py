@@ -93,11 +93,11 @@ def serving_accuracy() -> str:
 def serving_abuse() -> str:
     """Good and bad requests, all at once."""
     data = load("serving_abuse")
-    memory = ", ".join(f"{size / 2**20:,.0f} MiB in the {third}" for third, size in data["memory"].items())
+    memory = ", ".join(f"{size / 2**20:,.0f} MiB in the {part}" for part, size in data["memory"].items())
     kinds = ", ".join(f"{name} ({count})" for name, count in data["kinds"].items())
     after = "answers as before" if data["answers_afterwards"] else "answers differently"
     return (
-        f"{data['requests']:,} requests, {data['concurrency']} at once, {data['good']} of them good: "
+        f"{data['requests']:,} requests after {data['warm_up']:,} to warm up, {data['concurrency']} at once, {data['good']:,} of all good: "
         f"{len(data['wrong_answers'])} wrong answers, {len(data['unexpected'])} unexpected statuses, and the server {after} "
         f"afterwards. Memory of all its processes: {memory}.\n\n"
         f"Requests: {kinds}. `python benchmarks/serving_abuse.py`, {data['environment']['date']}."
