@@ -11,6 +11,9 @@ ARCHITECTURES: dict[str, str] = {
     "LlavaForConditionalGeneration": "foveate.plugins.vllm.llava:FoveateLlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration": "foveate.plugins.vllm.llava_next:FoveateLlavaNextForConditionalGeneration",
     "LlavaOnevisionForConditionalGeneration": "foveate.plugins.vllm.llava_onevision:FoveateLlavaOnevisionForConditionalGeneration",
+    "Qwen2VLForConditionalGeneration": "foveate.plugins.vllm.qwen_vl:FoveateQwen2VLForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration": "foveate.plugins.vllm.qwen_vl:FoveateQwen2_5_VLForConditionalGeneration",
+    "Qwen3VLForConditionalGeneration": "foveate.plugins.vllm.qwen_vl:FoveateQwen3VLForConditionalGeneration",
 }
 """Stock architectures, and where the class lives that serves each; vLLM imports it when a model of it is loaded."""
 

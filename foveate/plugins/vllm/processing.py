@@ -121,7 +121,8 @@ class FrontProcessor:
         missing = {
             kind: [request for request, cached in zip(own, mm_is_cached[kind], strict=True) if not cached] for kind, own in requests.items()
         }
-        return {**inputs.hf_processor_mm_kwargs, _REQUESTS: missing}
+        plain = replace(inputs, hf_processor_mm_kwargs=_without(inputs.hf_processor_mm_kwargs))
+        return {**super()._get_cache_missing_processor_kwargs(plain, mm_is_cached), _REQUESTS: missing}  # type: ignore[misc]
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         """As vLLM's; the requests pass beside the processor, which some models call in ways of their own."""

@@ -87,6 +87,8 @@ class Selector:
             raise UnsupportedError("adapters on the vision tower would give one image several features; serve without them")
         if method.needs & set(TOWER) and vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data":
             raise UnsupportedError(f"{method} reads the vision tower, which --mm-encoder-tp-mode data spreads over workers; use weights")
+        if method.needs & set(TOWER) and vllm_config.compilation_config.compile_mm_encoder:
+            raise UnsupportedError(f"{method} reads the vision tower, which cannot be read while compiled; serve without compile_mm_encoder")
         if self.architecture.rotary_axes > 1 and vllm_config.parallel_config.pipeline_parallel_size > 1:
             raise UnsupportedError(
                 "this model's kept tokens have positions that only the first pipeline stage knows; use tensor parallelism or replicas"

@@ -89,7 +89,7 @@ class ServingSettings:
         """
         if keep is None:
             return self.method
-        if isinstance(self.method.keep, float) and keep == 1:  # JSON has one kind of number
+        if isinstance(self.method.keep, float) and type(keep) is int and keep == 1:  # JSON has one kind of number
             keep = 1.0
         method = replace(self.method, keep=keep)
         if type(method.keep) is not type(self.method.keep):
