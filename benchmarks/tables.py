@@ -12,6 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
+from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
 from speed_tables import host, layout, long_outputs, savings, selection, speed
 
@@ -183,6 +184,10 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "gpu": gpu,
     "gpu_short": gpu_short,
     "sizing": sizing,
+    "serving": serving,
+    "serving_shared": serving_shared,
+    "serving_accuracy": serving_accuracy,
+    "serving_abuse": serving_abuse,
 }
 
 

@@ -77,5 +77,5 @@ class FoveateLlavaForConditionalGeneration(ServedModel, llava.LlavaForConditiona
     """vLLM's LLaVA-1.5 with a fraction of the visual tokens."""
 
     architecture = Llava15()
-    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava.LlavaForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER

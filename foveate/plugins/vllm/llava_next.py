@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.model_executor.models import llava, llava_next
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -13,9 +14,11 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.kit.anyres import Tiling, check_class_token, spatial_size
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.kit.towers import single_layer
+from foveate.method import Method
 from foveate.plugins.vllm.llava import Llava15
 from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
 from foveate.plugins.vllm.processing import FrontProcessor
+from foveate.plugins.vllm.settings import KEY, ServingSettings
 
 __all__ = ["FoveateLlavaNextForConditionalGeneration", "LlavaNext"]
 
@@ -51,6 +54,21 @@ class LlavaNext(Llava15):
         seen = [len(pixels) * picture.side**2 for pixels, picture in zip(kwargs["pixel_values"], pictures, strict=True)]
         return [picture.fold(part[: picture.patches]) for picture, part in zip(pictures, values.split(seen), strict=True)]
 
+    def longest(self, config: Any, method: Method) -> int:
+        """The most placeholders that a picture can have.
+
+        Every newline stays, so a long column of tiles may need more of them than the picture with the most patches. Pictures that fill
+        all of a canvas but some of its last row or column of tiles are enough to try.
+        """
+        step = config.vision_config.patch_size
+        sizes = {
+            size
+            for height, width in config.image_grid_pinpoints
+            for less in range(0, config.vision_config.image_size, step)
+            for size in ((height - less, width), (height, width - less))
+        }
+        return max(length(self._picture(config, torch.tensor(size)).layout(), method) for size in sizes)
+
     def _picture(self, config: Any, size: Tensor) -> Tiling:
         height, width = size.tolist()
         return spatial_size(config, int(height), int(width), most=self.most)
@@ -61,16 +79,31 @@ def some(values: Tensor | Sequence[Tensor], chosen: Sequence[int]) -> Tensor | l
     return values[list(chosen)] if isinstance(values, Tensor) else [values[number] for number in chosen]
 
 
+def length(layout: Layout, method: Method) -> int:
+    """Placeholders that remain of an item."""
+    tokens = layout.placeholders if layout.content is None else len(layout.content)
+    return layout.placeholders - tokens + method.budget(tokens, layout.grid[0])
+
+
+class _Info(llava_next.LlavaNextProcessingInfo):
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        """vLLM refuses longer items; without this it takes the picture with the most patches for the longest."""
+        return {"image": LlavaNext().longest(self.get_hf_config(), largest_budget(self))}
+
+
+def largest_budget(info: Any) -> Method:
+    """The method with the largest budget that a request may ask for."""
+    return ServingSettings.from_dict(getattr(info.get_hf_config(), KEY, None), info.ctx.model_config.model).most
+
+
 class _Processor(FrontProcessor, llava_next.LlavaNextMultiModalProcessor):
     architecture = LlavaNext()
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    _Processor, info=llava_next.LlavaNextProcessingInfo, dummy_inputs=llava.LlavaDummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(_Processor, info=_Info, dummy_inputs=llava.LlavaDummyInputsBuilder)
 class FoveateLlavaNextForConditionalGeneration(ServedModel, llava_next.LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with a fraction of the visual tokens."""
 
     architecture = LlavaNext()
-    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_next.LlavaNextForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER

@@ -8,6 +8,8 @@ follows vLLM in both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +18,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.llava_onevision import clip_layout, fold_clips
-from foveate.plugins.vllm.llava_next import LlavaNext, some
+from foveate.plugins.vllm.llava_next import LlavaNext, largest_budget, length, some
 from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 
@@ -26,7 +28,7 @@ __all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "LlavaOnevision"]
 class LlavaOnevision(LlavaNext):
     """`LlavaOnevisionForConditionalGeneration`. A video's `keep` counts per frame, and the newline after it stays."""
 
-    placeholders = {"image": "image_token_index", "video": "video_token_index"}
+    placeholders: Mapping[MediaKind, str] = MappingProxyType({"image": "image_token_index", "video": "video_token_index"})
     most = 9
 
     def front_layout(self, config: Any, kind: MediaKind, item: Any, kwargs: Mapping[str, Any]) -> Layout:
@@ -54,18 +56,35 @@ class LlavaOnevision(LlavaNext):
         return super().fold(config, signal, values, kind, kwargs)
 
 
+class _Info(llava_onevision.LlavaOnevisionProcessingInfo):
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        """vLLM refuses longer items; without this it takes a picture of 1153 x 944 pixels for the longest, which it is not.
+
+        Videos may have as many frames as without compression, where pictures are so long that the limit is theirs.
+        """
+        config, method = self.get_hf_config(), largest_budget(self)
+        uncompressed = LlavaOnevision().longest(config, replace(method, keep=1.0))
+        fitting = uncompressed // clip_layout(config, 1).placeholders
+        clip = clip_layout(config, max(fitting, self.get_num_frames_with_most_features(seq_len, mm_counts)))
+        return {"image": LlavaOnevision().longest(config, method), "video": length(clip, method)}
+
+
 class _Processor(FrontProcessor, llava_onevision.LlavaOnevisionMultiModalProcessor):
     architecture = LlavaOnevision()
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     _Processor,
-    info=llava_onevision.LlavaOnevisionProcessingInfo,
+    info=_Info,
     dummy_inputs=llava_onevision.LlavaOnevisionDummyInputsBuilder,
 )
 class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision.LlavaOnevisionForConditionalGeneration):
     """vLLM's LLaVA-OneVision with a fraction of the visual tokens."""
 
     architecture = LlavaOnevision()
-    # transformers since 5.23 saves the tower without the wrapper `vision_model`.
+    # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_onevision.LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER
+
+    def _process_video_pixels(self, inputs: Any) -> list[Tensor]:
+        """As vLLM's; it gives videos of different lengths in one batch one dimension too many, which its own runner refuses."""
+        return [rows.flatten(0, -2) for rows in super()._process_video_pixels(inputs)]

@@ -159,7 +159,7 @@ class Lookahead:
                 hidden = hidden.index_add(0, sequence.injected, sequence.injections[number])
             if reading is not None:
                 found.update(reading.found)
-        states = hidden + residual
+        states: Tensor = hidden + residual  # type: ignore[operator]
         if "attention_output" in found:
             found["attention_output"] = found["attention_output"].index_select(0, sequence.visual)
         if "question_states" in needs:

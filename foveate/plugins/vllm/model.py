@@ -19,7 +19,7 @@ UNWRAPPED_TOWER = WeightsMapper(
         re.compile(r"^(?:model\.)?vision_tower\.(?=embeddings|encoder|pre_layrnorm|post_layernorm)"): "vision_tower.vision_model."
     }
 )
-"""Names of vision towers that transformers since 5.23 saves without the wrapper `vision_model`, which vLLM has."""
+"""Names of vision towers that transformers saves (in 5.19 and later) without the wrapper `vision_model`, which vLLM has."""
 
 
 class ServedModel:

@@ -88,7 +88,9 @@ class Selector:
         if method.needs & set(TOWER) and vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data":
             raise UnsupportedError(f"{method} reads the vision tower, which --mm-encoder-tp-mode data spreads over workers; use weights")
         if method.needs & set(TOWER) and vllm_config.compilation_config.compile_mm_encoder:
-            raise UnsupportedError(f"{method} reads the vision tower, which cannot be read while compiled; serve without compile_mm_encoder")
+            raise UnsupportedError(
+                f"{method} reads the vision tower, which cannot be read while compiled; serve without compile_mm_encoder"
+            )
         if self.architecture.rotary_axes > 1 and vllm_config.parallel_config.pipeline_parallel_size > 1:
             raise UnsupportedError(
                 "this model's kept tokens have positions that only the first pipeline stage knows; use tensor parallelism or replicas"
@@ -162,8 +164,9 @@ class Selector:
                 layout = layouts[number]
                 if rows[place].shape[0] != layout.placeholders:
                     raise ConsistencyError(f"the vision encoder made {rows[place].shape[0]} rows for an image of {layout.placeholders}")
-                known[key] = Features(rows[place].detach(), layout, {name: values[place] for name, values in signals.items()})
-                self.features.put(key, known[key])
+                made = Features(_owned(rows[place]), layout, {name: _owned(values[place]) for name, values in signals.items()})
+                known[key] = made
+                self.features.put(key, made)
         return [known[request.key] for request in requests]  # type: ignore[misc]
 
     def _run_encoder(
@@ -265,6 +268,12 @@ def _decided(methods: Sequence[Method], views: Sequence[View]) -> list[Plan]:
             plans.update(zip(members, checked_plans(method, own, method.plans(own)), strict=True))
     checks.settle()
     return [plans[number] for number in range(len(views))]
+
+
+def _owned(values: Tensor) -> Tensor:
+    """The tensor without the rest of the batch that it is a part of, whose memory it would hold."""
+    alone = values.untyped_storage().nbytes() == values.numel() * values.element_size()
+    return values.detach() if alone else values.detach().clone()
 
 
 def _content(layout: Layout, device: torch.device) -> Tensor:

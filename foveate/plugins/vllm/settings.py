@@ -79,7 +79,11 @@ class ServingSettings:
     @property
     def most(self) -> Method:
         """The method with the largest budget that a request may ask for."""
-        return self.method if self.max_keep is None else replace(self.method, keep=self.max_keep)
+        return self.method if self.max_keep is None else replace(self.method, keep=self._in_unit(self.max_keep))
+
+    def _in_unit(self, keep: Any) -> Any:
+        """The budget, with 1 as a share where the method counts in shares: JSON has one kind of number."""
+        return 1.0 if isinstance(self.method.keep, float) and type(keep) is int and keep == 1 else keep
 
     def asked(self, keep: Any) -> Method:
         """The method of a request, with the `keep` that it asks for; `None` asks for the server's.
@@ -89,9 +93,7 @@ class ServingSettings:
         """
         if keep is None:
             return self.method
-        if isinstance(self.method.keep, float) and keep == 1:  # JSON has one kind of number
-            keep = 1.0
-        method = replace(self.method, keep=keep)
+        method = replace(self.method, keep=self._in_unit(keep))
         if type(method.keep) is not type(self.method.keep):
             unit = "tokens per image (int)" if isinstance(self.method.keep, int) else "a share of the tokens (float)"
             raise BudgetError(f"keep={keep!r} of this request must be {unit}, as this server counts")

@@ -24,8 +24,7 @@ def main() -> None:
         dtype="float32",
     )
     prompts = [
-        {"prompt": demo.prompt(question), "multi_modal_data": {"image": demo.scene(int(seed), split="held_out").image}}
-        for seed in seeds
+        {"prompt": demo.prompt(question), "multi_modal_data": {"image": demo.scene(int(seed), split="held_out").image}} for seed in seeds
     ]
     outputs = llm.generate(prompts, SamplingParams(max_tokens=6, temperature=0, logprobs=0, ignore_eos=True), use_tqdm=False)
     found = [

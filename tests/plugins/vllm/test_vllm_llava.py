@@ -188,6 +188,14 @@ def test_a_second_question_about_an_image_does_not_run_the_tower_again(served: A
     assert [texts(each) for each in again] == [texts(first), texts(second)]
 
 
+def test_kept_features_do_not_hold_the_batch_that_they_came_in(served: Any) -> None:
+    served.use({"method": METHODS["pool"]})
+    served.generate([request_for(QUESTIONS[0], scene.image) for scene in SCENES])
+    kept = [served.model.foveate.features.get(key) for key in list(served.model.foveate.features._kept)]
+    assert len(kept) == len(SCENES)
+    assert all(features.rows.untyped_storage().nbytes() == features.size for features in kept)
+
+
 @pytest.mark.parametrize("name", ["tokencarve", "explainer", "pool"])
 def test_a_second_turn_reuses_the_first_with_its_image(name: str, served: Any) -> None:
     served.use({"method": METHODS[name]})

@@ -6,7 +6,9 @@ from importlib.metadata import entry_points
 
 import pytest
 
-vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+import vllm
 
 from foveate.plugins.vllm import register
 from foveate.plugins.vllm.architectures import ARCHITECTURES, PREFIX

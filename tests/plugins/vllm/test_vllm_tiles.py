@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -14,31 +14,19 @@ from torch import Tensor
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
-import tiny_tiles  # noqa: E402
-import transformers  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from tiny_tiles import frames, picture  # noqa: E402
+import tiny_tiles
+import transformers
+from safetensors.torch import load_file
+from tiny_tiles import frames, picture
 
-import foveate  # noqa: E402
-from foveate import Method, View  # noqa: E402
-from foveate.methods.configuration import method_from_dict  # noqa: E402
-from foveate.plan import Plan  # noqa: E402
+import foveate
+from foveate.methods.configuration import method_from_dict
+from foveate.plan import Plan
 
 TEXT = "w3 <image> w5 w6 w7 w8"
 VIDEO = TEXT.replace("<image>", "<video>")
 SIZES = ((50, 50), (20, 60), (60, 20), (130, 97), (300, 300), (4, 100), (100, 4))
 """(height, width): square, wide, tall, odd, large, and so far from square that nothing but newlines is left of the tiles."""
-
-
-@foveate.register
-@dataclass(frozen=True)
-class MostSeen(Method):
-    """Keeps the tokens that the vision tower attends to most."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"tower_attention"})
-
-    def score(self, view: View) -> Tensor:
-        return view.signal("tower_attention")
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -48,7 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "explainer": {"method": "explainer", "compressor": "untrained", "keep": 12},
     "first layer": {"method": "firstlayerattention", "keep": 10},
     "pool": {"method": "pool", "keep": 12},
-    "tower": {"method": "mostseen", "keep": 12, "layer": 0},
+    "tower": {"method": "towerattention", "keep": 12},
 }
 
 
@@ -229,20 +217,31 @@ def test_a_batch_of_everything_is_answered_as_one_by_one(reference: Reference) -
         reference.check(output, reference.served.plans, inputs, reference.lengths(inputs))
 
 
-def test_towers_load_with_and_without_the_wrapper_that_older_checkpoints_have(reference: Reference) -> None:
-    model = reference.served.model
-    weights = load_file(reference.folder / "model.safetensors")
-    bare = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in weights.items()}
-    wrapped = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in bare.items()}
-    assert bare != wrapped
-    tower = dict(model.vision_tower.named_parameters())
-    before = {name: value.clone() for name, value in tower.items()}
-    for names in (bare, wrapped):
-        for value in tower.values():
-            value.data.zero_()
-        model.load_weights(iter(names.items()))
-        for name, value in tower.items():
-            assert torch.equal(value, before[name]), name
+@pytest.mark.parametrize("keep", [12, 0.5, 1.0])
+def test_no_picture_is_longer_than_the_server_expects(keep: float, reference: Reference) -> None:
+    reference.served.use({"method": {"method": "pool", "keep": keep}})
+    front = reference.served.front
+    expected = front.info.get_mm_max_tokens_per_item(1024, {"image": 1, "video": 1})["image"]
+    config, method = front.info.get_hf_config(), front.settings.most
+
+    def placeholders(size: tuple[int, int]) -> int:
+        whole = [0] * front.info.get_num_image_tokens(image_height=size[0], image_width=size[1])
+        layout = front.architecture.front_layout(config, "image", None, {"image_sizes": torch.tensor(size)})
+        return len(front.shortened(whole, "image", layout, method))
+
+    assert max(placeholders((height, width)) for height in range(4, 160, 6) for width in range(4, 160, 5)) <= expected
+    corners = [tuple(point) for point in config.image_grid_pinpoints]
+    assert max(map(placeholders, corners)) <= expected <= max(map(placeholders, corners)) * 1.25
+
+
+def test_names_of_towers_with_and_without_their_wrapper_are_the_same_weights(reference: Reference) -> None:
+    """The two checkpoints that are served here are of one form each."""
+    found = load_file(reference.folder / "model.safetensors")
+    assert any("vision_model" in name for name in found) == (reference.model.config.model_type == "llava_next")
+    bare = [name.replace("vision_tower.vision_model.", "vision_tower.") for name in found]
+    wrapped = [name.replace("vision_tower.", "vision_tower.vision_model.") for name in bare]
+    mapper = reference.served.model.hf_to_vllm_mapper
+    assert mapper.apply_list(bare) == mapper.apply_list(wrapped)
 
 
 CLIPS = ((3, 40, 60), (1, 35, 35), (4, 20, 90))
@@ -260,3 +259,29 @@ def test_a_video_keeps_so_many_tokens_per_frame_and_its_newline(name: str, onevi
         inputs = onevision.inputs(VIDEO, videos=[each])
         assert [plan] == onevision.plans(method, inputs)
         onevision.check(output, [plan], inputs)
+
+
+def test_a_video_may_be_as_long_as_without_compression(onevision: Reference) -> None:
+    onevision.served.use({"method": {"method": "pool", "keep": 4}})
+    info = onevision.served.front.info
+    pictures = max(info.get_num_image_tokens(image_height=height, image_width=width) for height, width in tiny_tiles.ONEVISION_PINPOINTS)
+    count = next(
+        count for count in range(99, 0, -1) if info.get_num_video_tokens(image_width=35, image_height=35, num_frames=count) <= pictures
+    )
+    assert count > info.get_num_frames_with_most_features(1024, {"video": 1})
+    assert info.get_mm_max_tokens_per_item(1024, {"image": 1, "video": 1})["video"] >= 4 * count + 1
+
+
+@pytest.mark.parametrize("name", ["tokencarve", "tower"])
+def test_a_picture_and_two_videos_in_one_prompt(name: str, onevision: Reference) -> None:
+    onevision.served.use({"method": {**METHODS[name], "keep": 4}})
+    text = "w3 <image> w4 <video><video> w5 w6"
+    shown, clips = picture(60, 20, seed=6), [frames(2, 40, 60, seed=7), frames(2, 60, 41, seed=8)]
+    (output,) = onevision.served.generate([request_for(text, image=shown, video=clips)])
+    inputs = onevision.inputs(text, [shown], clips)
+    lengths = [*onevision.lengths(inputs), 19, 19]
+    of_videos = [plan for plan in onevision.served.plans if len(plan) == 18]
+    (of_picture,) = [plan for plan in onevision.served.plans if len(plan) != 18]
+    assert [plan.tokens_after for plan in (of_picture, *of_videos)] == [4, 8, 8]
+    assert of_videos[0] != of_videos[1]
+    onevision.check(output, [of_picture, *of_videos], inputs, lengths)

@@ -14,6 +14,7 @@ from words import word_tokenizer
 _LIBRARY = make_importable()
 
 import transformers  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "<video>"]
@@ -25,14 +26,15 @@ ONEVISION_PINPOINTS = [[35 * rows, 35 * columns] for rows in range(1, 5) for col
 
 
 def save_next(folder: Path) -> Path:
-    """A LLaVA-NeXT with CLIP's tower of 4 x 4 patches and a Mistral decoder."""
+    """A LLaVA-NeXT with CLIP's tower of 4 x 4 patches and a Mistral decoder, whose weights have the names of older checkpoints."""
     config = CONFIG_MAPPING["llava_next"](
         vision_config=_tower("clip_vision_model", 28),
         text_config=_decoder("mistral", sliding_window=None),
         image_token_index=IMAGE,
         image_grid_pinpoints=NEXT_PINPOINTS,
     )
-    _save(transformers.LlavaNextForConditionalGeneration(config), folder)
+    _save(transformers.LlavaNextForConditionalGeneration, config, folder)
+    _wrap_tower(folder / "model.safetensors")
     images = transformers.LlavaNextImageProcessor(
         size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=NEXT_PINPOINTS
     )
@@ -50,7 +52,7 @@ def save_onevision(folder: Path) -> Path:
         video_token_index=VIDEO,
         image_grid_pinpoints=ONEVISION_PINPOINTS,
     )
-    _save(transformers.LlavaOnevisionForConditionalGeneration(config), folder)
+    _save(transformers.LlavaOnevisionForConditionalGeneration, config, folder)
     size = {"height": 35, "width": 35}
     images = transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=ONEVISION_PINPOINTS)
     videos = transformers.LlavaOnevisionVideoProcessor(size=size)
@@ -85,8 +87,10 @@ def _tokenizer() -> Any:
     return word_tokenizer(WORDS, additional_special_tokens=["<image>", "<video>"], **names)
 
 
-def _save(model: Any, folder: Path) -> None:
+def _save(kind: Any, config: Any, folder: Path) -> None:
     """With weights under which attention is far from uniform."""
+    torch.manual_seed(0)
+    model = kind(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -94,3 +98,11 @@ def _save(model: Any, folder: Path) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 1.4 * parameter[0].numel() ** -0.5)
     model.generation_config.eos_token_id = None
     model.to(torch.float32).save_pretrained(folder)
+
+
+def _wrap_tower(file: Path) -> None:
+    """Give the tower the wrapper `vision_model` that published checkpoints have."""
+    weights = {name.replace("vision_tower.vision_model.", "vision_tower."): value for name, value in load_file(file).items()}
+    save_file(
+        {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}, file, {"format": "pt"}
+    )
