@@ -249,5 +249,5 @@ def test_the_tokens_of_a_video_share_one_budget(name: str, tokens: int, pair: Pa
     inputs = pair.reference.inputs(prompt, videos=[frames], video_metadata=[metadata], do_sample_frames=False)
     plans = pair.reference.plans({**METHODS[name], "keep": 4}, inputs)
     assert pair.served.plans == plans
-    assert (len(plans[0]), plans[0].tokens_after) == (4 * 24, 4 * 4)
+    assert plans[0].tokens_after == 4 * 4 < len(plans[0])
     pair.check(output, inputs, plans)
