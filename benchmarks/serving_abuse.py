@@ -122,6 +122,7 @@ def bad_requests(closed: int) -> list[Kind]:
         Kind("wrong model", (404,), [image, question], {"model": "another"}),
         Kind("budget too large", refused, [image, question], keep(300)),
         Kind("budget of nothing", refused, [image, question], keep(0)),
+        Kind("misspelt budget", refused, [image, question], {"mm_processor_kwargs": {"foveate_kept": 32}}),
         Kind("budget in words", refused, [image, question], keep("many")),
         Kind("too long", refused, [image, text("is there a red circle? " * 400)]),
         Kind("large image", (200,), [data(png(Image.new("RGB", (LARGE, LARGE), "white"))), question], {"max_tokens": 2}),

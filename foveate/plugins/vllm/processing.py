@@ -76,6 +76,10 @@ class FrontProcessor:
     def _with_requests(self, inputs: ProcessorInputs) -> ProcessorInputs:
         """The same inputs, with what the worker has to know of each item among the options of the processor."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
+        # transformers' processor would ignore a misspelt name, and the request would get another budget than it asks for.
+        strange = next((name for name in kwargs if name.startswith("foveate") and name not in (KEEP, _DUMMY)), None)
+        if strange is not None:
+            raise ParameterError(f"{strange} is no option of a request; its budget is {KEEP}", strange)
         method = self.settings.asked(kwargs.pop(KEEP, None))
         dummy = bool(kwargs.pop(_DUMMY, False))
         for items in inputs.mm_data_items.values():

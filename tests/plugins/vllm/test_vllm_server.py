@@ -136,6 +136,12 @@ def test_a_wrong_budget_is_refused(running: Running, value: Any, words: str) -> 
     assert words in message
 
 
+def test_a_misspelt_budget_is_refused(running: Running) -> None:
+    status, message = running.refusal([running.image(), running.text()], mm_processor_kwargs={"foveate_kept": 32})
+    assert status == 400
+    assert "foveate_kept is no option of a request; its budget is foveate_keep" in message
+
+
 def test_what_is_no_image_is_refused(running: Running) -> None:
     file = running.tools.png(SCENE.image)
     for content in (b"these bytes are text", file[: len(file) // 2], b""):
