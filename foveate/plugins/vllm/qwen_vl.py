@@ -25,8 +25,8 @@ __all__ = [
     "FoveateQwen2VLForConditionalGeneration",
     "FoveateQwen2_5_VLForConditionalGeneration",
     "FoveateQwen3VLForConditionalGeneration",
-    "QwenVL",
-    "Qwen3VL",
+    "ServedQwenVL",
+    "ServedQwen3VL",
 ]
 
 FRAMES = "foveate_frames"
@@ -34,7 +34,7 @@ FRAMES = "foveate_frames"
 PIXELS: dict[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
-class QwenVL(Positioned):
+class ServedQwenVL(Positioned):
     """Any resolution, several patches per token. Kept tokens stay at their positions in time, row and column."""
 
     placeholders: Mapping[MediaKind, str] = {"image": "image_token_id", "video": "video_token_id"}
@@ -93,7 +93,7 @@ class QwenVL(Positioned):
         return max(int((grid[0] - 1) * _time_step(model.config, kind, item)), *(size - 1 for size in grid[1:])) + 1
 
 
-class Qwen3VL(QwenVL):
+class ServedQwen3VL(ServedQwenVL):
     """Like its predecessors, with features of earlier tower layers that the decoder's first layers add to their output.
 
     The frames of a video are separate, each after its time stamp. How many tokens of each frame stay is not known when the prompt is
@@ -136,7 +136,7 @@ class Qwen3VL(QwenVL):
 
 
 class _Processor(FrontProcessor):
-    architecture = QwenVL()
+    architecture = ServedQwenVL()
 
 
 class _Processor2(_Processor, qwen2_vl.Qwen2VLMultiModalProcessor):
@@ -148,7 +148,7 @@ class _Processor25(_Processor, qwen2_5_vl.Qwen2_5_VLMultiModalProcessor):
 
 
 class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
-    architecture = Qwen3VL()
+    architecture = ServedQwen3VL()
 
     def shortened(self, full: Any, kind: MediaKind, layout: Layout, method: Method) -> Any:
         """See the base class; in a video it is not known yet which frames lose tokens, so the last ones seem to."""
@@ -167,7 +167,7 @@ class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
 class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLForConditionalGeneration):
     """vLLM's Qwen2-VL with a fraction of the visual tokens."""
 
-    architecture = QwenVL()
+    architecture = ServedQwenVL()
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -176,7 +176,7 @@ class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLFo
 class FoveateQwen2_5_VLForConditionalGeneration(PositionedModel, qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):  # noqa: N801
     """vLLM's Qwen2.5-VL with a fraction of the visual tokens."""
 
-    architecture = QwenVL()
+    architecture = ServedQwenVL()
 
 
 class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
@@ -193,7 +193,7 @@ class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
         found = super().embed_multimodal(**kwargs)
         if every is None or found is None:
             return found
-        grids = Qwen3VL().grids(self.config, "video", kwargs)
+        grids = ServedQwen3VL().grids(self.config, "video", kwargs)
         return tuple(self._between(rows, grid, stamps) for rows, grid, stamps in zip(found, grids, every, strict=True))
 
     def _between(self, rows: Tensor, grid: tuple[int, int, int], stamps: Sequence[Sequence[int]]) -> Tensor:
@@ -210,7 +210,7 @@ class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
 class FoveateQwen3VLForConditionalGeneration(PositionedModel, _WithStamps):
     """vLLM's Qwen3-VL with a fraction of the visual tokens."""
 
-    architecture = Qwen3VL()
+    architecture = ServedQwen3VL()
 
     def embed_multimodal(self, **kwargs: Any) -> tuple[Tensor, ...]:
         """The rows of each item that enter the language model."""

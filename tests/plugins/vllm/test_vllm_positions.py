@@ -15,8 +15,8 @@ from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGenera
 from foveate.errors import UnsupportedError
 from foveate.plugins.vllm.positions import (
     CarriedOffsets,
+    ItemSpan,
     PositionedModel,
-    Run,
     grid_offsets,
     prompt_positions,
     split_offsets,
@@ -51,7 +51,7 @@ def test_with_all_tokens_kept_positions_are_those_of_the_stock_model(seconds: fl
     features = [feature(kind, start, grid, seconds) for kind, start, grid in items]
     expected, expected_delta = Stock.get_mrope_input_positions(stock, [0] * length, features)
     offsets = [grid_offsets(grid, 1.0 if kind == "image" else 2 * seconds) for kind, _, grid in items]
-    runs = [Run(start, each.shape[1], int(each.max()) + 1) for (_, start, _), each in zip(items, offsets, strict=True)]
+    runs = [ItemSpan(start, each.shape[1], int(each.max()) + 1) for (_, start, _), each in zip(items, offsets, strict=True)]
     found, delta = prompt_positions(length, runs)
     for run, each in zip(runs, offsets, strict=True):
         found[:, run.start : run.start + run.length] += each
@@ -60,8 +60,8 @@ def test_with_all_tokens_kept_positions_are_those_of_the_stock_model(seconds: fl
 
 
 def test_text_is_where_it_would_be_behind_the_whole_image() -> None:
-    whole, whole_delta = prompt_positions(30, [Run(2, 20, 9)])
-    short, short_delta = prompt_positions(15, [Run(2, 5, 9)])
+    whole, whole_delta = prompt_positions(30, [ItemSpan(2, 20, 9)])
+    short, short_delta = prompt_positions(15, [ItemSpan(2, 5, 9)])
     assert torch.equal(short[:, 7:], whole[:, 22:])
     assert short_delta + 15 == whole_delta + 30
     assert short[:, 2:7].eq(2).all()
