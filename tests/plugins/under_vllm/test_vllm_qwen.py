@@ -190,6 +190,19 @@ def test_two_images_of_different_sizes_and_chunks_that_end_inside_them(name: str
     pair.check(output, pair.reference.inputs(prompt, images=images), pair.served.plans)
 
 
+def test_the_tower_takes_no_more_at_once_than_the_server_planned_for(pair: Pair) -> None:
+    pair.served.use({"method": METHODS["tokencarve"]})
+    images, prompt = [picture(LARGE), picture(TALL, 1), picture(WIDE, 2)], f"{START} {PICTURE} {PICTURE} {PICTURE} {ASK}"
+    model = pair.served.model
+    model.foveate._at_once = 21 + 24
+    sizes: list[int] = []
+    hook = model.visual.register_forward_pre_hook(lambda module, args, kwargs: sizes.append(len(args[0])), with_kwargs=True)
+    (output,) = pair.served.generate([request_for(prompt, *images)])
+    hook.remove()
+    assert sizes == [4 * 56, 4 * (21 + 24)]
+    pair.check(output, pair.reference.inputs(prompt, images=images), pair.served.plans)
+
+
 def test_a_second_turn_finds_half_an_image_in_the_prefix_cache(pair: Pair) -> None:
     pair.served.use({"method": {**METHODS["tokencarve"], "keep": 16}})
     image = picture(LARGE)
