@@ -102,6 +102,13 @@ class Selector:
         """Check what needs loaded weights; the first batch does it if nobody did."""
         if self._ready:
             return
+        if "tower_attention" in self.settings.method.needs:
+            attention = self.architecture.tower_attention(self._model())
+            if getattr(getattr(attention, "attn_backend", None), "name", "") == "FLASHINFER":
+                raise UnsupportedError(
+                    f"{self.settings.method} reads attention in the vision tower, and FlashInfer describes its sequences in another form; "
+                    f"serve with --mm-encoder-attn-backend FLASH_ATTN"
+                )
         self.settings.method.check(self._identity)
         if reads_prompt(self.settings.method):
             self._ahead = Lookahead(self.architecture.decoder(self._model()), self.settings.method.layer)

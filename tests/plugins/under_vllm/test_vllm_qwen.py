@@ -249,6 +249,16 @@ def test_requests_have_budgets_of_their_own(pair: Pair) -> None:
         pair.served.generate([request_for(prompt, image, foveate_keep=21)])
 
 
+def test_a_prompt_beyond_the_last_rotary_position_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.served.use({"method": METHODS["pool"]})
+    image, prompt = picture(WIDE), f"{START} {PICTURE} {ASK}"
+    config = pair.served.front.info.get_hf_config().get_text_config()
+    pair.served.generate([request_for(prompt, image)])
+    monkeypatch.setattr(config, "max_position_embeddings", 4)
+    with pytest.raises(ValueError, match="the model has 16 positions"):
+        pair.served.generate([request_for(prompt, image)])
+
+
 @pytest.mark.parametrize("name", ["pool", "fastv"])
 @pytest.mark.parametrize("tokens", [0, 9])
 def test_the_tokens_of_a_video_share_one_budget(name: str, tokens: int, pair: Pair) -> None:
