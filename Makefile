@@ -80,7 +80,7 @@ test-vllm: export DO_NOT_TRACK := 1
 test-vllm: export HF_HUB_OFFLINE := 1
 test-vllm:
 	PYTHON=$(PYTHON) .ci/vllm_environment $(VLLM)
-	test ! -e $(VLLM)/.ready || $(VLLM)/bin/python -m pytest --exitfirst tests/plugins/vllm
+	test ! -e $(VLLM)/.ready || $(VLLM)/bin/python -m pytest --exitfirst tests/plugins/under_vllm
 
 # Both packages; nothing but the build backend that pyproject.toml names is used.
 wheel: $(READY)

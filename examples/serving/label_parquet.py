@@ -50,8 +50,8 @@ class Answerer:
         for place, row in enumerate(rows.to_pylist()):
             try:
                 chats[place] = conversation(row["image"], row["question"])
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                errors[place] = f"not an image: {error}"
+            except (OSError, ValueError, TypeError, KeyError):
+                errors[place] = "the image cannot be read as a picture"
         try:
             found = dict(zip(chats, self.ask(list(chats.values())), strict=True))
         except ValueError:  # one refused row refuses its batch

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.chat.models import checkpoint_of
+from foveate.demo.model.shapes import own_processor
 from foveate.engine.identity import ModelIdentity
 from foveate.errors import BudgetError, CheckpointError, InputError, LayerError, UnsupportedModelError
 from foveate.explain.compressor.compressor import ConvCompressor
@@ -54,7 +55,7 @@ def export_vllm(model: str | Path, out: str | Path, settings: ServingSettings, *
 
     Raises:
         InputError: the model is not available, damaged, or has no weights as safetensors, or the folder cannot be written there.
-        UnsupportedModelError: the plugin does not serve this architecture.
+        UnsupportedModelError: the plugin does not serve this architecture, or vLLM does not have its processor.
         BudgetError, LayerError: the method does not fit the model.
         OptionError, MethodError, CompressorError: the method or its compressor cannot be saved, or was trained for another model.
         WriteError: writing failed; there is no folder then.
@@ -199,6 +200,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
 
     Raises:
         CheckpointError: it has no weights as safetensors, or they are damaged, or there is no processor.
+        UnsupportedModelError: its processor is one of foveate's.
     """
     if not any(checkpoint.file(name) for name in _WEIGHTS):
         raise CheckpointError(
@@ -208,6 +210,8 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     checkpoint.weights()
     if not any(checkpoint.file(name) for name in _PROCESSORS):
         raise CheckpointError(f"{checkpoint.name} has no processor ({' or '.join(_PROCESSORS)}); save the model's own into its folder")
+    if checkpoint.folder is not None and own_processor(checkpoint.folder) is not None:
+        raise UnsupportedModelError(f"{checkpoint.name} has a processor of foveate's own, which vLLM does not have; serve demo instead")
 
 
 def _downloaded(checkpoint: Checkpoint) -> Path:

@@ -218,6 +218,13 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(
     assert sorted(path.name for path in own.iterdir()) == before
 
 
+def test_a_processor_that_vllm_does_not_have_is_refused(run: Run, tmp_path: Path) -> None:
+    done = run("export", "vllm", "demo-qwen2-vl", tmp_path / "served", "--keep", 9)
+    assert (done.code, done.out) == (1, "")
+    assert "has a processor of foveate's own" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_is_taken_is_refused(run: Run, own: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()

@@ -17,10 +17,10 @@ from foveate.plugins.vllm.architecture import Architecture
 from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 
-__all__ = ["FoveateLlavaForConditionalGeneration", "Llava15"]
+__all__ = ["FoveateLlavaForConditionalGeneration", "ServedLlava"]
 
 
-class Llava15(Architecture):
+class ServedLlava(Architecture):
     """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower. Kept tokens move together: positions count what is there."""
 
     signals = frozenset({"tower_attention", "tower_states"})
@@ -63,12 +63,12 @@ class Llava15(Architecture):
 
 
 class _Processor(FrontProcessor, llava.LlavaMultiModalProcessor):
-    architecture = Llava15()
+    architecture = ServedLlava()
 
 
 def _processor(info: Any, dummy_inputs: Any) -> Any:
     if not isinstance(info, llava.LlavaProcessingInfo):
-        Llava15().check(info.get_hf_config())
+        ServedLlava().check(info.get_hf_config())
     return _Processor(info, dummy_inputs)
 
 
@@ -76,6 +76,6 @@ def _processor(info: Any, dummy_inputs: Any) -> Any:
 class FoveateLlavaForConditionalGeneration(ServedModel, llava.LlavaForConditionalGeneration):
     """vLLM's LLaVA-1.5 with a fraction of the visual tokens."""
 
-    architecture = Llava15()
+    architecture = ServedLlava()
     # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava.LlavaForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER

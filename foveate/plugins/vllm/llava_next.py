@@ -15,15 +15,15 @@ from foveate.families.kit.anyres import Tiling, check_class_token, spatial_size
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.kit.towers import single_layer
 from foveate.method import Method
-from foveate.plugins.vllm.llava import Llava15
+from foveate.plugins.vllm.llava import ServedLlava
 from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 from foveate.plugins.vllm.settings import KEY, ServingSettings
 
-__all__ = ["FoveateLlavaNextForConditionalGeneration", "LlavaNext"]
+__all__ = ["FoveateLlavaNextForConditionalGeneration", "ServedLlavaNext"]
 
 
-class LlavaNext(Llava15):
+class ServedLlavaNext(ServedLlava):
     """`LlavaNextForConditionalGeneration` with a CLIP or SigLIP tower. Newlines always stay, and no budget counts them."""
 
     most: int | None = None
@@ -88,7 +88,7 @@ def length(layout: Layout, method: Method) -> int:
 class _Info(llava_next.LlavaNextProcessingInfo):
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         """vLLM refuses longer items; without this it takes the picture with the most patches for the longest."""
-        return {"image": LlavaNext().longest(self.get_hf_config(), largest_budget(self))}
+        return {"image": ServedLlavaNext().longest(self.get_hf_config(), largest_budget(self))}
 
 
 def largest_budget(info: Any) -> Method:
@@ -97,13 +97,13 @@ def largest_budget(info: Any) -> Method:
 
 
 class _Processor(FrontProcessor, llava_next.LlavaNextMultiModalProcessor):
-    architecture = LlavaNext()
+    architecture = ServedLlavaNext()
 
 
 @MULTIMODAL_REGISTRY.register_processor(_Processor, info=_Info, dummy_inputs=llava.LlavaDummyInputsBuilder)
 class FoveateLlavaNextForConditionalGeneration(ServedModel, llava_next.LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with a fraction of the visual tokens."""
 
-    architecture = LlavaNext()
+    architecture = ServedLlavaNext()
     # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_next.LlavaNextForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER

@@ -18,14 +18,14 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.llava_onevision import clip_layout, fold_clips
-from foveate.plugins.vllm.llava_next import LlavaNext, largest_budget, length, some
+from foveate.plugins.vllm.llava_next import ServedLlavaNext, largest_budget, length, some
 from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 
-__all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "LlavaOnevision"]
+__all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "ServedLlavaOnevision"]
 
 
-class LlavaOnevision(LlavaNext):
+class ServedLlavaOnevision(ServedLlavaNext):
     """`LlavaOnevisionForConditionalGeneration`. A video's `keep` counts per frame, and the newline after it stays."""
 
     placeholders: Mapping[MediaKind, str] = MappingProxyType({"image": "image_token_index", "video": "video_token_index"})
@@ -63,14 +63,14 @@ class _Info(llava_onevision.LlavaOnevisionProcessingInfo):
         Videos may have as many frames as without compression, where pictures are so long that the limit is theirs.
         """
         config, method = self.get_hf_config(), largest_budget(self)
-        uncompressed = LlavaOnevision().longest(config, replace(method, keep=1.0))
+        uncompressed = ServedLlavaOnevision().longest(config, replace(method, keep=1.0))
         fitting = uncompressed // clip_layout(config, 1).placeholders
         clip = clip_layout(config, max(fitting, self.get_num_frames_with_most_features(seq_len, mm_counts)))
-        return {"image": LlavaOnevision().longest(config, method), "video": length(clip, method)}
+        return {"image": ServedLlavaOnevision().longest(config, method), "video": length(clip, method)}
 
 
 class _Processor(FrontProcessor, llava_onevision.LlavaOnevisionMultiModalProcessor):
-    architecture = LlavaOnevision()
+    architecture = ServedLlavaOnevision()
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -81,7 +81,7 @@ class _Processor(FrontProcessor, llava_onevision.LlavaOnevisionMultiModalProcess
 class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision.LlavaOnevisionForConditionalGeneration):
     """vLLM's LLaVA-OneVision with a fraction of the visual tokens."""
 
-    architecture = LlavaOnevision()
+    architecture = ServedLlavaOnevision()
     # transformers saves (in 5.19 and later) the tower without the wrapper `vision_model`.
     hf_to_vllm_mapper = llava_onevision.LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | UNWRAPPED_TOWER
 

@@ -29,7 +29,7 @@ __all__ = [
     "CarriedOffsets",
     "Positioned",
     "PositionedModel",
-    "Run",
+    "ItemSpan",
     "grid_offsets",
     "kind_of",
     "prompt_positions",
@@ -72,7 +72,7 @@ def split_offsets(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Run:
+class ItemSpan:
     """The placeholders of one item in a prompt.
 
     Attributes:
@@ -86,7 +86,7 @@ class Run:
     extent: int
 
 
-def prompt_positions(length: int, runs: Sequence[Run]) -> tuple[Tensor, int]:
+def prompt_positions(length: int, runs: Sequence[ItemSpan]) -> tuple[Tensor, int]:
     """Positions (3, length) of a prompt, final for text and provisional for visual tokens; and what to add to a later token's place.
 
     Args:
@@ -196,7 +196,7 @@ class PositionedModel(ServedModel):
                 raise ConsistencyError("the size of an image did not arrive with it; this version of vLLM is not supported")
             item = {name: field.data for name, field in feature.data.items()}
             extent = self.architecture.extent(self, feature.modality, item)
-            runs.append(Run(feature.mm_position.offset, feature.mm_position.length, extent))
+            runs.append(ItemSpan(feature.mm_position.offset, feature.mm_position.length, extent))
         return prompt_positions(len(input_tokens), runs)
 
     def embed_input_ids(

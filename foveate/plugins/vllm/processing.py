@@ -22,7 +22,7 @@ from foveate.plugins.vllm.selection import KINDS, reads_prompt
 from foveate.plugins.vllm.settings import ServingSettings
 from foveate.plugins.vllm.turns import Turn, answer_marker, turns
 
-__all__ = ["KEEP", "FrontProcessor"]
+__all__ = ["KEEP", "FrontProcessor", "without_own"]
 
 logger = init_logger(__name__)
 
@@ -109,7 +109,7 @@ class FrontProcessor:
 
     def _get_mm_hashes(self, inputs: ProcessorInputs) -> dict[str, list[str]]:
         """As vLLM's, and different for requests whose choices may differ."""
-        kwargs = _without(inputs.hf_processor_mm_kwargs)
+        kwargs = without_own(inputs.hf_processor_mm_kwargs)
         hashes = super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=kwargs))  # type: ignore[misc]
         requests = inputs.hf_processor_mm_kwargs[_REQUESTS]
         return {
@@ -125,23 +125,23 @@ class FrontProcessor:
         missing = {
             kind: [request for request, cached in zip(own, mm_is_cached[kind], strict=True) if not cached] for kind, own in requests.items()
         }
-        plain = replace(inputs, hf_processor_mm_kwargs=_without(inputs.hf_processor_mm_kwargs))
+        plain = replace(inputs, hf_processor_mm_kwargs=without_own(inputs.hf_processor_mm_kwargs))
         return {**super()._get_cache_missing_processor_kwargs(plain, mm_is_cached), _REQUESTS: missing}  # type: ignore[misc]
 
     def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         """As vLLM's; the requests pass beside the processor, which some models call in ways of their own."""
-        found = super()._get_hf_mm_inputs(mm_items, _without(hf_kwargs))  # type: ignore[misc]
+        found = super()._get_hf_mm_inputs(mm_items, without_own(hf_kwargs))  # type: ignore[misc]
         requests: Mapping[str, Sequence[ItemRequest]] = hf_kwargs[_REQUESTS]
         packed = {field_name(kind): [request.pack() for request in own] for kind, own in requests.items() if own}
         return found._replace(passthrough_data={**found.passthrough_data, **packed})
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, Any]) -> dict[str, MultiModalFieldConfig]:
-        fields = super()._get_mm_fields_config(hf_inputs, _without(hf_processor_mm_kwargs))  # type: ignore[misc]
+        fields = super()._get_mm_fields_config(hf_inputs, without_own(hf_processor_mm_kwargs))  # type: ignore[misc]
         return {**fields, **{field_name(kind): MultiModalFieldConfig.batched(kind, keep_on_cpu=True) for kind in KINDS}}
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any) -> list[Any]:
         """As vLLM's, with fewer placeholders."""
-        updates = super()._get_prompt_updates(mm_items, _without(hf_processor_mm_kwargs), out_mm_kwargs)  # type: ignore[misc]
+        updates = super()._get_prompt_updates(mm_items, without_own(hf_processor_mm_kwargs), out_mm_kwargs)  # type: ignore[misc]
         requests = hf_processor_mm_kwargs[_REQUESTS]
         return [self._shortened(update, mm_items, out_mm_kwargs, requests) for update in updates]
 
@@ -181,7 +181,7 @@ class FrontProcessor:
         return full[: len(full) - tokens + method.budget(tokens, frames)]
 
 
-def _without(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def without_own(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The options of transformers' processor alone."""
     return {name: value for name, value in kwargs.items() if name not in _OWN}
 

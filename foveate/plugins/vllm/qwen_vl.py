@@ -11,30 +11,32 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.models import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.processing import PromptUpdateDetails
+from vllm.multimodal.processing import ProcessorInputs, PromptUpdateDetails
 
 from foveate.devices import upload
-from foveate.errors import ConsistencyError
+from foveate.errors import ConsistencyError, InputError
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.qwen2_vl import window_order
 from foveate.method import Method
 from foveate.plugins.vllm.positions import Positioned, PositionedModel, grid_offsets, kind_of
-from foveate.plugins.vllm.processing import FrontProcessor
+from foveate.plugins.vllm.processing import FrontProcessor, without_own
 
 __all__ = [
     "FoveateQwen2VLForConditionalGeneration",
     "FoveateQwen2_5_VLForConditionalGeneration",
     "FoveateQwen3VLForConditionalGeneration",
-    "QwenVL",
-    "Qwen3VL",
+    "ServedQwenVL",
+    "ServedQwen3VL",
 ]
 
 FRAMES = "foveate_frames"
 """The name under which the token ids before each frame of a video stand beside its pixels, in the worker alone."""
+ROTARY_FACTOR = 4
+"""How many times `max_position_embeddings` vLLM's rotary table has, for models with three kinds of position."""
 PIXELS: dict[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
-class QwenVL(Positioned):
+class ServedQwenVL(Positioned):
     """Any resolution, several patches per token. Kept tokens stay at their positions in time, row and column."""
 
     placeholders: Mapping[MediaKind, str] = {"image": "image_token_id", "video": "video_token_id"}
@@ -93,7 +95,7 @@ class QwenVL(Positioned):
         return max(int((grid[0] - 1) * _time_step(model.config, kind, item)), *(size - 1 for size in grid[1:])) + 1
 
 
-class Qwen3VL(QwenVL):
+class ServedQwen3VL(ServedQwenVL):
     """Like its predecessors, with features of earlier tower layers that the decoder's first layers add to their output.
 
     The frames of a video are separate, each after its time stamp. How many tokens of each frame stay is not known when the prompt is
@@ -135,8 +137,35 @@ class Qwen3VL(QwenVL):
         return first, rest
 
 
-class _Processor(FrontProcessor):
-    architecture = QwenVL()
+class _QwenProcessor(FrontProcessor):
+    """Refuses prompts whose positions no rotary table holds: with few tokens of each image, positions grow faster than the prompt."""
+
+    def _with_requests(self, inputs: ProcessorInputs) -> ProcessorInputs:
+        found = super()._with_requests(inputs)
+        images, config = inputs.mm_data_items.get("image"), self.info.get_hf_config()
+        limit = ROTARY_FACTOR * config.get_text_config().max_position_embeddings
+        kwargs = without_own(inputs.hf_processor_mm_kwargs)
+        patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+        last = len(inputs.prompt)
+        for number in range(len(images or ())):
+            if images.get(number) is not None:  # else its features are known, and so is that it fits
+                size = images.get_image_size(number)
+                resized, _ = self.info._get_vision_info(
+                    image_width=size.width,
+                    image_height=size.height,
+                    image_processor=self.info.get_image_processor(**kwargs),
+                    mm_kwargs=kwargs,
+                )
+                last += max(resized.width, resized.height) // patch
+        if last > limit:
+            raise InputError(
+                f"the images of this prompt reach to position {last}, and the model has {limit} positions; send fewer or smaller images"
+            )
+        return found
+
+
+class _Processor(_QwenProcessor):
+    architecture = ServedQwenVL()
 
 
 class _Processor2(_Processor, qwen2_vl.Qwen2VLMultiModalProcessor):
@@ -147,8 +176,8 @@ class _Processor25(_Processor, qwen2_5_vl.Qwen2_5_VLMultiModalProcessor):
     pass
 
 
-class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
-    architecture = Qwen3VL()
+class _Processor3(_QwenProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
+    architecture = ServedQwen3VL()
 
     def shortened(self, full: Any, kind: MediaKind, layout: Layout, method: Method) -> Any:
         """See the base class; in a video it is not known yet which frames lose tokens, so the last ones seem to."""
@@ -167,7 +196,7 @@ class _Processor3(FrontProcessor, qwen3_vl.Qwen3VLMultiModalProcessor):
 class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLForConditionalGeneration):
     """vLLM's Qwen2-VL with a fraction of the visual tokens."""
 
-    architecture = QwenVL()
+    architecture = ServedQwenVL()
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -176,7 +205,7 @@ class FoveateQwen2VLForConditionalGeneration(PositionedModel, qwen2_vl.Qwen2VLFo
 class FoveateQwen2_5_VLForConditionalGeneration(PositionedModel, qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):  # noqa: N801
     """vLLM's Qwen2.5-VL with a fraction of the visual tokens."""
 
-    architecture = QwenVL()
+    architecture = ServedQwenVL()
 
 
 class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
@@ -193,7 +222,7 @@ class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
         found = super().embed_multimodal(**kwargs)
         if every is None or found is None:
             return found
-        grids = Qwen3VL().grids(self.config, "video", kwargs)
+        grids = ServedQwen3VL().grids(self.config, "video", kwargs)
         return tuple(self._between(rows, grid, stamps) for rows, grid, stamps in zip(found, grids, every, strict=True))
 
     def _between(self, rows: Tensor, grid: tuple[int, int, int], stamps: Sequence[Sequence[int]]) -> Tensor:
@@ -210,7 +239,7 @@ class _WithStamps(qwen3_vl.Qwen3VLForConditionalGeneration):
 class FoveateQwen3VLForConditionalGeneration(PositionedModel, _WithStamps):
     """vLLM's Qwen3-VL with a fraction of the visual tokens."""
 
-    architecture = Qwen3VL()
+    architecture = ServedQwen3VL()
 
     def embed_multimodal(self, **kwargs: Any) -> tuple[Tensor, ...]:
         """The rows of each item that enter the language model."""

@@ -70,6 +70,8 @@ class Selector:
         self._model: Callable[[], Any] = lambda: model
         self._ahead: Lookahead | None = None
         self._ready = False
+        # vLLM counts what stays of images when it fills a batch, so that one of whole images could be many times as large as it planned.
+        self._at_once: int = vllm_config.scheduler_config.max_num_encoder_input_tokens
 
     def _check_server(self, vllm_config: Any) -> None:
         method = self.settings.method
@@ -100,6 +102,13 @@ class Selector:
         """Check what needs loaded weights; the first batch does it if nobody did."""
         if self._ready:
             return
+        if "tower_attention" in self.settings.method.needs:
+            attention = self.architecture.tower_attention(self._model())
+            if getattr(getattr(attention, "attn_backend", None), "name", "") == "FLASHINFER":
+                raise UnsupportedError(
+                    f"{self.settings.method} reads attention in the vision tower, and FlashInfer describes its sequences in another form; "
+                    f"serve with --mm-encoder-attn-backend FLASH_ATTN"
+                )
         self.settings.method.check(self._identity)
         if reads_prompt(self.settings.method):
             self._ahead = Lookahead(self.architecture.decoder(self._model()), self.settings.method.layer)
@@ -132,6 +141,21 @@ class Selector:
         layouts = self.architecture.layouts(self._config, kind, kwargs)
         if len(layouts) != len(requests):
             raise ConsistencyError(f"{len(requests)} {kind}s were asked for, but {len(layouts)} arrived")
+        found: list[Tensor] = []
+        for chosen in _batches(layouts, self._at_once):
+            part = kwargs if len(chosen) == len(layouts) else self.architecture.subset(kind, kwargs, chosen)
+            found += self._compressed(encode, kind, part, [requests[number] for number in chosen], [layouts[number] for number in chosen])
+        return tuple(found)
+
+    def _compressed(
+        self,
+        encode: Callable[..., Any],
+        kind: MediaKind,
+        kwargs: Mapping[str, Any],
+        requests: Sequence[ItemRequest],
+        layouts: Sequence[Layout],
+    ) -> list[Tensor]:
+        """The rows that stay of items that are encoded together."""
         features = self._encoded(encode, kind, kwargs, requests, layouts)
         methods = [self.settings.asked(request.keep) for request in requests]
         views = [self._view(kind, kwargs, number, *pair) for number, pair in enumerate(zip(requests, features, strict=True))]
@@ -142,7 +166,7 @@ class Selector:
             rows, kept = _carried_out(plan, each.rows, each.layout)
             item = self.architecture.subset(kind, kwargs, [number])
             found.append(self.architecture.finished(self._model(), rows, kept, each.layout, item))
-        return tuple(found)
+        return found
 
     def _encoded(
         self,
@@ -222,6 +246,19 @@ class Selector:
         positions = upload(self.architecture.positions(model, request, layout, item), device)
         places = torch.arange(layout.placeholders, device=device) + len(before)
         return AheadInput(embeddings, positions, content + len(before), max(1, request.turn.question), added, places)
+
+
+def _batches(layouts: Sequence[Layout], most: int) -> list[list[int]]:
+    """Items in order, in groups of at most that many placeholders or of a single item."""
+    groups: list[list[int]] = []
+    size = 0
+    for number, layout in enumerate(layouts):
+        size += layout.placeholders
+        if not groups or size > most:
+            groups.append([])
+            size = layout.placeholders
+        groups[-1].append(number)
+    return groups
 
 
 def _requests(kwargs: Mapping[str, Any]) -> tuple[MediaKind, list[ItemRequest], dict[str, Any]]:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serve_folder import serve_folder
 
-os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",  # so that the model can be looked at
-    VLLM_CPU_KVCACHE_SPACE="1",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_NO_USAGE_STATS="1",
-    VLLM_LOGGING_LEVEL="WARNING",
-    DO_NOT_TRACK="1",
-    HF_HUB_OFFLINE="1",
-)
-collect_ignore_glob = [] if __import__("importlib.util").util.find_spec("vllm") else ["test_vllm_*.py"]
+if find_spec("vllm"):  # elsewhere other tests run in this process, and nothing may change for them
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",  # so that the model can be looked at
+        VLLM_CPU_KVCACHE_SPACE="1",
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        VLLM_NO_USAGE_STATS="1",
+        VLLM_LOGGING_LEVEL="WARNING",
+        DO_NOT_TRACK="1",
+        HF_HUB_OFFLINE="1",
+    )
 
 
 class Served:
@@ -93,19 +94,6 @@ class Served:
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
-
-
-def serve_folder(folder: Path, out: Path, settings: dict[str, Any] | None) -> Path:
-    """A folder with another configuration and the same files."""
-    out.mkdir(parents=True)
-    for file in folder.iterdir():
-        if file.name != "config.json":
-            (out / file.name).symlink_to(file.resolve())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if settings is not None:
-        config |= {"architectures": [f"Foveate{config['architectures'][0]}"], "foveate": settings}
-    (out / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import serve_folder
+from serve_folder import serve_folder
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 

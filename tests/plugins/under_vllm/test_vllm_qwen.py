@@ -190,6 +190,19 @@ def test_two_images_of_different_sizes_and_chunks_that_end_inside_them(name: str
     pair.check(output, pair.reference.inputs(prompt, images=images), pair.served.plans)
 
 
+def test_the_tower_takes_no_more_at_once_than_the_server_planned_for(pair: Pair) -> None:
+    pair.served.use({"method": METHODS["tokencarve"]})
+    images, prompt = [picture(LARGE), picture(TALL, 1), picture(WIDE, 2)], f"{START} {PICTURE} {PICTURE} {PICTURE} {ASK}"
+    model = pair.served.model
+    model.foveate._at_once = 21 + 24
+    sizes: list[int] = []
+    hook = model.visual.register_forward_pre_hook(lambda module, args, kwargs: sizes.append(len(args[0])), with_kwargs=True)
+    (output,) = pair.served.generate([request_for(prompt, *images)])
+    hook.remove()
+    assert sizes == [4 * 56, 4 * (21 + 24)]
+    pair.check(output, pair.reference.inputs(prompt, images=images), pair.served.plans)
+
+
 def test_a_second_turn_finds_half_an_image_in_the_prefix_cache(pair: Pair) -> None:
     pair.served.use({"method": {**METHODS["tokencarve"], "keep": 16}})
     image = picture(LARGE)
@@ -236,6 +249,16 @@ def test_requests_have_budgets_of_their_own(pair: Pair) -> None:
         pair.served.generate([request_for(prompt, image, foveate_keep=21)])
 
 
+def test_a_prompt_beyond_the_last_rotary_position_is_refused(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.served.use({"method": METHODS["pool"]})
+    image, prompt = picture(WIDE), f"{START} {PICTURE} {ASK}"
+    config = pair.served.front.info.get_hf_config().get_text_config()
+    pair.served.generate([request_for(prompt, image)])
+    monkeypatch.setattr(config, "max_position_embeddings", 4)
+    with pytest.raises(ValueError, match="the model has 16 positions"):
+        pair.served.generate([request_for(prompt, image)])
+
+
 @pytest.mark.parametrize("name", ["pool", "fastv"])
 @pytest.mark.parametrize("tokens", [0, 9])
 def test_the_tokens_of_a_video_share_one_budget(name: str, tokens: int, pair: Pair) -> None:
@@ -249,5 +272,5 @@ def test_the_tokens_of_a_video_share_one_budget(name: str, tokens: int, pair: Pa
     inputs = pair.reference.inputs(prompt, videos=[frames], video_metadata=[metadata], do_sample_frames=False)
     plans = pair.reference.plans({**METHODS[name], "keep": 4}, inputs)
     assert pair.served.plans == plans
-    assert (len(plans[0]), plans[0].tokens_after) == (4 * 24, 4 * 4)
+    assert plans[0].tokens_after == 4 * 4 < len(plans[0])
     pair.check(output, inputs, plans)

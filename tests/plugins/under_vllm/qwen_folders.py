@@ -105,8 +105,10 @@ def _processor(model_type: str) -> Any:
     side = PATCH * MERGE
     sizes = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TIME}
     sizes["size"] = {"shortest_edge": side * side, "longest_edge": (8 * side) ** 2}
-    images = transformers.Qwen2VLImageProcessor(**sizes)
     newer = model_type == "qwen3_vl"
+    # vLLM normalises videos in the model, by what the image processor says. In published checkpoints both processors say the same.
+    shades = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if newer else {}
+    images = transformers.Qwen2VLImageProcessor(**sizes, **shades)
     videos = (transformers.Qwen3VLVideoProcessor if newer else transformers.Qwen2VLVideoProcessor)(**sizes)
     kind = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}[model_type]
     return getattr(transformers, kind)(images, tokenizer, videos, chat_template=TEMPLATE)
