@@ -41,7 +41,7 @@ from foveate.plugins.vllm_export import export_vllm
 
 FULL, KEEP, NEW_TOKENS = "full", 128, 32
 METHODS: dict[str, dict[str, Any]] = {
-    "towerattention": {"method": "towerattention"},
+    "pool": {"method": "pool"},
     "explainer": {"method": "explainer", "compressor": "untrained"},
     "tokencarve": {"method": "tokencarve"},
     "fastv": {"method": "fastv"},
