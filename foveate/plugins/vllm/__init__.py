@@ -5,6 +5,8 @@ vLLM calls `register` in each of its processes, through the entry point `vllm.ge
 
 from __future__ import annotations
 
+from typing import Any
+
 from packaging.specifiers import SpecifierSet
 
 from foveate.plugins.vllm.architectures import ARCHITECTURES, PREFIX, SUPPORTED
@@ -17,6 +19,7 @@ def register() -> None:
     import vllm
     from vllm import ModelRegistry
     from vllm.logger import init_logger
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     logger = init_logger(__name__)
     installed = vllm.__version__
@@ -31,3 +34,19 @@ def register() -> None:
     for stock, place in ARCHITECTURES.items():
         if PREFIX + stock not in known:
             ModelRegistry.register_model(PREFIX + stock, place)
+            MODELS_CONFIG_MAP.setdefault(PREFIX + stock, _positions_of_our_own())
+
+
+def _positions_of_our_own() -> type[Any]:
+    """What vLLM does to the configuration of a served model, before it makes anything of it."""
+    from vllm.model_executor.models.config import VerifyAndUpdateConfig
+
+    class PositionsFromTheModel(VerifyAndUpdateConfig):
+        """Makes the runner ask the model for the positions of a prompt, which it does for models with several kinds of position alone."""
+
+        @staticmethod
+        def verify_and_update_model_config(model_config: Any) -> None:
+            if not model_config.uses_mrope:
+                model_config.hf_config.mrope_section = [1, 0, 0]
+
+    return PositionsFromTheModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,15 @@ from foveate.errors import UnsupportedModelError
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.kit.towers import CLASS_TOKENS, feature_block, single_layer
 from foveate.families.llava import image_grid
-from foveate.plugins.vllm.architecture import Architecture
-from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
+from foveate.plugins.vllm.model import UNWRAPPED_TOWER
+from foveate.plugins.vllm.positions import InOrder, PositionedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 
 __all__ = ["FoveateLlavaForConditionalGeneration", "ServedLlava"]
 
 
-class ServedLlava(Architecture):
-    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower. Kept tokens move together: positions count what is there."""
+class ServedLlava(InOrder):
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower. Kept tokens stay at their positions."""
 
     signals = frozenset({"tower_attention", "tower_states"})
 
@@ -40,6 +41,10 @@ class ServedLlava(Architecture):
     def layouts(self, config: Any, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Layout]:
         """Every image has the same grid."""
         return [Layout((image_grid(config),))] * len(kwargs["pixel_values"])
+
+    def length(self, config: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """Every image has the same grid."""
+        return math.prod(image_grid(config))
 
     def subset(self, kind: MediaKind, kwargs: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
         """Pixels of some images."""
@@ -73,7 +78,7 @@ def _processor(info: Any, dummy_inputs: Any) -> Any:
 
 
 @MULTIMODAL_REGISTRY.register_processor(_processor, info=llava._build_llava_or_pixtral_hf_info, dummy_inputs=llava.LlavaDummyInputsBuilder)
-class FoveateLlavaForConditionalGeneration(ServedModel, llava.LlavaForConditionalGeneration):
+class FoveateLlavaForConditionalGeneration(PositionedModel, llava.LlavaForConditionalGeneration):
     """vLLM's LLaVA-1.5 with a fraction of the visual tokens."""
 
     architecture = ServedLlava()

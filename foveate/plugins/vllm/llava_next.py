@@ -16,7 +16,8 @@ from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.kit.towers import single_layer
 from foveate.method import Method
 from foveate.plugins.vllm.llava import ServedLlava
-from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
+from foveate.plugins.vllm.model import UNWRAPPED_TOWER
+from foveate.plugins.vllm.positions import PositionedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 from foveate.plugins.vllm.settings import KEY, ServingSettings
 
@@ -42,6 +43,10 @@ class ServedLlavaNext(ServedLlava):
     def layouts(self, config: Any, kind: MediaKind, kwargs: Mapping[str, Any]) -> list[Layout]:
         """They follow from the pictures' sizes."""
         return [self._picture(config, size).layout() for size in kwargs["image_sizes"]]
+
+    def length(self, config: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """It follows from the picture's size."""
+        return self._picture(config, torch.as_tensor(item["image_sizes"]).reshape(2)).layout().placeholders
 
     def subset(self, kind: MediaKind, kwargs: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
         """Pixels and sizes of some pictures; pictures with different numbers of tiles are a list."""
@@ -101,7 +106,7 @@ class _Processor(FrontProcessor, llava_next.LlavaNextMultiModalProcessor):
 
 
 @MULTIMODAL_REGISTRY.register_processor(_Processor, info=_Info, dummy_inputs=llava.LlavaDummyInputsBuilder)
-class FoveateLlavaNextForConditionalGeneration(ServedModel, llava_next.LlavaNextForConditionalGeneration):
+class FoveateLlavaNextForConditionalGeneration(PositionedModel, llava_next.LlavaNextForConditionalGeneration):
     """vLLM's LLaVA-NeXT with a fraction of the visual tokens."""
 
     architecture = ServedLlavaNext()

@@ -19,7 +19,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.llava_onevision import clip_layout, fold_clips
 from foveate.plugins.vllm.llava_next import ServedLlavaNext, largest_budget, length, some
-from foveate.plugins.vllm.model import UNWRAPPED_TOWER, ServedModel
+from foveate.plugins.vllm.model import UNWRAPPED_TOWER
+from foveate.plugins.vllm.positions import PositionedModel
 from foveate.plugins.vllm.processing import FrontProcessor
 
 __all__ = ["FoveateLlavaOnevisionForConditionalGeneration", "ServedLlavaOnevision"]
@@ -42,6 +43,14 @@ class ServedLlavaOnevision(ServedLlavaNext):
         if kind == "video":
             return [clip_layout(config, len(frames)) for frames in kwargs["pixel_values_videos"]]
         return super().layouts(config, kind, kwargs)
+
+    def length(self, config: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """It follows from the picture's size, or from the number of frames."""
+        if kind == "image":
+            return super().length(config, kind, item)
+        frames = item["pixel_values_videos"]
+        alone = frames[0] if not isinstance(frames, Tensor) or frames.ndim == 5 else frames
+        return clip_layout(config, len(alone)).placeholders
 
     def subset(self, kind: MediaKind, kwargs: Mapping[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
         """Pixels of some pictures or videos; videos of different lengths are a list."""
@@ -78,7 +87,7 @@ class _Processor(FrontProcessor, llava_onevision.LlavaOnevisionMultiModalProcess
     info=_Info,
     dummy_inputs=llava_onevision.LlavaOnevisionDummyInputsBuilder,
 )
-class FoveateLlavaOnevisionForConditionalGeneration(ServedModel, llava_onevision.LlavaOnevisionForConditionalGeneration):
+class FoveateLlavaOnevisionForConditionalGeneration(PositionedModel, llava_onevision.LlavaOnevisionForConditionalGeneration):
     """vLLM's LLaVA-OneVision with a fraction of the visual tokens."""
 
     architecture = ServedLlavaOnevision()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from foveate.plugins.vllm.requests import ItemRequest
 __all__ = [
     "AXES",
     "CarriedOffsets",
+    "InOrder",
     "Positioned",
     "PositionedModel",
     "ItemSpan",
@@ -165,7 +166,11 @@ class Positioned(Architecture):
         kind = kind_of(kwargs)
         end = before + self.extent(model, kind, kwargs)
         text = torch.arange(max(before, after)).expand(AXES, -1)
-        return torch.cat([text[:, :before], self.offsets(model, kind, kwargs) + before, text[:, :after] + end], dim=1)
+        return self.for_decoder(torch.cat([text[:, :before], self.offsets(model, kind, kwargs) + before, text[:, :after] + end], dim=1))
+
+    def for_decoder(self, positions: Tensor) -> Tensor:
+        """Positions (3, s) in the form that the decoder takes."""
+        return positions
 
     def finished(self, model: Any, rows: Tensor, kept: Tensor, layout: Layout, item: Mapping[str, Any]) -> Tensor:
         """Rows that carry how far their positions are from that of the item's start."""
@@ -173,15 +178,39 @@ class Positioned(Architecture):
         return with_offsets(rows, offsets.index_select(1, kept))
 
 
+class InOrder(Positioned):
+    """An architecture with one kind of position, which counts all tokens of a whole item, one after the other.
+
+    vLLM's runner treats it like one with three kinds, which are equal here, because only then it asks the model for positions.
+    """
+
+    @abstractmethod
+    def length(self, config: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """How many placeholders a whole item has; the item is alone, with or without an axis for items."""
+
+    def offsets(self, model: Any, kind: MediaKind, item: Mapping[str, Any]) -> Tensor:
+        """One after the other."""
+        return torch.arange(self.length(model.config, kind, item)).expand(AXES, -1)
+
+    def extent(self, model: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
+        """As many as there are placeholders."""
+        return self.length(model.config, kind, item)
+
+    def for_decoder(self, positions: Tensor) -> Tensor:
+        """One kind."""
+        return positions[0]
+
+
 def kind_of(kwargs: Mapping[str, Any]) -> MediaKind:
     """What an item is, by the names of its arguments."""
-    return "video" if "video_grid_thw" in kwargs else "image"
+    return "video" if "video_grid_thw" in kwargs or "pixel_values_videos" in kwargs else "image"
 
 
 class PositionedModel(ServedModel):
     """A served model whose kept visual tokens keep their positions in time, row and column."""
 
     architecture: Positioned
+    supports_mrope: ClassVar[bool] = True
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         _check_server(vllm_config)
@@ -210,7 +239,8 @@ class PositionedModel(ServedModel):
 
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
         """See vLLM; visual tokens are at their own positions."""
-        return super().forward(input_ids, self.carried.added(positions), *args, **kwargs)  # type: ignore[misc]
+        own = self.architecture.for_decoder(self.carried.added(positions))
+        return super().forward(input_ids, own, *args, **kwargs)  # type: ignore[misc]
 
 
 def _check_server(vllm_config: Any) -> None:

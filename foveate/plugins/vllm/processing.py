@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from transformers import BatchFeature
 from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
@@ -42,6 +43,8 @@ class FrontProcessor:
 
     architecture: Architecture
     info: Any
+    rotary_factor: ClassVar[int] = 1
+    """How many times `max_position_embeddings` the model has positions."""
 
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)  # type: ignore[call-arg]
@@ -85,6 +88,8 @@ class FrontProcessor:
         for items in inputs.mm_data_items.values():
             if isinstance(items, EmbeddingItems | DictEmbeddingItems):
                 raise InputError("features without pixels cannot be compressed by this server; send the image itself")
+        if not dummy:
+            self._check_positions(inputs, kwargs)
         plain = replace(inputs, hf_processor_mm_kwargs=kwargs)
         around = self._turns(inputs.prompt, dummy)
         requests: dict[str, list[ItemRequest]] = {}
@@ -99,6 +104,27 @@ class FrontProcessor:
                 for key, turn in zip(hashes, own, strict=True)
             ]
         return replace(inputs, hf_processor_mm_kwargs={**kwargs, _REQUESTS: requests})
+
+    def _check_positions(self, inputs: ProcessorInputs, kwargs: Mapping[str, Any]) -> None:
+        """Refuse a prompt that ends beyond the model's last position: positions count removed tokens too."""
+        last = len(inputs.prompt)
+        for kind, items in inputs.mm_data_items.items():
+            # An item without data was sent before, and its size is not known here.
+            last += sum(self.reach(kind, items, number, kwargs) for number in range(len(items)) if items.get(number) is not None)
+        limit = self.rotary_factor * self.info.get_hf_config().get_text_config().max_position_embeddings
+        if last > limit:
+            raise InputError(
+                f"with all tokens of its images this prompt reaches to position {last}, and the model has {limit}; send fewer images, "
+                f"or smaller ones"
+            )
+
+    def reach(self, kind: MediaKind, items: Any, number: int, kwargs: Mapping[str, Any]) -> int:
+        """How many positions an item of a request takes."""
+        known: dict[str, Any] = {"pixel_values_videos": items.get(number)}
+        if kind == "image":
+            size = items.get_image_size(number)
+            known = {"image_sizes": torch.tensor([size.height, size.width])}
+        return self.architecture.front_layout(self.info.get_hf_config(), kind, None, known).placeholders
 
     def _turns(self, prompt: Sequence[int], dummy: bool) -> dict[MediaKind, list[Turn]]:
         found = turns(prompt, self._placeholders, self._marker)

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from vllm.model_executor.models import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.processing import ProcessorInputs, PromptUpdateDetails
+from vllm.multimodal.processing import PromptUpdateDetails
 
 from foveate.devices import upload
-from foveate.errors import ConsistencyError, InputError
+from foveate.errors import ConsistencyError
 from foveate.families.kit.layout import Layout, MediaKind
 from foveate.families.qwen2_vl import window_order
 from foveate.method import Method
 from foveate.plugins.vllm.positions import Positioned, PositionedModel, grid_offsets, kind_of
-from foveate.plugins.vllm.processing import FrontProcessor, without_own
+from foveate.plugins.vllm.processing import FrontProcessor
 
 __all__ = [
     "FoveateQwen2VLForConditionalGeneration",
@@ -31,8 +31,6 @@ __all__ = [
 
 FRAMES = "foveate_frames"
 """The name under which the token ids before each frame of a video stand beside its pixels, in the worker alone."""
-ROTARY_FACTOR = 4
-"""How many times `max_position_embeddings` vLLM's rotary table has, for models with three kinds of position."""
 PIXELS: dict[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 
@@ -138,30 +136,20 @@ class ServedQwen3VL(ServedQwenVL):
 
 
 class _QwenProcessor(FrontProcessor):
-    """Refuses prompts whose positions no rotary table holds: with few tokens of each image, positions grow faster than the prompt."""
+    rotary_factor = 4  # vLLM's rotary table is that many times as long, for models with three kinds of position
 
-    def _with_requests(self, inputs: ProcessorInputs) -> ProcessorInputs:
-        found = super()._with_requests(inputs)
-        images, config = inputs.mm_data_items.get("image"), self.info.get_hf_config()
-        limit = ROTARY_FACTOR * config.get_text_config().max_position_embeddings
-        kwargs = without_own(inputs.hf_processor_mm_kwargs)
-        patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-        last = len(inputs.prompt)
-        for number in range(len(images or ())):
-            if images.get(number) is not None:  # else its features are known, and so is that it fits
-                size = images.get_image_size(number)
-                resized, _ = self.info._get_vision_info(
-                    image_width=size.width,
-                    image_height=size.height,
-                    image_processor=self.info.get_image_processor(**kwargs),
-                    mm_kwargs=kwargs,
-                )
-                last += max(resized.width, resized.height) // patch
-        if last > limit:
-            raise InputError(
-                f"the images of this prompt reach to position {last}, and the model has {limit} positions; send fewer or smaller images"
-            )
-        return found
+    def reach(self, kind: MediaKind, items: Any, number: int, kwargs: Mapping[str, Any]) -> int:
+        """The longer side of an image, in tokens; a video is one item of few."""
+        if kind == "video":
+            return 0
+        size, vision = items.get_image_size(number), self.info.get_hf_config().vision_config
+        resized, _ = self.info._get_vision_info(
+            image_width=size.width,
+            image_height=size.height,
+            image_processor=self.info.get_image_processor(**kwargs),
+            mm_kwargs=kwargs,
+        )
+        return max(resized.width, resized.height) // (vision.patch_size * vision.spatial_merge_size)
 
 
 class _Processor(_QwenProcessor):

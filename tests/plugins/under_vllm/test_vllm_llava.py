@@ -56,12 +56,15 @@ class Reference:
         text = model.get_input_embeddings()(ids)
         first = int((ids == model.config.image_token_id).nonzero()[0])
         short = torch.cat([text[:first], plan.merge(features), text[first + len(plan) :]])[None]
+        places = torch.arange(len(ids))  # kept tokens stay where they were
+        places = torch.cat([places[:first], first + plan.kept, places[first + len(plan) :]])[None]
         found, logs = [], []
         for _ in range(tokens):
-            logits = model(inputs_embeds=short).logits[0, -1].log_softmax(-1)
+            logits = model(inputs_embeds=short, position_ids=places).logits[0, -1].log_softmax(-1)
             found.append(int(logits.argmax()))
             logs.append(float(logits.max()))
             short = torch.cat([short, model.get_input_embeddings()(torch.tensor([[found[-1]]]))], dim=1)
+            places = torch.cat([places, places[:, -1:] + 1], dim=1)
         return found, logs
 
 
@@ -153,6 +156,15 @@ def test_a_budget_that_cannot_be_given_is_an_error_of_the_request(method: str, k
     with pytest.raises(ValueError, match=message):
         served.generate([request_for(QUESTIONS[0], SCENES[0].image, foveate_keep=keep)])
     assert len(served.generate([request_for(QUESTIONS[0], SCENES[0].image)])) == 1  # the server lives
+
+
+def test_a_prompt_beyond_the_last_position_is_refused(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.use({"method": METHODS["pool"]})
+    config = served.front.info.get_hf_config().get_text_config()
+    monkeypatch.setattr(config, "max_position_embeddings", 600)
+    assert len(served.generate([request_for(QUESTIONS[0], SCENES[0].image)])) == 1
+    with pytest.raises(ValueError, match="and the model has 600"):
+        served.generate([two_images(QUESTIONS[0])])
 
 
 def test_max_keep_allows_larger_budgets(served: Any) -> None:

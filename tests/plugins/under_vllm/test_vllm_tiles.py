@@ -98,12 +98,13 @@ class Reference:
             stays[own] = False
             stays[own[plan.kept]] = True
             embeddings[own[plan.kept]] = plan.merge(whole.embeddings[own])
-        short, found, logs = embeddings[stays][None], [], []
+        short, at, found, logs = embeddings[stays][None], stays.nonzero().T, [], []  # kept tokens stay where they were
         for _ in range(tokens):
-            logits = self.model(inputs_embeds=short).logits[0, -1].log_softmax(-1)
+            logits = self.model(inputs_embeds=short, position_ids=at).logits[0, -1].log_softmax(-1)
             found.append(int(logits.argmax()))
             logs.append(float(logits.max()))
             short = torch.cat([short, self.model.get_input_embeddings()(torch.tensor([[found[-1]]]))], dim=1)
+            at = torch.cat([at, at[:, -1:] + 1], dim=1)
         return found, logs
 
     def check(self, output: Any, plans: Sequence[Plan], inputs: Any, lengths: Sequence[int] | None = None) -> None:
