@@ -35,7 +35,9 @@ def random_llava(out: Path, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config)).to(torch.bfloat16)
-    weights = {name.removeprefix("model."): value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    named = {name.removeprefix("model."): value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    decoder = "language_model."
+    weights = {name.replace(decoder, f"{decoder}model.") if name.startswith(decoder) else name: named[name] for name in named}
     return _written(source, out, config, weights)
 
 
