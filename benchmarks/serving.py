@@ -178,6 +178,7 @@ def main(
     model: Path | None = None,
     keep: int = KEEP,
     shared: bool = True,
+    dtype: str = "bfloat16",
     compiled: bool = False,
     name: str = "serving",
 ) -> None:
@@ -190,12 +191,14 @@ def main(
         model: a folder with a model that stock vLLM serves too; by default one is made.
         keep: visual tokens of an image.
         shared: ask many questions about few images too.
+        dtype: in which all servers compute; bfloat16 is slow on processors without instructions for it.
         compiled: let vLLM compile the model, which makes the start longer.
         name: of the file of results.
     """
     asked = [int(each) for each in concurrencies.split(",")]
     chosen = {each: METHODS[each] for each in methods.split(",")}
     options = [each for each in OPTIONS if not (compiled and each == "--enforce-eager")]
+    options += ["--dtype", dtype]
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack, progress_bar() as progress:
         folder = Path(place)
         source = model or random_llava(folder / FULL)
@@ -216,6 +219,7 @@ def main(
             "made": model is None,
             "keep": keep,
             "new_tokens": NEW_TOKENS,
+            "dtype": dtype,
             "methods": chosen,
             "options": options,
             "variables": ENVIRONMENT,

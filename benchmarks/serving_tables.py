@@ -64,7 +64,7 @@ def provenance(data: dict[str, Any]) -> str:
     made = "random weights" if data["made"] else "its own weights"
     return (
         f"A LLaVA of {model['parameters'] / 1e6:.0f} M parameters (decoder of hidden {model['hidden_size']} and {model['layers']} layers, "
-        f"{model['dtype']}, {made}), an image of its own and {data['new_tokens']} new tokens for each request. Medians of "
+        f"{data['dtype']}, {made}), an image of its own and {data['new_tokens']} new tokens for each request. Medians of "
         f"{len(data['rounds'])} interleaved rounds; ratios are formed within a round, with quartiles in brackets. vLLM {data['vllm']}, one "
         f"compute thread for each server; {facts['processor']}, {facts['cores']} cores, {facts['date']}."
     )
