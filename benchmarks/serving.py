@@ -46,7 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tokencarve": {"method": "tokencarve"},
     "fastv": {"method": "fastv"},
 }
-REQUESTS = {1: 12, 4: 16, 16: 48, 32: 64}
+REQUESTS = {1: 6, 4: 12, 16: 32, 32: 64}
 """Requests at each concurrency."""
 SHARED = "shared"
 SHARED_IMAGES, SHARED_AT = 4, 16

@@ -27,7 +27,7 @@ def export(request: ExportVllm) -> None:
     Raises:
         FoveateError: whatever is wrong with the request, before anything is written.
     """
-    from foveate.chat.models import DEMO
+    from foveate.chat.models import DEMO, checkpoint_of
     from foveate.plugins.vllm.settings import FEATURE_CACHE_MIB, ServingSettings
     from foveate.plugins.vllm_export import export_vllm
 
@@ -42,7 +42,7 @@ def export(request: ExportVllm) -> None:
     with console.spinner(f"writing {request.out}"):
         export_vllm(request.model, request.out, settings, copy=request.copy)
     question = "what does the sign say?" if request.model.startswith(DEMO) else "what does this picture show?"
-    config = json.loads((request.out / "config.json").read_text(encoding="utf-8"))
+    config = checkpoint_of(str(request.out)).config()
     commands = [serve_command(request.out, per_request=request.max_keep is not None), ask_command(request.out, question)]
     if request.as_json:
         console.put_json(
