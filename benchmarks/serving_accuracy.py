@@ -31,7 +31,8 @@ from foveate.plugins.vllm.settings import ServingSettings
 from foveate.plugins.vllm_export import export_vllm
 
 FULL = "full"
-OPTIONS = ("--enforce-eager", "--max-model-len", "1024", "--kv-cache-memory-bytes", str(2**29))
+# vLLM would end answers after the 16 tokens that the checkpoint's generation_config.json names; transformers is asked for more too.
+OPTIONS = ("--enforce-eager", "--max-model-len", "1024", "--kv-cache-memory-bytes", str(2**29), "--generation-config", "vllm")
 LONGEST = 62
 """Tokens of an answer, as in `foveate.measure.scenes.evaluate`."""
 

@@ -19,7 +19,8 @@ def serving() -> str:
     for name, cells in data["summary"].items():
         if name != "shared":
             lines += rows(data, name, cells)
-    return "\n".join([*lines, "", f"{provenance(data)} `python benchmarks/serving.py`."])
+    command = f"python benchmarks/serving.py --rounds {len(data['rounds'])} --methods {','.join(data['methods'])} --dtype {data['dtype']}"
+    return "\n".join([*lines, "", f"{provenance(data)} `{command}`."])
 
 
 def serving_shared() -> str:
@@ -55,18 +56,20 @@ def row(data: dict[str, Any], name: str, cell: dict[str, Any]) -> str:
 def ratio(cell: list[float]) -> str:
     """A median with its quartiles."""
     low, middle, high = cell
-    return f"{middle:.2f}x ({low:.2f} to {high:.2f})"
+    return f"{middle:.2f}x" if low == high else f"{middle:.2f}x ({low:.2f} to {high:.2f})"
 
 
 def provenance(data: dict[str, Any]) -> str:
     """What was measured, and where."""
     model, facts = data["model"], data["environment"]
     made = "random weights" if data["made"] else "its own weights"
+    several = f"Medians of {len(data['rounds'])} rounds; ratios are formed within a round, with quartiles in brackets."
+    rounds = several if len(data["rounds"]) > 1 else "One round, in which all servers are asked in turn."
     return (
         f"A LLaVA of {model['parameters'] / 1e6:.0f} M parameters (decoder of hidden {model['hidden_size']} and {model['layers']} layers, "
-        f"{data['dtype']}, {made}), an image of its own and {data['new_tokens']} new tokens for each request. Medians of "
-        f"{len(data['rounds'])} interleaved rounds; ratios are formed within a round, with quartiles in brackets. vLLM {data['vllm']}, one "
-        f"compute thread for each server; {facts['processor']}, {facts['cores']} cores, {facts['date']}."
+        f"{data['dtype']}, {made}), an image of its own and {data['new_tokens']} new tokens for each request. {rounds} "
+        f"vLLM {data['vllm']}, one compute thread for each server; {facts['processor']}, {facts['cores']} cores with a load average of "
+        f"{data['load_average']:.0f}, {facts['date']}."
     )
 
 
