@@ -100,7 +100,7 @@ def main(
         concurrency: questions that are asked at once.
     """
     asked = balanced(each)
-    results: dict[str, Any] = {"questions": len(asked), "digest": digest(asked), "keep": keep, "dtype": dtype, "methods": {}}
+    results: dict[str, Any] = {"each": each, "questions": len(asked), "digest": digest(asked), "keep": keep, "dtype": dtype, "methods": {}}
     with tempfile.TemporaryDirectory() as place, progress_bar() as progress:
         task = progress.add_task("methods", total=len(methods.split(",")))
         for name in methods.split(","):

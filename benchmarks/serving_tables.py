@@ -76,6 +76,7 @@ def provenance(data: dict[str, Any]) -> str:
 def serving_accuracy() -> str:
     """The embedded model over HTTP, against foveate on transformers."""
     data = load("serving_accuracy")
+    command = f"python benchmarks/serving_accuracy.py --each {data['each']} --methods {','.join(data['methods'])}"
     lines = [
         "| visual tokens | foveate on transformers | served | answers that differ | lost / won | served without BOS |",
         "|---|---|---|---|---|---|",
@@ -89,7 +90,7 @@ def serving_accuracy() -> str:
         )
     return "\n".join(lines) + (
         f"\n\n{data['questions']} questions about held-out scenes, exact match, {data['dtype']}, greedy. The last column is what vLLM's "
-        f"chat endpoint does without `add_special_tokens`. `python benchmarks/serving_accuracy.py`, {data['environment']['date']}."
+        f"chat endpoint does without `add_special_tokens`. `{command}`, {data['environment']['date']}."
     )
 
 
