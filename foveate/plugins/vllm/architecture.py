@@ -26,11 +26,13 @@ class Architecture(ABC):
         placeholders: for each kind of item the attribute of the configuration that holds its placeholder's token id.
         signals: those of the vision tower that it gives, out of "tower_attention" and "tower_states".
         rotary_axes: how many kinds of rotary position the decoder has.
+        rotary_factor: how many times `max_position_embeddings` vLLM's rotary table has: four with three kinds of position, one with one.
     """
 
     placeholders: Mapping[MediaKind, str] = {"image": "image_token_index"}
     signals: frozenset[str] = frozenset()
     rotary_axes: int = 1
+    rotary_factor: int = 1
 
     def check(self, config: Any) -> None:  # noqa: B027 - most architectures have no variant to refuse
         """Refuse a variant of the model.

@@ -151,6 +151,7 @@ class Positioned(Architecture):
     """An architecture whose visual tokens have positions in time, row and column, which kept tokens keep."""
 
     rotary_axes = AXES
+    rotary_factor = 4
 
     @abstractmethod
     def offsets(self, model: Any, kind: MediaKind, item: Mapping[str, Any]) -> Tensor:
@@ -184,6 +185,8 @@ class InOrder(Positioned):
     vLLM's runner treats it like one with three kinds, which are equal here, because only then it asks the model for positions.
     """
 
+    rotary_factor = 1
+
     @abstractmethod
     def length(self, config: Any, kind: MediaKind, item: Mapping[str, Any]) -> int:
         """How many placeholders a whole item has; the item is alone, with or without an axis for items."""
@@ -216,6 +219,9 @@ class PositionedModel(ServedModel):
         _check_server(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.carried = CarriedOffsets(vllm_config.scheduler_config.max_num_batched_tokens)
+        model, text = vllm_config.model_config, vllm_config.model_config.hf_config.get_text_config()
+        # An answer may go on beyond the last position that the rotary table has, which would end the server: it stays at the last one.
+        self._last_position = max(self.architecture.rotary_factor * text.max_position_embeddings, model.max_model_len) - 1
 
     def get_mrope_input_positions(self, input_tokens: Sequence[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
         """See vLLM, and `prompt_positions`."""
@@ -239,7 +245,7 @@ class PositionedModel(ServedModel):
 
     def forward(self, input_ids: Any, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
         """See vLLM; visual tokens are at their own positions."""
-        own = self.architecture.for_decoder(self.carried.added(positions))
+        own = self.architecture.for_decoder(self.carried.added(positions).clamp_(max=self._last_position))
         return super().forward(input_ids, own, *args, **kwargs)  # type: ignore[misc]
 
 

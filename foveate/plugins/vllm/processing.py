@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import BatchFeature
@@ -31,6 +31,7 @@ KEEP = "foveate_keep"
 """The name of a request's own budget among its `mm_processor_kwargs`."""
 _REQUESTS = "foveate_requests"
 _DUMMY = "foveate_dummy"
+_OURS = object()
 _OWN = (KEEP, _REQUESTS, _DUMMY)
 
 
@@ -43,8 +44,6 @@ class FrontProcessor:
 
     architecture: Architecture
     info: Any
-    rotary_factor: ClassVar[int] = 1
-    """How many times `max_position_embeddings` the model has positions."""
 
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)  # type: ignore[call-arg]
@@ -65,7 +64,7 @@ class FrontProcessor:
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> ProcessorInputs:
         """The largest input: with the largest budget that a request may ask for."""
         inputs: ProcessorInputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
-        own = {KEEP: self.settings.most.keep, _DUMMY: True}
+        own = {KEEP: self.settings.most.keep, _DUMMY: _OURS}
         return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, **own})
 
     def apply(self, inputs: ProcessorInputs, timing_ctx: Any) -> Any:
@@ -80,11 +79,13 @@ class FrontProcessor:
         """The same inputs, with what the worker has to know of each item among the options of the processor."""
         kwargs = dict(inputs.hf_processor_mm_kwargs)
         # transformers' processor would ignore a misspelt name, and the request would get another budget than it asks for.
-        strange = next((name for name in kwargs if name.startswith("foveate") and name not in (KEEP, _DUMMY)), None)
+        dummy = kwargs.get(_DUMMY) is _OURS  # no request can say that it is vLLM's own
+        known = (KEEP, _DUMMY) if dummy else (KEEP,)
+        strange = next((name for name in kwargs if name.startswith("foveate") and name not in known), None)
         if strange is not None:
             raise ParameterError(f"{strange} is no option of a request; its budget is {KEEP}", strange)
         method = self.settings.asked(kwargs.pop(KEEP, None))
-        dummy = bool(kwargs.pop(_DUMMY, False))
+        kwargs.pop(_DUMMY, None)
         for items in inputs.mm_data_items.values():
             if isinstance(items, EmbeddingItems | DictEmbeddingItems):
                 raise InputError("features without pixels cannot be compressed by this server; send the image itself")
@@ -111,7 +112,7 @@ class FrontProcessor:
         for kind, items in inputs.mm_data_items.items():
             # An item without data was sent before, and its size is not known here.
             last += sum(self.reach(kind, items, number, kwargs) for number in range(len(items)) if items.get(number) is not None)
-        limit = self.rotary_factor * self.info.get_hf_config().get_text_config().max_position_embeddings
+        limit = self.architecture.rotary_factor * self.info.get_hf_config().get_text_config().max_position_embeddings
         if last > limit:
             raise InputError(
                 f"with all tokens of its images this prompt reaches to position {last}, and the model has {limit}; send fewer images, "

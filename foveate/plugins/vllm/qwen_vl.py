@@ -136,8 +136,6 @@ class ServedQwen3VL(ServedQwenVL):
 
 
 class _QwenProcessor(FrontProcessor):
-    rotary_factor = 4  # vLLM's rotary table is that many times as long, for models with three kinds of position
-
     def reach(self, kind: MediaKind, items: Any, number: int, kwargs: Mapping[str, Any]) -> int:
         """The longer side of an image, in tokens; a video is one item of few."""
         if kind == "video":

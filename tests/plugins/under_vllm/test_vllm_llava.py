@@ -167,6 +167,29 @@ def test_a_prompt_beyond_the_last_position_is_refused(served: Any, monkeypatch: 
         served.generate([two_images(QUESTIONS[0])])
 
 
+def test_an_answer_stays_at_the_last_position(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.use({"method": METHODS["pool"]})
+    seen: list[int] = []
+    hook = served.model.language_model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(int(args[0].max())))
+    try:
+        served.generate([request_for(QUESTIONS[0], SCENES[0].image)], new_tokens=4)
+        first = seen[0]
+        assert seen == [first, first + 1, first + 2, first + 3]
+        seen.clear()
+        monkeypatch.setattr(served.model, "_last_position", first + 1)
+        served.forget()
+        served.generate([request_for(QUESTIONS[0], SCENES[0].image)], new_tokens=4)
+        assert seen == [first, first + 1, first + 1, first + 1]
+    finally:
+        hook.remove()
+
+
+def test_no_request_passes_for_one_of_vllm_itself(served: Any) -> None:
+    served.use({"method": METHODS["pool"]})
+    with pytest.raises(ValueError, match="foveate_dummy is no option of a request"):
+        served.generate([request_for(QUESTIONS[0], SCENES[0].image, foveate_dummy=True)])
+
+
 def test_max_keep_allows_larger_budgets(served: Any) -> None:
     served.use({"method": METHODS["fastv"], "max_keep": 200})
     served.generate([request_for(QUESTIONS[0], SCENES[0].image, foveate_keep=200)])
