@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 VISION := .venv-torchvision
+VLLM := .venv-vllm
 OUT ?= out
 # Without its 55 dependencies; the extra `eval` has what it needs for images.
 LMMS_EVAL := lmms-eval==0.7.3
@@ -14,7 +15,7 @@ TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest test-newest test-torchvision test-versions wheel test-wheel site serve-site lint format bench clean
+.PHONY: demo test test-oldest test-newest test-torchvision test-vllm test-versions environments wheel test-wheel site serve-site lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -23,20 +24,23 @@ demo: $(READY)
 	$(BIN)/foveate ask $(OUT)/scene.png "what does the sign above the yellow triangle say?" --keep 128 --compare
 	$(BIN)/foveate ask $(OUT)/scene.png "how many stars are there?" --keep 128 --compare
 
-test test-oldest test-newest test-torchvision test-versions: export OMP_NUM_THREADS := 1
+test test-oldest test-newest test-torchvision test-vllm test-versions: export OMP_NUM_THREADS := 1
 
 test: $(READY)
 	$(BIN)/python $(TESTS)
 
 # The same tests on the oldest transformers that is supported, but for those that read the repository alone.
-test-oldest: $(READY)
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python $(TESTS) -m "not project"
+
+$(OLDEST)/.ready: pyproject.toml constraints.txt | $(READY)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]' transformers==5.16.0
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps $(LMMS_EVAL)
-	$(OLDEST)/bin/python $(TESTS) -m "not project"
+	touch $@
 
 # The same tests on the newest transformers of the day, for a scheduled run; the other targets test the pinned one.
 test-newest: $(READY)
@@ -53,13 +57,30 @@ test-versions: $(READY)
 	$(BIN)/python benchmarks/versions.py
 
 # The tests that run transformers' own processors, with torchvision. Its build need not match torch: see tests/torchvision_here.py.
-test-torchvision: $(READY)
+test-torchvision: $(VISION)/.ready
+	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/files/test_pillow.py
+
+$(VISION)/.ready: pyproject.toml constraints.txt | $(READY)
 	test -x $(VISION)/bin/python || $(PYTHON) -m venv $(VISION)
 	$(VISION)/bin/python -m pip install --quiet --upgrade pip
 	$(VISION)/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(VISION)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' num2words
 	$(VISION)/bin/python -m pip install --quiet --no-deps $(TORCHVISION)
-	$(VISION)/bin/python $(TESTS) -m processors tests/families tests/files/test_pillow.py
+	touch $@
+
+# The environments of the two targets above. With --jobs they are made while other targets run.
+environments: $(OLDEST)/.ready $(VISION)/.ready
+
+# What is served by vLLM, beside transformers, in one process. Says why, and succeeds, where vLLM cannot be installed.
+test-vllm: export VLLM_ENABLE_V1_MULTIPROCESSING := 0
+test-vllm: export VLLM_CPU_KVCACHE_SPACE := 1
+test-vllm: export VLLM_CPU_OMP_THREADS_BIND := nobind
+test-vllm: export VLLM_NO_USAGE_STATS := 1
+test-vllm: export DO_NOT_TRACK := 1
+test-vllm: export HF_HUB_OFFLINE := 1
+test-vllm:
+	PYTHON=$(PYTHON) .ci/vllm_environment $(VLLM)
+	test ! -e $(VLLM)/.ready || $(VLLM)/bin/python -m pytest --exitfirst tests/plugins/under_vllm
 
 # Both packages; nothing but the build backend that pyproject.toml names is used.
 wheel: $(READY)
@@ -120,7 +141,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/plots.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) .venv-versions dist $(OUT)
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(VISION) $(VLLM) .venv-versions dist $(OUT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("foveate needs Python 3.11 or newer; name one, such as make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -12,6 +12,8 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from readme_tables import family_table, headline, method_table
+from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
+from sizing_tables import sizing
 from speed_tables import host, layout, long_outputs, savings, selection, speed
 
 from foveate.files.writing import write_whole
@@ -28,6 +30,7 @@ PAGES = (
     "docs/explainability.md",
     "docs/gpu.md",
     "docs/information_loss.md",
+    "docs/serving.md",
 )
 
 
@@ -180,6 +183,11 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "information_correlations": information_correlations,
     "gpu": gpu,
     "gpu_short": gpu_short,
+    "sizing": sizing,
+    "serving": serving,
+    "serving_shared": serving_shared,
+    "serving_accuracy": serving_accuracy,
+    "serving_abuse": serving_abuse,
 }
 
 

@@ -13,7 +13,7 @@ _FACE = {
     "foveate.explain.relevance.result": ["Relevance"],
     "foveate.method": ["Method"],
     "foveate.methods": [
-        *("Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve"),
+        *("DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention"),
         *("load_method", "parse_method", "register", "save_method"),
     ],
     "foveate.plan": ["Plan"],

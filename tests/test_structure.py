@@ -13,8 +13,8 @@ from foveate.families import REFUSED, families
 from foveate.methods import methods
 
 ROOT = Path(foveate.__file__).parent
-MODELS_OF_THEIR_OWN = {"demo", "recipe"}
-"""It builds a model of one family, the embedded one, and so must name its classes."""
+MODELS_OF_THEIR_OWN = {"demo", "recipe", "plugins/vllm"}
+"""They build a model of one family, the embedded one, or serve classes of another program, and so must name them."""
 
 
 def code(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from foveate.families import Family
     from foveate.files.checkpoints import Checkpoint
 
-__all__ = ["DEMO", "DEMO_NOTE", "Prompt", "Subject", "find_device", "is_local", "load_config", "load_model", "load_processor"]
+__all__ = [
+    "DEMO",
+    "DEMO_NOTE",
+    "Prompt",
+    "Subject",
+    "checkpoint_of",
+    "find_device",
+    "is_local",
+    "load_config",
+    "load_model",
+    "load_processor",
+]
 
 DEMO = "demo"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -131,7 +142,7 @@ def load_model(name: str, dtype: str, device: str, *, compress: bool, video: boo
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()
-    checkpoint = _checkpoint(name)
+    checkpoint = checkpoint_of(name)
     config = load_config(checkpoint)
     if compress:
         _check_family(name, config)
@@ -186,7 +197,7 @@ def load_processor(name: str) -> Any:
     from foveate.demo.model.shapes import on_its_library, own_processor
     from foveate.files import checkpoints
 
-    checkpoint = _checkpoint(name)
+    checkpoint = checkpoint_of(name)
     folder = checkpoint.folder
     processor = checkpoints.load_processor(checkpoint, None if folder is None else own_processor(folder))
     return processor if folder is None else on_its_library(processor, folder)
@@ -201,10 +212,15 @@ def load_config(name: str) -> Any:
     import foveate.families  # noqa: F401 - some families bring models that transformers has not
     from foveate.files import checkpoints
 
-    return checkpoints.load_config(_checkpoint(name))
+    return checkpoints.load_config(checkpoint_of(name))
 
 
-def _checkpoint(name: str) -> Checkpoint:
+def checkpoint_of(name: str) -> Checkpoint:
+    """The files of a model, found by its name; nothing is loaded.
+
+    Raises:
+        InputError: there is no such folder or embedded model, and the name cannot be an id on the Hugging Face hub.
+    """
     from foveate.files.checkpoints import find_checkpoint
 
     return find_checkpoint(name, _demo_folder(name) if _is_demo(name) else None)

@@ -24,14 +24,16 @@ from foveate.cli.demo.train import TrainEmbedded
 from foveate.cli.draw import Draw
 from foveate.cli.eval.command import Evaluate
 from foveate.cli.explain.command import Explain
+from foveate.cli.export.command import ExportVllm
 from foveate.cli.labels.command import Labels
 from foveate.cli.methods import ListMethods
 from foveate.cli.models import ListModels
 from foveate.cli.report import WriteReport
+from foveate.cli.sizing import Sizing
 from foveate.cli.train.command import TrainCompressor
 from foveate.errors import FoveateError
 
-__all__ = ["COMMANDS", "DEMO_COMMANDS", "app", "main"]
+__all__ = ["COMMANDS", "DEMO_COMMANDS", "EXPORT_COMMANDS", "app", "main"]
 
 REFUSED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
@@ -48,6 +50,7 @@ COMMANDS: Mapping[str, type[Command]] = {
     "train": TrainCompressor,
     "analyse": Analyse,
     "report": WriteReport,
+    "sizing": Sizing,
 }
 DEMO_COMMANDS: Mapping[str, type[Command]] = {
     "scene": WriteScene,
@@ -56,6 +59,8 @@ DEMO_COMMANDS: Mapping[str, type[Command]] = {
     "train": TrainEmbedded,
 }
 """What stands after `foveate demo`."""
+EXPORT_COMMANDS: Mapping[str, type[Command]] = {"vllm": ExportVllm}
+"""What stands after `foveate export`."""
 
 
 class Commands(TyperGroup):
@@ -79,10 +84,12 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 refused (bad input, unknown name, a file that cannot be written), 2 wrong usage, 130 interrupted.",
 )
 demo = typer.Typer(cls=Commands, help="The embedded model, which comes with foveate, and its scenes.")
-for group, commands in ((app, COMMANDS), (demo, DEMO_COMMANDS)):
+export = typer.Typer(cls=Commands, help="A model as an inference server takes it, with how to compress.")
+for group, commands in ((app, COMMANDS), (demo, DEMO_COMMANDS), (export, EXPORT_COMMANDS)):
     for command, kind in commands.items():
         add_command(group, command, kind)
 app.add_typer(demo, name="demo")
+app.add_typer(export, name="export")
 
 
 @app.callback(invoke_without_command=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import typer
 
 from foveate.errors import FoveateError, InputError
+from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 from foveate.files.paths import same_file
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "finite",
     "model_files",
     "model_label",
+    "parse_image_size",
     "parse_keep",
     "parse_names",
     "parse_whole_numbers",
@@ -49,6 +52,26 @@ def parse_keep(text: str) -> int | float:
         except ValueError:
             continue
     raise typer.BadParameter(f"{text!r} is neither a number of tokens, such as 128, nor a share in (0, 1], such as 0.25")
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """The value of --image-size, width and height in pixels; `None` where it is not given.
+
+    Raises:
+        InputError: it is neither a number nor two, or larger or thinner than a picture may be.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text.strip().lower())
+    if found is None or int(found[1]) < 1 or int(found[2] or 1) < 1:
+        raise InputError(f"--image-size {text!r:.80} must be a number of pixels, such as 672, or WIDTHxHEIGHT, such as 1008x672")
+    width, height = int(found[1]), int(found[2] or found[1])
+    if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            f"--image-size {text!r:.80} is too large or too thin: at most {MAX_PIXELS / 1e6:g} megapixels, and one side {MAX_ASPECT} times "
+            f"the other"
+        )
+    return width, height
 
 
 def parse_whole_numbers(text: str) -> tuple[int, ...]:

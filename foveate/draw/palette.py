@@ -43,10 +43,13 @@ _STYLES = {
     "explainer": Style("Explainer", "#e69f00", "P"),
     "firstlayerattention": Style("First-layer attention", "#56b4e9", "v"),
     "oracle": Style("Oracle", "#6a51a3", "*"),
+    "divprune": Style("DivPrune", "#117733", "p"),
+    "towerattention": Style("Tower attention", "#882255", "h"),
+    "scope": Style("Scope", "#999933", "8"),
     "full": Style("Full model", INK, "*"),
     "ideal": Style("Ideal", MUTED, "d"),
 }
-_SPARE = (("#a6761d", "h"), ("#1b7837", "<"), ("#b2182b", ">"), ("#5e4fa2", "p"), ("#525252", "H"))
+_SPARE = (("#a6761d", "1"), ("#1b7837", "<"), ("#b2182b", ">"), ("#5e4fa2", "2"), ("#525252", "H"))
 
 
 def style(name: str) -> Style:

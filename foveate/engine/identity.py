@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.files.records import Count, RecordSchema
 
-__all__ = ["ModelIdentity", "identity"]
+__all__ = ["ModelIdentity", "identity", "weights_digest"]
 
 _EXACT = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _SMALLEST = 2.0**-14
@@ -88,13 +88,18 @@ def identity(model: nn.Module) -> ModelIdentity:
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        weights=_hash(attention),
+        weights=weights_digest(_projections(attention)),
     )
 
 
-def _hash(attention: nn.Module) -> str | None:
+def weights_digest(weights: Iterable[Tensor]) -> str | None:
+    """The hash that `ModelIdentity.weights` holds.
+
+    Args:
+        weights: of the projections to queries and keys in decoder layer 0, in the order of the module.
+    """
     digest, count = hashlib.sha256(), 0
-    for weight in _projections(attention):
+    for weight in weights:
         if weight.dtype not in _EXACT or weight.is_meta:
             return None
         rounded = weight.detach().to(torch.bfloat16).cpu()

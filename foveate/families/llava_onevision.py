@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from foveate.families.kit.processors import centred, known_processor, square
 from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.llava_next import LlavaNext
 
-__all__ = ["LlavaOnevision"]
+__all__ = ["LlavaOnevision", "clip_layout", "fold_clips"]
 
 
 class LlavaOnevision(LlavaNext):
@@ -34,9 +35,7 @@ class LlavaOnevision(LlavaNext):
         if seen.kind == "image":
             return super().layouts(config, seen)
         videos, frames = clips(seen)
-        pooled = _pooled(config)
-        tokens = frames * pooled**2
-        return [Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)] * videos
+        return [clip_layout(config, frames)] * videos
 
     def pictures(self, config: Any, seen: Encoding) -> list[Tiling]:
         """Tiles if a sample has one picture; whole pictures if it has several."""
@@ -77,12 +76,32 @@ class LlavaOnevision(LlavaNext):
         """As the model treats its features: pictures joined, unpadded and scaled; frames scaled to half their sides."""
         if seen.kind == "image":
             return super().fold(model, signal, values, seen)
-        config: Any = model.config
-        patches, pooled = side(config), _pooled(config)
-        frames = values.view(-1, patches, patches, values.shape[-1]).permute(0, 3, 1, 2)
-        small = F.interpolate(frames, (pooled, pooled), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
-        _, frames_each = clips(seen)
-        return [part.flatten(0, 1) for part in small.split(frames_each)]
+        videos, frames = clips(seen)
+        return fold_clips(model.config, values, [frames] * videos)
+
+
+def clip_layout(config: Any, frames: int) -> Layout:
+    """The layout of a video: pooled frames, and one newline after the last."""
+    pooled = _pooled(config)
+    tokens = frames * pooled**2
+    return Layout(((frames, pooled, pooled),), torch.arange(tokens), tokens + 1)
+
+
+def fold_clips(config: Any, values: Tensor, frames: Sequence[int]) -> list[Tensor]:
+    """Values (patches, c) of several videos, one after the other, as the model pools its features.
+
+    Args:
+        config: the model's configuration.
+        values: in the tower's order.
+        frames: how many each video has.
+
+    Returns:
+        per video (n, c).
+    """
+    patches, pooled = side(config), _pooled(config)
+    large = values.view(-1, patches, patches, values.shape[-1]).permute(0, 3, 1, 2)
+    small = F.interpolate(large, (pooled, pooled), mode="bilinear").permute(0, 2, 3, 1).flatten(1, 2)
+    return [part.flatten(0, 1) for part in small.split(list(frames))]
 
 
 def _most(aspect: str) -> int:

@@ -16,7 +16,7 @@ from foveate.families.kit.layout import Encoding, ImageTokens, Layout, place
 from foveate.families.kit.processors import whole_picture
 from foveate.families.kit.regions import RegionRequest, Regions
 
-__all__ = ["Qwen2VL"]
+__all__ = ["Qwen2VL", "window_order"]
 
 _PROCESSORS = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor")
 
@@ -84,15 +84,24 @@ class Qwen2VL(Family):
         tower: Any = self.tower(model)
         if getattr(tower, "fullatt_block_indexes", None) is None or not hasattr(tower, "window_size"):
             return None
-        side = tower.window_size // _merge_size(model) // tower.patch_size
-        start, places = 0, []
-        for t, h, w in grids:
-            time, row, column = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
-            window = (time * -(-h // side) + row // side) * -(-w // side) + column // side
-            # Within a window, tokens stay in row-major order, which a stable sort by window preserves.
-            places.append(window.flatten().argsort(stable=True) + start)
-            start += t * h * w
-        return torch.cat(places).argsort()
+        return window_order(grids, tower.window_size // _merge_size(model) // tower.patch_size)
+
+
+def window_order(grids: Sequence[tuple[int, int, int]], side: int) -> Tensor:
+    """The position (n,) of each token among those of all grids in a tower that goes through them window by window.
+
+    Args:
+        grids: (t, h, w) in tokens.
+        side: of a window, in tokens.
+    """
+    start, places = 0, []
+    for t, h, w in grids:
+        time, row, column = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
+        window = (time * -(-h // side) + row // side) * -(-w // side) + column // side
+        # Within a window, tokens stay in row-major order, which a stable sort by window preserves.
+        places.append(window.flatten().argsort(stable=True) + start)
+        start += t * h * w
+    return torch.cat(places).argsort()
 
 
 def _merge_size(model: nn.Module) -> int:

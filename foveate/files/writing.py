@@ -140,7 +140,8 @@ def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Give a path to write a folder of related files to.
 
-    A new folder appears in one step. In an existing one, each file is replaced whole, one after the other, and other files stay.
+    A new folder appears in one step, and so does one that is there and empty. In any other, each file is replaced whole, one after the
+    other, and other files stay. Symbolic links in the folder stay links.
 
     Raises:
         WriteError: it cannot be written; what was there before is unchanged.
@@ -152,13 +153,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             unfinished.mkdir(parents=True)
             yield unfinished
             for file in _files(unfinished):
-                _to_disk(file)
-            if path.exists():
+                if not file.is_symlink():  # what it leads to is another's, and may be read-only
+                    _to_disk(file)
+            if _has_content(path):
                 for file in _files(unfinished):
                     place = path / file.relative_to(unfinished)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(file, place)
             else:
+                if path.exists():
+                    unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
                 os.replace(unfinished, path)
             _to_disk(path)
             _to_disk(path.parent)
@@ -295,6 +299,11 @@ def _whole_lines(file: BinaryIO) -> int:
         return size
     file.seek(0)
     return file.read().rfind(b"\n") + 1
+
+
+def _has_content(path: Path) -> bool:
+    """Whether something is there that a whole folder cannot replace in one step."""
+    return path.exists() and (os.name == "nt" or path.is_symlink() or not path.is_dir() or any(path.iterdir()))
 
 
 def _files(folder: Path) -> list[Path]:

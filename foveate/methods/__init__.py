@@ -1,6 +1,7 @@
 """The methods that come with foveate, one file each, and what gives methods names, files and text. None of them knows a model."""
 
 from foveate.methods.configuration import load_method, method_from_dict, method_from_json, method_to_dict, method_to_json, save_method
+from foveate.methods.divprune import DivPrune
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
@@ -10,11 +11,13 @@ from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
 from foveate.methods.registry import find_method, methods, register
+from foveate.methods.scope import Scope
 from foveate.methods.tokencarve import TokenCarve
+from foveate.methods.tower_attention import TowerAttention
 
 __all__ = [
-    "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "TokenCarve", "find_method", "information_contribution",
-    "information_method",
+    "DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention",
+    "find_method", "information_contribution", "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",
 ]  # fmt: skip

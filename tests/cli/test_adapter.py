@@ -12,7 +12,7 @@ import pytest
 from small_model import TOKENS, Run
 
 from foveate.cli.adapter import Renamed, command_line, options_of
-from foveate.cli.app import COMMANDS, DEMO_COMMANDS
+from foveate.cli.app import COMMANDS, DEMO_COMMANDS, EXPORT_COMMANDS
 from foveate.cli.ask.command import Ask
 from foveate.cli.bench.command import Bench
 from foveate.cli.eval.command import Evaluate
@@ -22,7 +22,7 @@ from foveate.errors import InputError
 from foveate.files.limits import TooManyPixelsError
 
 QUESTION = "what colour is the circle ?"
-KINDS = [*COMMANDS.values(), *DEMO_COMMANDS.values()]
+KINDS = [*COMMANDS.values(), *DEMO_COMMANDS.values(), *EXPORT_COMMANDS.values()]
 
 
 @pytest.fixture
@@ -105,7 +105,11 @@ def test_an_old_argument_keeps_its_capitals_in_the_error(run: Run, tmp_path: Pat
 
 
 def test_old_spellings_are_in_no_help(run: Run) -> None:
-    for name, kind in [*COMMANDS.items(), *((f"demo {name}", kind) for name, kind in DEMO_COMMANDS.items())]:
+    for name, kind in [
+        *COMMANDS.items(),
+        *((f"demo {name}", kind) for name, kind in DEMO_COMMANDS.items()),
+        *((f"export {name}", kind) for name, kind in EXPORT_COMMANDS.items()),
+    ]:
         shown = run(*name.split(), "--help").out.split()
         for option in options_of(kind):
             assert option.name in shown or getattr(option.info, "hidden", False)

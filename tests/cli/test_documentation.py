@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from foveate.cli.adapter import Command, Option, Renamed, options_of
-from foveate.cli.app import COMMANDS, DEMO_COMMANDS
+from foveate.cli.app import COMMANDS, DEMO_COMMANDS, EXPORT_COMMANDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
-KINDS = {**COMMANDS, **{f"demo {name}": kind for name, kind in DEMO_COMMANDS.items()}}
+GROUPS = {"demo": DEMO_COMMANDS, "export": EXPORT_COMMANDS}
+KINDS = {**COMMANDS, **{f"{group} {name}": kind for group, kinds in GROUPS.items() for name, kind in kinds.items()}}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-FOREIGN = {"--num_processes", "--num-processes", "--cpu", "--help", "--num"}
-"""Of accelerate, and what typer adds to every command."""
+FOREIGN = {"--num_processes", "--num-processes", "--cpu", "--help", "--num", "--trust-request-mm-kwargs"}
+"""Of accelerate and vLLM, and what typer adds to every command."""
 OLD = "Old spellings"
 
 
@@ -77,6 +78,6 @@ def test_old_spellings_are_listed_beside_the_new_ones() -> None:
 
 
 def test_every_example_is_a_command_that_exists() -> None:
-    examples = re.findall(r"^foveate (demo \w+|\w+)", PAGE, flags=re.MULTILINE)
+    examples = re.findall(r"^foveate ((?:demo|export) \w+|\w+)", PAGE, flags=re.MULTILINE)
     assert len(examples) > 20
     assert set(examples) - {"COMMAND"} <= set(KINDS)

@@ -11,7 +11,7 @@ from small_model import Run
 
 from foveate.chat import models
 from foveate.cli.adapter import options_of
-from foveate.cli.app import COMMANDS, DEMO_COMMANDS
+from foveate.cli.app import COMMANDS, DEMO_COMMANDS, EXPORT_COMMANDS
 from foveate.cli.checks import finite
 
 HUGE = str(10**40)
@@ -67,7 +67,7 @@ def test_a_number_that_cannot_be_is_refused_before_a_model_is_loaded(
 
 def test_every_option_that_takes_a_fraction_refuses_what_is_not_finite() -> None:
     """Ranges let NaN through; so each such option has a check of its own, and a new one must not forget it."""
-    options = [option for kind in (*COMMANDS.values(), *DEMO_COMMANDS.values()) for option in options_of(kind)]
+    options = [option for kind in (*COMMANDS.values(), *DEMO_COMMANDS.values(), *EXPORT_COMMANDS.values()) for option in options_of(kind)]
     found = {option.name: option.info.callback for option in options if float in (option.kind, *get_args(option.kind))}
     assert found.keys() >= {"--max-megapixels", "--hours", "--guidance", "--rate"}
     assert set(found.values()) == {finite}

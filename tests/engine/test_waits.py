@@ -17,13 +17,29 @@ from torch import Tensor
 from waits import Waits, waits_on_a_gpu
 
 import foveate
-from foveate import Explainer, FastV, FirstLayerAttention, Method, Oracle, Plan, Pool, Random, TokenCarve, View
+from foveate import (
+    DivPrune,
+    Explainer,
+    FastV,
+    FirstLayerAttention,
+    Method,
+    Oracle,
+    Plan,
+    Pool,
+    Random,
+    Scope,
+    TokenCarve,
+    TowerAttention,
+    View,
+)
 from foveate.methods import methods
 
 MOST = 2
 """Waits of a prefill: for the prompt's ids and mask, and for the flag of all checks."""
 
 METHODS: dict[str, Callable[[int], list[Method]]] = {
+    "divprune": lambda batch: [DivPrune(keep=6)],
+    "divprune of a later layer": lambda batch: [DivPrune(keep=6, layer=2)],
     "explainer": lambda batch: [Explainer(keep=6, compressor="untrained")],
     "fastv": lambda batch: [FastV(keep=6)],
     "fastv of a share": lambda batch: [FastV(keep=0.3)],
@@ -31,8 +47,10 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "oracle": lambda batch: [Oracle(keep=6, layer=2, relevance=[torch.rand(TOKENS)] * batch)],
     "pool": lambda batch: [Pool(keep=6)],
     "random": lambda batch: [Random(keep=6)],
+    "scope": lambda batch: [Scope(keep=6)],
     "tokencarve": lambda batch: [TokenCarve(keep=6)],
     "tokencarve by attention": lambda batch: [TokenCarve(keep=6, attention_weight=1.0)],
+    "towerattention": lambda batch: [TowerAttention(keep=6)],
     "every signal": lambda batch: [Everything(keep=6)],
     "every signal at layer 0": lambda batch: [Everything(keep=6, layer=0)],
     "plans on the CPU": lambda batch: [Fixed(targets=(SPARSE,))],

@@ -18,6 +18,7 @@ from zoo import Case, Piece, known
 import foveate
 from foveate import Explainer, FastV, Method, Oracle, Pool, TokenCarve
 from foveate.families import family_of
+from foveate.families.base import TOWER_SIGNALS
 from foveate.methods import methods
 
 Rotary = tuple[Tensor, ...]
@@ -87,6 +88,12 @@ def shape(piece: Piece) -> Any:
 def test_exactly_the_budget_stays_at_its_own_positions(case: Case, name: str) -> None:
     model, given, _, full = built(case)
     schedule = schedule_of(name, model, given)
+    missing = frozenset[str]().union(*(method.needs for method in schedule)) - family_of(model).gives(model)
+    if missing:
+        assert missing <= TOWER_SIGNALS
+        with pytest.raises(foveate.errors.SignalError, match=f"needs .*{min(missing)}.*gives only"):
+            foveate.compress(model, schedule)
+        return
     pieces = [piece for row in given.pieces for piece in row]
     places = [(row, place) for row, columns in enumerate(given.columns) for place in columns]
     with foveate.compress(model, schedule) as handle:

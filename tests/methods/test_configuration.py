@@ -16,7 +16,7 @@ from compressors import untrained
 from torch import Tensor
 
 import foveate
-from foveate import Explainer, FastV, FirstLayerAttention, Method, Oracle, Pool, Random, TokenCarve
+from foveate import DivPrune, Explainer, FastV, FirstLayerAttention, Method, Oracle, Pool, Random, Scope, TokenCarve, TowerAttention
 from foveate.errors import BudgetError, InputError, LayerError, MethodError, OptionError, RecordError, UnknownNameError, UsageError
 from foveate.methods import (
     load_method,
@@ -34,12 +34,15 @@ from foveate.methods.schema import options_of
 
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {
+    "divprune": DivPrune(keep=0.5, layer=1, clamp=True),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),
     "pool": Pool(keep=7, layer=0, clamp=True),
     "random": Random(keep=1, layer=9, clamp=True, seed=-(2**70)),
+    "scope": Scope(keep=8, layer=1, clamp=True, alpha=0.5),
     "tokencarve": TokenCarve(5, 4, True, attention_weight=0.7, stage_one=2, source="attention_output", information="fast"),
+    "towerattention": TowerAttention(keep=6, layer=3, clamp=True),
 }
 BY_ITSELF = {"oracle"}
 """Needs the relevance of one batch, which no file of its own holds."""

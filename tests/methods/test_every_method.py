@@ -16,7 +16,20 @@ from on_gpu import same_everywhere
 
 import foveate.methods
 from foveate.method import Method
-from foveate.methods import Explainer, FastV, FirstLayerAttention, Oracle, Pool, Random, TokenCarve, find_method, methods
+from foveate.methods import (
+    DivPrune,
+    Explainer,
+    FastV,
+    FirstLayerAttention,
+    Oracle,
+    Pool,
+    Random,
+    Scope,
+    TokenCarve,
+    TowerAttention,
+    find_method,
+    methods,
+)
 from foveate.plan import Plan
 from foveate.view import SIGNALS, View
 
@@ -26,18 +39,26 @@ COMPRESSOR = str(untrained().save_pretrained(_HOME.name))
 
 # One row per method or option that makes a difference: a method joins the whole matrix with one line.
 MAKERS: dict[str, Callable[[int | float], Method]] = {
+    "divprune": DivPrune,
+    "divprune-later": lambda keep: DivPrune(keep, layer=2),
     "explainer": lambda keep: Explainer(keep, compressor=COMPRESSOR),
     "fastv": FastV,
     "firstlayerattention": FirstLayerAttention,
     "pool": Pool,
     "random": Random,
+    "scope": Scope,
+    "scope-coverage": lambda keep: Scope(keep, alpha=0),
+    "scope-later": lambda keep: Scope(keep, layer=2),
     "tokencarve": TokenCarve,
     "tokencarve-fast": lambda keep: TokenCarve(keep, information="fast"),
     "tokencarve-attention-output": lambda keep: TokenCarve(keep, source="attention_output"),
     "tokencarve-information": lambda keep: TokenCarve(keep, attention_weight=0),
     "tokencarve-drop": lambda keep: TokenCarve(keep, stage_one=1),
     "tokencarve-merge": lambda keep: TokenCarve(keep, attention_weight=0.7, stage_one=2),
+    "towerattention": TowerAttention,
 }
+AT_THE_INPUT = (DivPrune, Explainer, FirstLayerAttention, Scope, TowerAttention)
+"""Act before layer 0 by default, the others before layer 2."""
 GRIDS = [(1, 1, 1), (1, 1, 2), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 every_method = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -54,7 +75,14 @@ def view_of(grid: tuple[int, int, int], d: int, dtype: torch.dtype = torch.float
         decaying(n, d, seed + 1).to(dtype),
         fingerprint=seed,
         head_attention=heads.to(dtype),
+        tower_attention=torch.rand(n, generator=torch.Generator().manual_seed(seed + 3)).to(dtype) / n,
+        projected_states=decaying(n, d, seed + 4).to(dtype),
     )
+
+
+def given(view: View) -> list[str]:
+    """The signals that a view has."""
+    return [name for name in SIGNALS if getattr(view, name) is not None]
 
 
 def check(plan: Plan, keep: int, tokens: int) -> None:
@@ -102,11 +130,7 @@ def test_a_batch_is_planned_as_its_images_one_by_one(make: Callable[[int | float
 @every_method
 def test_a_gpu_chooses_as_the_cpu_does(make: Callable[[int | float], Method]) -> None:
     view = view_of((1, 10, 10), 80, torch.float64)
-    assert view.last_attention is not None
-    assert view.attention_output is not None
-    assert view.head_attention is not None
-    signals = {"head_attention": view.head_attention.cuda(), "attention_output": view.attention_output.cuda()}
-    on_gpu = View(view.states.cuda(), view.grid, view.last_attention.cuda(), **signals)
+    on_gpu = View(view.states.cuda(), view.grid, **{name: view.signal(name).cuda() for name in given(view)})
     method = same_everywhere(make(30))
     assert method.plan(on_gpu) == method.plan(view)
 
@@ -116,9 +140,8 @@ def test_a_view_is_left_as_it_was(make: Callable[[int | float], Method]) -> None
     view, again = view_of((1, 5, 7), 80), view_of((1, 5, 7), 80)
     first = make(9).plan(view)
     assert make(9).plan(view) == first
-    given = [name for name in ("states", *SIGNALS) if getattr(again, name) is not None]
-    assert {"states", "last_attention", "attention_output", "head_attention"} <= set(given)
-    for name in given:
+    assert {"last_attention", "attention_output", "head_attention", "tower_attention", "projected_states"} == set(given(again))
+    for name in ("states", *given(again)):
         assert torch.equal(getattr(view, name), getattr(again, name))
 
 
@@ -127,23 +150,18 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
     view = view_of((1, 5, 7), 8)
     first = make(20).plan(view)
     kept = first.kept
-    assert view.last_attention is not None
-    assert view.attention_output is not None
-    assert view.head_attention is not None
-    rest = View(
-        first.merge(view.states),
-        view.grid,
-        view.last_attention[kept],
-        view.attention_output[kept],
-        index=kept,
-        head_attention=view.head_attention[:, kept],
-    )
+    left = {name: view.signal(name)[:, kept] if name == "head_attention" else view.signal(name)[kept] for name in given(view)}
+    rest = View(first.merge(view.states), view.grid, index=kept, **left)
     second = make(6).plan(rest)
     check(second, 6, 20)
     check(first.then(second), 6, 35)
 
 
-@pytest.mark.parametrize("name", ["fastv", "tokencarve-drop", "tokencarve-merge", "tokencarve-information"])
+# Not of coverage alone: two tokens that gain as much from each other are a tie.
+@pytest.mark.parametrize(
+    "name",
+    ["divprune", "divprune-later", "fastv", "scope", "tokencarve-drop", "tokencarve-merge", "tokencarve-information", "towerattention"],
+)
 def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
     view = view_of((1, 5, 7), 80)
     order = torch.randperm(35, generator=torch.Generator().manual_seed(0))
@@ -151,9 +169,9 @@ def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
     if isinstance(method, TokenCarve) and 0 < method.attention_weight < 1:
         # At this weight no two of 35 tokens have equal sums of ranks, so no tie is broken by index.
         method = dataclasses.replace(method, attention_weight=0.437501)
-    assert view.last_attention is not None
     target = method.plan(view).target
-    permuted = method.plan(View(view.states[order], view.grid, view.last_attention[order])).target
+    moved = {name: view.signal(name)[order] for name in given(view) if name != "head_attention"}
+    permuted = method.plan(View(view.states[order], view.grid, **moved)).target
     place = torch.empty_like(order).scatter(0, order, torch.arange(35))
     expected = torch.where(target[order] < 0, -1, place[target[order].clamp(min=0)])
     assert torch.equal(permuted, expected)
@@ -165,7 +183,8 @@ def test_a_method_is_its_configuration(make: Callable[[int | float], Method]) ->
     fields = json.loads(json.dumps(dataclasses.asdict(method)))
     assert type(method)(**fields) == method
     assert hash(type(method)(**fields)) == hash(method)
-    assert method.layer == (0 if isinstance(method, Explainer | FirstLayerAttention) else 2)
+    default = next(option.default for option in dataclasses.fields(method) if option.name == "layer")
+    assert default == (0 if isinstance(method, AT_THE_INPUT) else 2)
     assert method.needs <= SIGNALS.keys()
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.keep = 3  # type: ignore[misc]

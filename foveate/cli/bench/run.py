@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.adapter import command_line
 from foveate.cli.bench.subject import BenchSubject, Prompts, load_bench
-from foveate.cli.checks import check_output, check_outputs, model_files, model_label, parse_keep, write
+from foveate.cli.checks import check_output, check_outputs, model_files, model_label, parse_image_size, parse_keep, write
 from foveate.cli.specs import NO_METHOD, is_no_method, method_of, split_specs
 from foveate.errors import InputError
-from foveate.files.limits import MAX_ASPECT, MAX_PIXELS
 
 if TYPE_CHECKING:
     from foveate.cli.bench.command import Bench
@@ -51,7 +49,7 @@ def bench(request: Bench) -> None:
 def _bench(request: Bench) -> None:
     """Measure, while the file of results, if there is one, is held."""
     batches, lengths = _numbers("--batch", request.batch), _numbers("--new-tokens", request.new_tokens)
-    prompts = Prompts(*_prompt(request.prompt), _image_size(request.image_size), request.seed)
+    prompts = Prompts(*_prompt(request.prompt), parse_image_size(request.image_size), request.seed)
     methods = _methods(request)
     earlier = _earlier(request)
     overhead = _host_overhead(request) if request.host_overhead else {}
@@ -147,21 +145,6 @@ def _prompt(text: str) -> tuple[int, int]:
             f"--prompt {text!r:.80} must be a number of text tokens, such as 76, or those before and after the image, such as 36+40"
         )
     return counts
-
-
-def _image_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text.strip().lower())
-    if found is None or int(found[1]) < 1 or int(found[2] or 1) < 1:
-        raise InputError(f"--image-size {text!r:.80} must be a number of pixels, such as 672, or WIDTHxHEIGHT, such as 1008x672")
-    width, height = int(found[1]), int(found[2] or found[1])
-    if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * min(width, height):
-        raise InputError(
-            f"--image-size {text!r:.80} is too large or too thin: at most {MAX_PIXELS / 1e6:g} megapixels, and one side {MAX_ASPECT} times "
-            f"the other"
-        )
-    return width, height
 
 
 def _methods(request: Bench) -> list[Method]:

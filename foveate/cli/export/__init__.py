@@ -1,0 +1,1 @@
+"""`foveate export`: a model for an inference server. Start with `command`."""
