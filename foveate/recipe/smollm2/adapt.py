@@ -22,7 +22,7 @@ from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_lesson
 from foveate.recipe.smollm2.model import Projector, Seer
 
 LAST_RATE = 0.01  # as a share of every rate
-TEXT_EVERY = 12  # one step in so many is about texts without a picture
+TEXT_EVERY = 4  # one step in so many is about texts without a picture
 TEXT_LENGTH, TEXT_SHARE = 96, 0.29  # the second of a step's tokens
 LARGEST = 1.0  # norm of the gradient
 JUMP, CALMER = 1.5, 0.4  # a loss that is so much higher than before restores the weights and lowers the rates by this factor
@@ -40,6 +40,7 @@ class Syllabus:
         projector_rate: that of the projector's last weight; the rest of the projector stays as it was aligned.
         warm_up: steps until rates are at their highest.
         rests: share of the time for which the projector rests.
+        notes: share of the time in which some questions are in note form; see `in_note_form`.
     """
 
     sizes: tuple[tuple[float, tuple[float, float, float]], ...]
@@ -48,6 +49,7 @@ class Syllabus:
     projector_rate: float
     warm_up: int
     rests: float
+    notes: float
 
 
 WHOLE_SCENES = Syllabus(
@@ -57,6 +59,7 @@ WHOLE_SCENES = Syllabus(
     projector_rate=2e-4,
     warm_up=100,
     rests=0.0,
+    notes=0.6,
 )
 """For a GPU."""
 SMALL_PICTURES = Syllabus(
@@ -66,6 +69,7 @@ SMALL_PICTURES = Syllabus(
     projector_rate=2e-4,
     warm_up=25,
     rests=0.0,
+    notes=0.75,
 )
 """For a CPU, on which whole scenes are out of reach."""
 
@@ -101,8 +105,18 @@ def orders(clock: Clock, syllabus: Syllabus, seed: int, start: int, tokens: int,
         shares = next(shares for begins, shares in reversed(syllabus.sizes) if clock.progress >= begins)
         side = int(np.random.default_rng((seed, 1, step)).choice(list(LAYOUTS), p=shares))
         batch = max(1, round(tokens / (prompt + side * side + LAYOUTS[side].strip)))
-        yield draw_lesson, ((seed, 2, step), "train", batch, side, syllabus.frame)
+        yield draw_lesson, ((seed, 2, step), "train", batch, side, syllabus.frame, clock.progress < syllabus.notes)
         step += 1
+
+
+def row_weights(lesson: PackedLesson) -> Tensor:
+    """What the rows (b, r) of a lesson count in its loss: the inverse root of how many their answer has, and 0 for padding.
+
+    With equal weights the characters of signs, six or so in an answer, outweigh every other answer.
+    """
+    valid = lesson.wanted != IGNORED
+    rows = torch.zeros_like(lesson.families).scatter_add_(1, lesson.asked, valid.long())
+    return valid * rows.clamp(min=1).float().rsqrt().gather(1, lesson.asked)
 
 
 class Texts:
@@ -247,14 +261,14 @@ class Learner:
         self._pace()
 
     def _gradients(self, lesson: PackedLesson, *, resting: bool = False) -> None:
-        total = int((lesson.wanted != IGNORED).sum())
+        total = float(row_weights(lesson).sum())
         for piece in lesson.pieces(self.pieces):
-            (self._loss(piece.to(self.device), resting=resting) / max(1, total)).backward()
+            (self._loss(piece.to(self.device), resting=resting) / max(1.0, total)).backward()
         if self.texts is not None and self.step % TEXT_EVERY == TEXT_EVERY - 1:
             self.texts.loss(self.seer, self.step // TEXT_EVERY).backward()
 
     def _loss(self, lesson: PackedLesson, *, resting: bool) -> Tensor:
-        """The summed loss of a lesson's rows; a projector that rests gets no gradient."""
+        """The weighed sum of the loss of a lesson's rows; a projector that rests gets no gradient."""
         with torch.set_grad_enabled(not resting):
             visual = self.seer.projector(self.seer.seen(lesson.pixels, lesson.positions))
         logits = self.seer(lesson, visual).float()
@@ -262,7 +276,7 @@ class Learner:
         valid = lesson.wanted != IGNORED
         families = torch.where(valid, lesson.families.gather(1, lesson.asked), -1)
         self.ledger.add(losses.detach(), logits.detach().argmax(-1) == lesson.wanted, families)
-        return losses.sum()
+        return (losses.unflatten(0, lesson.wanted.shape) * row_weights(lesson)).sum()
 
     def _pace(self) -> None:
         """Do not run more than two steps ahead of the GPU, so that the clock tells what was done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,11 +39,12 @@ class LessonLayout:
     rows: int
 
 
-LAYOUTS = {8: LessonLayout(8, True, 224, 64), 12: LessonLayout(12, False, 256, 72), 24: LessonLayout(24, False, 320, 88)}
-MOST = 40  # questions in a strip
-REPEATS = 4  # tries of each kind of question, some of which fit
+LAYOUTS = {8: LessonLayout(8, True, 224, 100), 12: LessonLayout(12, False, 256, 104), 24: LessonLayout(24, False, 320, 128)}
+MOST = 72  # questions in a strip
+REPEATS, MORE_REPEATS = 4, 16  # tries of each kind of question, some of which fit; and in a strip with notes
+BRIEF = 0.6  # share of a strip for questions in note form, while these are learned
 DESCRIPTIONS = 0.12  # share of pictures that are also described, if there is room
-HARD = {"count": 3.0, "word": 3.0, "number": 2.0, "digit": 2.5, "side": 1.5, "colour": 1.5, "hop": 1.5, "comparison": 1.5}
+HARD = {"count": 2.0, "word": 2.5, "number": 2.0, "side": 2.5, "colour": 2.5, "presence": 2.0, "hop": 1.5, "comparison": 1.5}
 
 
 @dataclass
@@ -109,10 +111,18 @@ def words() -> Words:
     return _words["words"]
 
 
-def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int, frame: int = GRID) -> dict[str, NDArray[np.generic]]:
+def draw_lesson(
+    seed: tuple[int, ...], split: Split, batch: int, side: int, frame: int = GRID, brief: bool = False
+) -> dict[str, NDArray[np.generic]]:
     """Draw pictures with the layout of `side`; the arrays are those of a `PackedLesson`.
 
-    A window is one of a picture with `frame` patches per side.
+    Args:
+        seed: of everything that is drawn.
+        split: the pictures' split.
+        batch: pictures.
+        side: patches per side of each.
+        frame: patches per side of the picture that a window is taken from.
+        brief: put some of the questions in note form, which packs three of them into the tokens of one; see `in_note_form`.
     """
     rng, layout = np.random.default_rng(seed), LAYOUTS[side]
     frame, size = frame if layout.window else side, (side * PATCH, side * PATCH)
@@ -125,13 +135,13 @@ def draw_lesson(seed: tuple[int, ...], split: Split, batch: int, side: int, fram
         middle = tuple(((GRID / 2 - corners[image]) * PATCH).tolist())
         items = draw_items(rng, split, side)
         pixels[image] = paint(rng, split, size, items)
-        questions = ask(rng, items, middle, repeats=REPEATS)
+        questions = ask(rng, items, middle, repeats=MORE_REPEATS if brief else REPEATS)
         weights = np.array([HARD.get(question.family, 1.0) for question in questions])
         order = rng.choice(len(questions), len(questions), replace=False, p=weights / weights.sum())
         chosen = [questions[index] for index in order]
         if rng.random() < DESCRIPTIONS and (sentence := describe(rng, items)) is not None:
             chosen.insert(0, sentence)
-        strips.append(_strip(rng, layout, chosen, varied=split == "train"))
+        strips.append(_strip(rng, layout, chosen, varied=split == "train", brief=brief))
     packed = {name: np.stack([strip[name] for strip in strips]) for name in strips[0]}
     return {"pixels": pixels, "positions": positions, "places": places, "counted": np.full(batch, frame * frame), **packed}
 
@@ -153,16 +163,52 @@ def ids_of(asked: AskedQuestion, text: str) -> tuple[tuple[int, ...], tuple[int,
     return known.ids(text) + known.after, known.ids(spelled_answer(asked.answer, asked.about) + END)
 
 
-def _strip(rng: np.random.Generator, layout: LessonLayout, questions: list[AskedQuestion], *, varied: bool) -> dict[str, NDArray[np.int64]]:
-    """Questions with their answers one after the other, as many as fit, in the given order of preference."""
+_NOTES = (
+    ("presence", r"(?:is there|do you see|does the picture show) an? (.+)\?", r"\1"),
+    ("colour", r".*\bthe (sign|\w+)\b.*", r"\1 colour"),
+    ("shape", r".*\bthe (\w+ object)\b.*", r"\1 shape"),
+    ("size", r"(?:is|what size is) the (\w+ \w+)\b.*", r"\1 size"),
+    ("count", r"(?:how many|count the) (\w+(?: objects)?)\b.*", r"number of \1"),
+    ("side", r"is the (\w+ \w+) (?:on the|at the) (\w+) or (?:on the|at the) (\w+)\?", r"\1 \2 or \3"),
+    ("side", r".*\bthe (\w+ \w+)\?", r"\1 corner"),
+    ("relation", r"is the (\w+ \w+) (.+) the (\w+ \w+)\?", r"\1 \2 \3"),
+)
+
+
+def in_note_form(question: AskedQuestion) -> str | None:
+    """A question in a few words, such as "star colour", or `None` if its family has no such form.
+
+    An answer follows after a line break, without the frame of a chat. So a strip holds three times as many facts about its picture.
+    """
+    for family, pattern, form in _NOTES:
+        if family == question.family and (found := re.fullmatch(pattern, question.text)) is not None:
+            return f"{found.expand(form)}\n"
+    return None
+
+
+def _strip(
+    rng: np.random.Generator, layout: LessonLayout, questions: list[AskedQuestion], *, varied: bool, brief: bool
+) -> dict[str, NDArray[np.int64]]:
+    """Questions with their answers one after the other, as many as fit, in the given order of preference.
+
+    If `brief`, those that have a note form take it once the strip is filled to `1 - BRIEF`.
+    """
     tokens, offsets = np.zeros((2, layout.strip), dtype=np.int64)
     segments = np.full(layout.strip, -1, dtype=np.int64)
     rows, asked = np.zeros((2, layout.rows), dtype=np.int64)
     wanted = np.full(layout.rows, IGNORED, dtype=np.int64)
     families = np.full(MOST, -1, dtype=np.int64)
     start = row = count = 0
+    noted: set[str] = set()
     for question in questions:
-        before, answer = ids_of(question, _varied(rng, question.text) if varied else question.text)
+        if brief and start > (1 - BRIEF) * layout.strip:
+            note = in_note_form(question)
+            if note is None or note in noted:
+                continue
+            before, answer = words().ids(note), words().ids(question.answer)
+            noted.add(note)
+        else:
+            before, answer = ids_of(question, _varied(rng, question.text) if varied else question.text)
         stop, last = start + len(before) + len(answer) - 1, row + len(answer)
         if stop > layout.strip or last > layout.rows or count == MOST:
             continue

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("sklearn")
@@ -21,15 +22,17 @@ from safetensors.torch import load_file
 from small_luggage import config, luggage, tokenizer
 
 from foveate.demo.scenes.labels import IGNORED
+from foveate.demo.scenes.questions import AskedQuestion, ask
 from foveate.errors import TrainingError
+from foveate.recipe.decoder import draw_items
 from foveate.recipe.smollm2 import adapt, judge, lessons, train
-from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Anchor, Clock, Guard, Learner, Texts, rate
+from foveate.recipe.smollm2.adapt import SMALL_PICTURES, WHOLE_SCENES, Anchor, Clock, Guard, Learner, Texts, rate, row_weights
 from foveate.recipe.smollm2.align import Seen, Targets, fit, joined, thinned
 from foveate.recipe.smollm2.artefact import TrainedAdapters, read_adapters
 from foveate.recipe.smollm2.build import seeing
 from foveate.recipe.smollm2.drawers import Drawers
 from foveate.recipe.smollm2.language import BEFORE, BETWEEN, IMAGE, Words, build_processor
-from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled, draw_lesson, lesson_of
+from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled, draw_lesson, in_note_form, lesson_of
 from foveate.recipe.smollm2.model import PARTS, Kept, Projector, Seer
 from foveate.recipe.smollm2.train import SightPlan, SightRun
 
@@ -94,6 +97,58 @@ def test_a_strip_holds_whole_questions_with_their_answers(side: int) -> None:
             assert drawn.tokens[image, own[-len(wanted) + 1 :] if len(wanted) > 1 else own[:0]].tolist() == wanted[:-1]
             assert places == list(range(int(own[-1]) - len(wanted) + 1, int(own[-1]) + 1))
             assert wanted[-1] == WORDS.ids("<|im_end|>")[0]
+
+
+def test_notes_fill_a_strip_with_more_facts_and_the_same_answers() -> None:
+    usual, notes = (lesson_of(draw_lesson((5,), "train", 8, 12, 12, brief)) for brief in (False, True))
+    assert (notes.families >= 0).sum() > 1.5 * (usual.families >= 0).sum()
+    end = WORDS.ids("<|im_end|>")[0]
+    for image in range(8):
+        texts = set()
+        for question in range(int((notes.families[image] >= 0).sum())):
+            rows = (notes.asked[image] == question) & (notes.wanted[image] != IGNORED)
+            wanted = notes.wanted[image, rows].tolist()
+            before = notes.tokens[image, notes.segments[image] == question].tolist()
+            text = Tokenizer.from_str(tokenizer()).decode(before, skip_special_tokens=False)
+            assert text not in texts
+            texts.add(text)
+            assert (wanted[-1] == end) == ("assistant" in text), "a chat ends its answer, a note does not"
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "note"),
+    [
+        ("presence", "does the picture show an orange object?", "orange object\n"),
+        ("colour", "the star: what colour is it?", "star colour\n"),
+        ("shape", "which shape does the red object have?", "red object shape\n"),
+        ("size", "is the red star large or small?", "red star size\n"),
+        ("count", "count the red objects.", "number of red objects\n"),
+        ("count", "how many objects do you see?", "number of objects\n"),
+        ("side", "is the red star at the bottom or at the top?", "red star bottom or top\n"),
+        ("side", "in which corner is the red star?", "red star corner\n"),
+        ("relation", "is the red star left or right of the blue ring?", "red star left or right of blue ring\n"),
+        ("word", "what does the sign say?", None),
+    ],
+)
+def test_a_note_names_what_its_question_asks_about(family: str, text: str, note: str | None) -> None:
+    assert in_note_form(AskedQuestion(text, "", family, ())) == note
+
+
+def test_every_question_of_a_family_with_notes_has_one() -> None:
+    noted = {"presence", "colour", "shape", "size", "count", "side", "relation"}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        for question in ask(rng, draw_items(rng, "train", 12), (84.0, 84.0), repeats=8):
+            assert (in_note_form(question) is not None) == (question.family in noted), question.text
+
+
+def test_rows_of_long_answers_weigh_less_and_padding_nothing() -> None:
+    drawn = lesson(12, 4)
+    weights = row_weights(drawn)
+    assert (weights[drawn.wanted == IGNORED] == 0).all()
+    for question in range(int((drawn.families[2] >= 0).sum())):
+        rows = (drawn.asked[2] == question) & (drawn.wanted[2] != IGNORED)
+        torch.testing.assert_close(weights[2, rows].sum(), rows.sum().float().sqrt())
 
 
 @pytest.mark.parametrize("side", [12, 24])
@@ -316,10 +371,10 @@ def test_too_little_memory_halves_the_pieces_until_a_lesson_fits() -> None:
     learner = Learner(seer(), None, WHOLE_SCENES)
     whole = learner._gradients
 
-    def scarce(given: PackedLesson) -> None:
+    def scarce(given: PackedLesson, *, resting: bool) -> None:
         if learner.pieces < 4:
             raise torch.cuda.OutOfMemoryError("none left")
-        whole(given)
+        whole(given, resting=resting)
 
     learner._gradients = scarce  # type: ignore[method-assign]
     learner.learn(lesson(8, 4), 0.5)
