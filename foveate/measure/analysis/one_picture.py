@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from foveate.engine.arguments import as_argument, cache_of
-from foveate.engine.signals.attention import AttentionProbe
+from foveate.engine.signals.attention import AttentionProbe, RowsRead
 from foveate.engine.slots import averaged
 from foveate.families import family_of
 from foveate.measure.scenes import prompt_of
@@ -85,10 +85,12 @@ class OnePicture:
         end = int(shown.nonzero()[-1]) + 1
         self.visual = int(shown.sum())
         self._before = end - self.visual
-        self._rows = _rows([row[end:] for row in ids], [_answer(processor, one.answer) for one in asked])
+        answers = [_answer(processor, one.answer) for one in asked]
+        self._rows = _rows([row[end:] for row in ids], answers)
+        without = processor(text=[text.replace(f"{processor.image_token}\n", "") for text in texts])["input_ids"]
+        self._blind = _rows([torch.as_tensor(row) for row in without], answers)
         pixels = processor.image_processor(images=[image], return_tensors="pt")["pixel_values"].to(model.dtype)
-        self._prompt = ids[0][:end]
-        self._read(self._prompt, pixels)
+        self._read(ids[0][:end], pixels)
 
     def _read(self, ids: Tensor, pixels: Tensor) -> None:
         outputs: list[Tensor] = []
@@ -113,21 +115,14 @@ class OnePicture:
         assert first.by_head is not None
         self.question_attention = first.by_head[:, :, self._before : len(ids)]
         self._text = torch.stack(questions.hidden_states[: len(self._layers)])
-        self.right = self._judged(questions.hidden_states[-1], normed=True)
+        self.right = self._judged(questions.hidden_states[-1], rows)
         self.attention = torch.stack([self._last_rows(layer, last) for layer in range(len(self._layers))])[..., : len(ids)]
 
     def _last_rows(self, layer: int, last: Tensor) -> Tensor:
         """Attention (m, heads, keys) of each question's last row in one layer, whose attention alone runs again."""
-        count = len(last)
-        probe = AttentionProbe(self._family.attention(self._layers[layer]), last, torch.ones(count, 1), ahead=True)
-        return self._ahead(layer, probe)
-
-    def _ahead(self, layer: int, probe: AttentionProbe) -> Tensor:
-        from foveate.engine.signals.attention import RowsRead
-
-        count = len(self._text[layer])
+        probe = AttentionProbe(self._family.attention(self._layers[layer]), last, torch.ones(len(last), 1), ahead=True)
         try:
-            self._run([layer], self._text[layer], self._text_places(), self._cached([layer], torch.zeros(count, dtype=torch.long)))
+            self._run([layer], self._text[layer], self._text_places(), self._cached([layer], torch.zeros(len(last), dtype=torch.long)))
         except RowsRead:
             pass
         finally:
@@ -153,11 +148,8 @@ class OnePicture:
     @torch.no_grad()
     def ask_blind(self) -> list[bool]:
         """Ask every question with a prompt that has no picture, nor the new line after it."""
-        rows = self._rows
-        before = self._prompt[: self._before].expand(len(rows.ids), -1)
-        ids = torch.cat([before, rows.ids[:, 1:]], dim=1)
-        blind = self._model(input_ids=ids, output_hidden_states=True, logits_to_keep=1)
-        return self._judged(blind.hidden_states[-1], self._before - 1, normed=True)
+        blind = self._model(input_ids=self._blind.ids, output_hidden_states=True, logits_to_keep=1)
+        return self._judged(blind.hidden_states[-1], self._blind)
 
     @torch.no_grad()
     def ask(self, layer: int, plans: Sequence[Plan]) -> tuple[list[bool], list[tuple[Tensor, Tensor]]]:
@@ -185,7 +177,7 @@ class OnePicture:
         shared = {number: (cache.layers[number].keys[group], cache.layers[number].values[group]) for number in numbers}
         final = self._run(numbers, self._text[layer], self._text_places(), _filled(shared))
         measured = [(states[number], outputs[0][number]) for number in group.tolist()]
-        return self._judged(final, normed=False), measured
+        return self._judged(self._decoder.norm(final), self._rows), measured
 
     def _shortened(self, layer: int, plan: Plan) -> Tensor:
         states = self.columns[layer, self._before :]
@@ -214,11 +206,10 @@ class OnePicture:
     def _text_places(self) -> Tensor:
         return (self._before + self.visual + torch.arange(self._rows.ids.shape[1]))[None]
 
-    def _judged(self, states: Tensor, shift: int = 0, *, normed: bool) -> list[bool]:
-        """Whether every token of each answer is the most likely one, from final states in which the rows begin `shift` columns later."""
-        rows = self._rows
-        own = states.gather(1, (shift + rows.predicting)[..., None].expand(-1, -1, states.shape[-1]))
-        likely = self._model.lm_head(own if normed else self._decoder.norm(own)).argmax(-1)
+    def _judged(self, final: Tensor, rows: _Rows) -> list[bool]:
+        """Whether every token of each answer is the most likely one."""
+        own = final.gather(1, rows.predicting[..., None].expand(-1, -1, final.shape[-1]))
+        likely = self._model.lm_head(own).argmax(-1)
         good: Tensor = ((likely == rows.wanted) | (rows.wanted < 0)).all(1)
         return [bool(value) for value in good]
 
