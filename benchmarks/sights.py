@@ -73,7 +73,7 @@ def kind_of(family: str) -> str:
 
 def found(scores: Tensor, relevant: Tensor) -> dict[str, list[Any]]:
     """The share of the relevant tokens (n,) among the highest of scores (..., n), for each of `SHARES`."""
-    order = scores.argsort(-1, descending=True, stable=True)
+    order = scores.argsort(dim=-1, descending=True, stable=True)
     hits = relevant[order].float()
     return {name: (hits[..., :keep].sum(-1) / relevant.sum()).tolist() for name, keep in SHARES.items()}
 

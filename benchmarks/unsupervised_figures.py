@@ -37,7 +37,7 @@ def figures(shown: Sequence[Sight], parts: Parts, explanations: Sequence[Mapping
         "families": {family: families.count(family) for family in dict.fromkeys(families)},
         "answers": {kind: answers(full, blind, mask) for kind, mask in masks(families)},
         "recall": recall(shown, parts, explanations, families, full),
-        "sinks": [mean(rows) for rows in zip(*(part["sinks"] for part in parts), strict=True)],
+        "sinks": [spread(rows) for rows in zip(*(part["sinks"] for part in parts), strict=True)],
         "sweep": sweep(parts, full, blind),
         "methods": methods(parts, explanations, full, blind),
         "information": information_loss(shown, parts),
@@ -68,9 +68,10 @@ def answers(full: str, blind: str, mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"full": share(of[0]), "blind": share(of[1])} if of[0] else {}
 
 
-def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The means of rows with the same keys."""
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+def spread(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The means over pictures, and the largest norm of any visual token."""
+    means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+    return {**means, "largest_of_all": round(max(row["largest"] for row in rows), 4)}
 
 
 def cell(right: str, full: str, blind: str) -> dict[str, Any]:

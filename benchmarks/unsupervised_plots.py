@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from foveate.draw.palette import INK, MUTED, Label, look, name_lines, style
 
@@ -83,5 +83,4 @@ def _layers(axes: Axes, data: Mapping[str, Any]) -> None:
 
 
 def _layer_axis(axes: Axes, last: int) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xticks([*range(0, last, 4), last])
+    axes.set_xticks([*range(0, last - 1, 4), last])

@@ -93,6 +93,7 @@ def unsupervised_sinks() -> str:
         "first": "first token's norm",
         "other_text": "largest other text token",
         "largest": "largest visual token",
+        "largest_of_all": "in any picture",
         "attention_first": "attention on first token",
         "attention_visual": "on all visual tokens",
         "score_largest": "largest score",
@@ -100,6 +101,7 @@ def unsupervised_sinks() -> str:
         "score_without_1": "score without 1",
         "score_without_4": "without 4",
         "same_without_4": "top 36 kept",
+        "score_directions": "score of directions",
         "channel": "largest channel",
         "cosine": "mean cosine",
         "same_nearest": "same neighbour",
@@ -110,6 +112,7 @@ def unsupervised_sinks() -> str:
         "States that enter a layer, and attention in it. Norms and scores: over the median visual token's. *Score and norm*: rank "
         "correlation of information score and norm. *Score without 1, 4*: rank correlation of the remaining tokens' scores with those "
         "that they get if the longest visual tokens are set apart; *top 36 kept*: how many of their best 36 stay the best, without four. "
+        "*Score of directions*: its rank correlation with the score of the states scaled to length 1. "
         "*Largest channel*: its share of the visual tokens' energy; *same neighbour*: how many visual tokens keep their most similar one, "
         "to which they would be merged, if that channel is omitted."
     )
@@ -117,7 +120,7 @@ def unsupervised_sinks() -> str:
 
 
 def _number(name: str, value: float) -> str:
-    if name in ("first", "other_text", "largest", "score_largest"):
+    if name in ("first", "other_text", "largest", "largest_of_all", "score_largest"):
         return f"{value:.1f}"
     return f"{value:+.2f}" if name.startswith("score") else percent(value) if name != "cosine" else f"{value:.2f}"
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from foveate.demo.model.language import IMAGE_TOKEN, prompt, unknown_words
 from foveate.demo.model.shapes import shape_of
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
+from foveate.demo.scenes.compose import SMALLEST
 from foveate.demo.scenes.drawing import COLOURS, SHAPES
 from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.demo.scenes.questions import LONGEST_DESCRIPTION, PLURALS
@@ -176,7 +177,7 @@ def own_language(processor: Any) -> bool:
 
 def prompt_of(processor: Any, question: str) -> str:
     """The prompt for a question about one image: the embedded model's own, or that of a pretrained decoder's chat template."""
-    if own_language(processor):
+    if own_language(processor) or not getattr(processor, "chat_template", None):
         return prompt(question)
     content = [{"type": "image"}, {"type": "text", "text": question.strip()}]
     return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
@@ -185,7 +186,7 @@ def prompt_of(processor: Any, question: str) -> str:
 def side_of(processor: Any) -> int:
     """Patches per side of the scenes that an embedded model of this processor knows: 24 unless its pictures are smaller."""
     size = getattr(getattr(processor, "image_processor", None), "crop_size", None)
-    return GRID if own_language(processor) or not size else int(size["height"]) // PATCH
+    return GRID if own_language(processor) or not size else min(GRID, max(SMALLEST, int(size["height"]) // PATCH))
 
 
 def written_together(answer: str) -> str:

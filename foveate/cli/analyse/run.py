@@ -40,7 +40,6 @@ def analyse(request: Analyse) -> None:
     check_free(request.out)
 
     with console.spinner("getting ready"):
-        from foveate.demo.scenes.labels import GRID
         from foveate.measure.analysis.information_loss import cells_of, questions, visual_tokens
         from foveate.measure.scenes import side_of
 
@@ -48,10 +47,8 @@ def analyse(request: Analyse) -> None:
         cells_of(
             request.names, [keep for keep in request.budgets if keep != max(request.budgets)] or [1], request.seeds, max(request.budgets)
         )
-        asked = questions(request.samples)
         subject = load_model(request.model, request.dtype, request.device, compress=True)
-        if (side := side_of(subject.processor)) < GRID:
-            asked = questions(request.samples, side)
+        asked = questions(request.samples, side_of(subject.processor))
         tokens = visual_tokens(subject.model, subject.processor, asked[0])
         wanted = cells_of(request.names, request.budgets, request.seeds, tokens)
         layers = _layers(subject.model, request.layer, request.measured_layers)

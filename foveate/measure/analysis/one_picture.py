@@ -8,7 +8,7 @@ is the most likely one after the right ones before it, which is so exactly if gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +100,6 @@ class OnePicture:
         self.attention_outputs = torch.stack([output[0, self._before :] for output in outputs])
         self._cache = [(layer.keys, layer.values) for layer in cache_of(whole).layers]
         rows, count = self._rows, len(self._rows.ids)
-        last = (rows.asked - 1)[:, None]
-        every = torch.arange(int(rows.asked.max())).expand(count, -1)
-        shares = (every < rows.asked[:, None]) / rows.asked[:, None]
-        modules = [self._family.attention(layer) for layer in self._layers]
-        first = AttentionProbe(modules[0], every, shares.float())
         questions = self._model(
             input_ids=rows.ids,
             **as_argument(self._cached(range(len(self._layers)), torch.zeros(count, dtype=torch.long))),
@@ -112,17 +107,19 @@ class OnePicture:
             output_hidden_states=True,
             logits_to_keep=1,
         )
-        assert first.by_head is not None
-        self.question_attention = first.by_head[:, :, self._before : len(ids)]
         self._text = torch.stack(questions.hidden_states[: len(self._layers)])
         self.right = self._judged(questions.hidden_states[-1], rows)
-        self.attention = torch.stack([self._last_rows(layer, last) for layer in range(len(self._layers))])[..., : len(ids)]
+        every = torch.arange(int(rows.asked.max())).expand(count, -1)
+        shares = (every < rows.asked[:, None]) / rows.asked[:, None]
+        self.question_attention = self._attention(0, every, shares)[:, :, self._before : len(ids)]
+        last = (rows.asked - 1)[:, None]
+        self.attention = torch.stack([self._attention(n, last, torch.ones(count, 1)) for n in range(len(self._layers))])[..., : len(ids)]
 
-    def _last_rows(self, layer: int, last: Tensor) -> Tensor:
-        """Attention (m, heads, keys) of each question's last row in one layer, whose attention alone runs again."""
-        probe = AttentionProbe(self._family.attention(self._layers[layer]), last, torch.ones(len(last), 1), ahead=True)
+    def _attention(self, layer: int, rows: Tensor, shares: Tensor) -> Tensor:
+        """Attention (m, heads, keys) of the questions' rows (m, r) in one layer, weighted by shares; nothing else of it runs again."""
+        probe = AttentionProbe(self._family.attention(self._layers[layer]), rows, shares, ahead=True)
         try:
-            self._run([layer], self._text[layer], self._text_places(), self._cached([layer], torch.zeros(len(last), dtype=torch.long)))
+            self._run([layer], self._text[layer], self._text_places(), self._cached([layer], torch.zeros(len(rows), dtype=torch.long)))
         except RowsRead:
             pass
         finally:
@@ -238,7 +235,7 @@ def _filled(entries: dict[int, tuple[Tensor, Tensor]]) -> DynamicCache:
 
 
 @contextmanager
-def _watched(layers: Sequence[nn.Module], family: Any, outputs: list[Tensor]) -> Any:
+def _watched(layers: Sequence[nn.Module], family: Any, outputs: list[Tensor]) -> Iterator[None]:
     """Collects the output of each layer's self-attention."""
     hooks = [family.attention(layer).register_forward_hook(lambda module, args, output: outputs.append(output[0])) for layer in layers]
     try:
