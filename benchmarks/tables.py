@@ -23,6 +23,7 @@ from unsupervised_tables import (
     unsupervised_layers,
     unsupervised_methods,
     unsupervised_recall,
+    unsupervised_scores,
     unsupervised_sinks,
 )
 
@@ -203,6 +204,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "unsupervised_recall": unsupervised_recall,
     "unsupervised_best": unsupervised_best,
     "unsupervised_sinks": unsupervised_sinks,
+    "unsupervised_scores": unsupervised_scores,
     "unsupervised_layers": unsupervised_layers,
     "unsupervised_methods": unsupervised_methods,
     "unsupervised_correlations": unsupervised_correlations,

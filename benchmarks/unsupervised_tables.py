@@ -87,35 +87,48 @@ def _best(found: Mapping[str, list[dict[str, float]]]) -> str:
 
 
 def unsupervised_sinks() -> str:
-    """Norms, the attention that the first token takes, and what both do to score and cosines."""
-    rows = load(NAME)["sinks"]
+    """Norms, and the attention that the first token takes."""
     names = {
         "first": "first token's norm",
-        "other_text": "largest other text token",
-        "largest": "largest visual token",
+        "other_text": "largest other text token's",
+        "largest": "largest visual token's",
         "largest_of_all": "in any picture",
-        "attention_first": "attention on first token",
-        "attention_visual": "on all visual tokens",
+        "attention_first": "attention to the first token",
+        "attention_visual": "to all visual tokens",
+    }
+    note = (
+        "Norms of the states that enter a layer, over the median visual token's; attention of the last prompt token in the layer, mean over "
+        "heads. Means over pictures, but for the largest visual token in any of them."
+    )
+    return _by_layer(names, note)
+
+
+def unsupervised_scores() -> str:
+    """What norms do to the information score and to cosines."""
+    names = {
         "score_largest": "largest score",
         "score_norm": "score and norm",
-        "score_without_1": "score without 1",
-        "score_without_4": "without 4",
-        "same_without_4": "top 36 kept",
-        "score_directions": "score of directions",
+        "score_directions": "and score of directions",
+        "score_without_1": "and score without the longest",
+        "score_without_4": "without four",
+        "same_without_4": "best 36 that stay",
         "channel": "largest channel",
         "cosine": "mean cosine",
-        "same_nearest": "same neighbour",
+        "same_nearest": "same neighbour without the channel",
     }
+    note = (
+        "*Largest score*: over the median. Then rank correlations of the information score: with the norm; with the score of the same states "
+        "scaled to length 1; and, over the other tokens, with the score that they get if the longest visual tokens are set apart; *best 36 "
+        "that stay*: how many of the others' best 36 are the same then. *Largest channel*: its share of the visual tokens' energy; *same "
+        "neighbour*: how many visual tokens keep their most similar one, which they would be merged with, if that channel is left out."
+    )
+    return _by_layer(names, note)
+
+
+def _by_layer(names: Mapping[str, str], note: str) -> str:
+    rows = load(NAME)["sinks"]
     lines = ["| layer | " + " | ".join(names.values()) + " |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {layer} | " + " | ".join(_number(name, rows[layer][name]) for name in names) + " |" for layer in SHOWN]
-    note = (
-        "States that enter a layer, and attention in it. Norms and scores: over the median visual token's. *Score and norm*: rank "
-        "correlation of information score and norm. *Score without 1, 4*: rank correlation of the remaining tokens' scores with those "
-        "that they get if the longest visual tokens are set apart; *top 36 kept*: how many of their best 36 stay the best, without four. "
-        "*Score of directions*: its rank correlation with the score of the states scaled to length 1. "
-        "*Largest channel*: its share of the visual tokens' energy; *same neighbour*: how many visual tokens keep their most similar one, "
-        "to which they would be merged, if that channel is omitted."
-    )
     return "\n".join([*lines, "", note])
 
 
