@@ -97,8 +97,8 @@ def unsupervised_sinks() -> str:
         "attention_visual": "to all visual tokens",
     }
     note = (
-        "Norms of the states that enter a layer, over the median visual token's; attention of the last prompt token in the layer, mean over "
-        "heads. Means over pictures, but for the largest visual token in any of them."
+        "Norms of the states that enter a layer, over the median visual token's; attention of the last prompt token in the layer, mean "
+        "over heads. Means over pictures, but for the largest visual token in any of them."
     )
     return _by_layer(names, note)
 
@@ -118,8 +118,8 @@ def unsupervised_scores() -> str:
     }
     note = (
         "*Largest score*: over the median. Then rank correlations of the information score: with the norm; with the score of the same states "
-        "scaled to length 1; and, over the other tokens, with the score that they get if the longest visual tokens are set apart; *best 36 "
-        "that stay*: how many of the others' best 36 are the same then. *Largest channel*: its share of the visual tokens' energy; *same "
+        "scaled to length 1; and, over the other tokens, with the score that they get if the longest visual tokens are set apart; *best "
+        "36 that stay*: how many of the others' best 36 are the same then. *Largest channel*: its share of the visual tokens' energy; *same "
         "neighbour*: how many visual tokens keep their most similar one, which they would be merged with, if that channel is left out."
     )
     return _by_layer(names, note)
