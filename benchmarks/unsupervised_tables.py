@@ -117,10 +117,11 @@ def unsupervised_scores() -> str:
         "same_nearest": "same neighbour without the channel",
     }
     note = (
-        "*Largest score*: over the median. Then rank correlations of the information score: with the norm; with the score of the same states "
-        "scaled to length 1; and, over the other tokens, with the score that they get if the longest visual tokens are set apart; *best "
-        "36 that stay*: how many of the others' best 36 are the same then. *Largest channel*: its share of the visual tokens' energy; *same "
-        "neighbour*: how many visual tokens keep their most similar one, which they would be merged with, if that channel is left out."
+        "*Largest score*: over the median. Then rank correlations of the information score: with the norm; with the score of the same "
+        "states scaled to length 1; and, over the other tokens, with the score that they get if the longest visual tokens are set apart; "
+        "*best 36 that stay*: how many of the others' best 36 are the same then. *Largest channel*: its share of the visual tokens' "
+        "energy; *same neighbour*: how many visual tokens keep their most similar one, which they would be merged with, if that channel "
+        "is left out."
     )
     return _by_layer(names, note)
 
