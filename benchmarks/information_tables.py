@@ -1,4 +1,4 @@
-"""The tables of docs/information_loss.md."""
+"""The tables of docs/information_loss.md, and the same of other runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from common import load
 SOURCES = {"hidden_states": "hidden states that enter layer {}", "attention_output": "attention output of layer {}"}
 
 
-def information_cells() -> str:
+def information_cells(data: Mapping[str, Any] | None = None) -> str:
     """Accuracy, and effective rank of both sources after the cut, of every method and budget."""
-    data = load("information_loss")
+    data = data or load("information_loss")
     layer = data["settings"]["layer"]
     names = [f"{source} {layer} effective_rank" for source in SOURCES]
     budgets = sorted({cell["keep"] for cell in data["cells"]}, reverse=True)
@@ -31,9 +31,9 @@ def information_cells() -> str:
     return "\n".join(lines) + f"\n\n{note}"
 
 
-def information_correlations() -> str:
+def information_correlations(data: Mapping[str, Any] | None = None) -> str:
     """Spearman's correlation of effective rank and accuracy, by what is held constant."""
-    data = load("information_loss")
+    data = data or load("information_loss")
     lines = [
         "| effective rank of | all cells | equal budgets | p over methods | weakest without one method | same question | chance alone |",
         "|---|---|---|---|---|---|---|",
@@ -42,12 +42,12 @@ def information_correlations() -> str:
         if entry["measure"] != "effective_rank":
             continue
         equal = entry["equal_budget"]
-        method, weakest = min(equal["without"].items(), key=lambda item: item[1]["value"])
+        method, weakest = min(equal["without"].items(), key=lambda item: item[1]["value"] if item[1]["value"] is not None else 2)
         cells = [
             SOURCES[entry["source"]].format(entry["layer"]),
             _interval(entry["cells"]["spearman"]),
             _interval(equal["spearman"]),
-            f"{equal['p_over_methods']:.3f}",
+            "undefined" if equal["p_over_methods"] is None else f"{equal['p_over_methods']:.3f}",
             f"{_interval(weakest)}, {method}",
             _interval(entry["equal_question"]["spearman"]),
             _interval(entry["equal_draws"]["spearman"]),
@@ -70,5 +70,7 @@ def _ranks(cell: Mapping[str, Any], names: list[str]) -> str:
     return " / ".join(f"{cell['information'][name]:.1f}" for name in names)
 
 
-def _interval(found: Mapping[str, float]) -> str:
+def _interval(found: Mapping[str, float | None]) -> str:
+    if found["value"] is None:
+        return "undefined"
     return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"

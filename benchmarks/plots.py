@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import unsupervised_plots
 from common import RESULTS, load
 from matplotlib.figure import Figure
 
@@ -44,12 +45,14 @@ def point(tokens: int, score: dict[str, Any]) -> Point:
 
 
 def main() -> None:
-    """Write docs/images/accuracy.png, bench.png, and information_loss.png if its results exist."""
+    """Write docs/images/accuracy.png, bench.png, and information_loss.png and pretrained_decoder.png if their results exist."""
     make_folder(IMAGES)
     bench_plots.draw(Run.load(RESULTS / "bench_llava.json"), IMAGES / "bench.png")
     write_figure(IMAGES / "accuracy.png", accuracy())
     if (RESULTS / "information_loss.json").exists():
         write_figure(IMAGES / "information_loss.png", information_loss.draw(load("information_loss")))
+    if (RESULTS / "unsupervised.json").exists():
+        write_figure(IMAGES / "pretrained_decoder.png", unsupervised_plots.draw(load("unsupervised")))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,17 @@ from readme_tables import family_table, headline, method_table
 from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
 from speed_tables import host, layout, long_outputs, savings, selection, speed
+from unsupervised_tables import (
+    unsupervised_answers,
+    unsupervised_best,
+    unsupervised_cells,
+    unsupervised_correlations,
+    unsupervised_layers,
+    unsupervised_methods,
+    unsupervised_recall,
+    unsupervised_scores,
+    unsupervised_sinks,
+)
 
 from foveate.files.writing import write_whole
 from foveate.measure.evaluation.suites import BENCHMARKS, SUITES
@@ -30,6 +41,7 @@ PAGES = (
     "docs/explainability.md",
     "docs/gpu.md",
     "docs/information_loss.md",
+    "docs/pretrained_decoder.md",
     "docs/serving.md",
 )
 
@@ -188,6 +200,15 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "serving_shared": serving_shared,
     "serving_accuracy": serving_accuracy,
     "serving_abuse": serving_abuse,
+    "unsupervised_answers": unsupervised_answers,
+    "unsupervised_recall": unsupervised_recall,
+    "unsupervised_best": unsupervised_best,
+    "unsupervised_sinks": unsupervised_sinks,
+    "unsupervised_scores": unsupervised_scores,
+    "unsupervised_layers": unsupervised_layers,
+    "unsupervised_methods": unsupervised_methods,
+    "unsupervised_correlations": unsupervised_correlations,
+    "unsupervised_cells": unsupervised_cells,
 }
 
 

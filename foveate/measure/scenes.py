@@ -24,7 +24,9 @@ from torch import Tensor
 from foveate.demo.model.language import IMAGE_TOKEN, prompt, unknown_words
 from foveate.demo.model.shapes import shape_of
 from foveate.demo.scenes import FAMILIES, Question, Split, scene
+from foveate.demo.scenes.compose import SMALLEST
 from foveate.demo.scenes.drawing import COLOURS, SHAPES
+from foveate.demo.scenes.labels import GRID, PATCH
 from foveate.demo.scenes.questions import LONGEST_DESCRIPTION, PLURALS
 from foveate.files.records import Count, Number, Size
 from foveate.measure import statistics
@@ -84,8 +86,8 @@ def samples(scenes: int | range, split: Split = "held_out") -> list[SceneQuestio
     return [SceneQuestion(seed, shown.image, question) for seed, shown in drawn for question in shown.questions]
 
 
-def balanced(each: int = BALANCED, split: Split = "held_out") -> list[SceneQuestion]:
-    """The evaluation set: the first `each` questions of every family, at most one per family and scene.
+def balanced(each: int = BALANCED, split: Split = "held_out", side: int = GRID) -> list[SceneQuestion]:
+    """The evaluation set: the first `each` questions of every family, at most one per family and scene; `side` is that of `scene`.
 
     With the default, 2,080 questions about held-out scenes; `foveate.demo.scenes.VERSION` fixes which. They are ordered by family,
     so that the answers of a batch have similar lengths.
@@ -93,7 +95,7 @@ def balanced(each: int = BALANCED, split: Split = "held_out") -> list[SceneQuest
     found: dict[str, list[SceneQuestion]] = {family: [] for family in FAMILIES}
     seed = 0
     while any(len(chosen) < each for chosen in found.values()):
-        shown = scene(seed, split)
+        shown = scene(seed, split, side)
         for question in shown.questions:
             if len(found[question.family]) < each:
                 found[question.family].append(SceneQuestion(seed, shown.image, question))
@@ -137,7 +139,7 @@ def evaluate(
     """Ask a model every question, greedily, through `generate`.
 
     Args:
-        model: a model with the embedded model's prompt, compressed or not.
+        model: an embedded model, compressed or not.
         processor: its processor, which pads on the left.
         asked: the questions.
         batch_size: questions at a time.
@@ -147,23 +149,49 @@ def evaluate(
     results: list[SceneAnswer] = []
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        texts = [prompt(sample.question.text) for sample in batch]
+        texts = [prompt_of(processor, sample.question.text) for sample in batch]
         if without_image:
-            inputs = processor(text=[text.replace(f"{IMAGE_TOKEN}\n", "") for text in texts], padding=True, return_tensors="pt")
+            placeholder = f"{processor.image_token}\n"
+            inputs = processor(text=[text.replace(placeholder, "") for text in texts], padding=True, return_tensors="pt")
         else:
             inputs = processor(images=[sample.image for sample in batch], text=texts, padding=True, return_tensors="pt")
         inputs = inputs.to(model.device, dtype=model.dtype)
         output = model.generate(**inputs, max_new_tokens=_LONGEST, do_sample=False)
+        read = str.strip if own_language(processor) else written_together
         said = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         results += [
             SceneAnswer(
-                sample.seed, sample.question.family, sample.question.text, sample.question.answer, given.strip(), sample.question.tags
+                sample.seed, sample.question.family, sample.question.text, sample.question.answer, read(given), sample.question.tags
             )
             for sample, given in zip(batch, said, strict=True)
         ]
         if progress is not None:
             progress(len(batch))
     return results
+
+
+def own_language(processor: Any) -> bool:
+    """Whether a processor is of an embedded model that was trained from scratch, with prompts and words of its own."""
+    return bool(getattr(processor, "image_token", IMAGE_TOKEN) == IMAGE_TOKEN)
+
+
+def prompt_of(processor: Any, question: str) -> str:
+    """The prompt for a question about one image: the embedded model's own, or that of a pretrained decoder's chat template."""
+    if own_language(processor) or not getattr(processor, "chat_template", None):
+        return prompt(question)
+    content = [{"type": "image"}, {"type": "text", "text": question.strip()}]
+    return str(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+
+
+def side_of(processor: Any) -> int:
+    """Patches per side of the scenes that an embedded model of this processor knows: 24 unless its pictures are smaller."""
+    size = getattr(getattr(processor, "image_processor", None), "crop_size", None)
+    return GRID if own_language(processor) or not size else min(GRID, max(SMALLEST, int(size["height"]) // PATCH))
+
+
+def written_together(answer: str) -> str:
+    """An answer in lower case, with single letters joined to words: a pretrained decoder spells what it reads."""
+    return re.sub(r"(?<=\b\w) (?=\w\b)", "", answer.strip().lower())
 
 
 READING = ("word", "number")

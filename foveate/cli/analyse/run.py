@@ -41,13 +41,14 @@ def analyse(request: Analyse) -> None:
 
     with console.spinner("getting ready"):
         from foveate.measure.analysis.information_loss import cells_of, questions, visual_tokens
+        from foveate.measure.scenes import side_of
 
         # wrong names and numbers are refused before a model is loaded
         cells_of(
             request.names, [keep for keep in request.budgets if keep != max(request.budgets)] or [1], request.seeds, max(request.budgets)
         )
-        asked = questions(request.samples)
         subject = load_model(request.model, request.dtype, request.device, compress=True)
+        asked = questions(request.samples, side_of(subject.processor))
         tokens = visual_tokens(subject.model, subject.processor, asked[0])
         wanted = cells_of(request.names, request.budgets, request.seeds, tokens)
         layers = _layers(subject.model, request.layer, request.measured_layers)

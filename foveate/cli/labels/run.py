@@ -56,9 +56,10 @@ def _run(request: Labels, processes: Any) -> None:
     from foveate.explain.labels.labelling import make_labels
 
     first = processes.process_index == 0
-    source = _source(request, processes)
+    source = _source(request, processes) if request.data != SCENES else None
     device = str(processes.device) if request.device == "auto" else request.device
-    subject = load_model(request.model, request.dtype, device, compress=True, video=_is_video(source))
+    subject = load_model(request.model, request.dtype, device, compress=True, video=source is not None and _is_video(source))
+    source = source or _scenes(request, subject)
     labeller = Labeller(subject.model, subject.processor, _prompt(subject, request.max_new_tokens), _choice(request))
     info = _info(request, subject, source)
     if first:
@@ -82,10 +83,6 @@ def _processes(device: str) -> Any:
 
 
 def _source(request: Labels, processes: Any) -> SampleSource:
-    if request.data == SCENES:
-        from foveate.explain.labels.scene_samples import SceneSamples
-
-        return SceneSamples(request.limit, request.seed)
     from foveate.explain.labels.dataset_samples import Columns, DatasetSamples, open_dataset
 
     columns = Columns(request.image_column, request.video_column, request.question_column, request.answer_column)
@@ -93,6 +90,15 @@ def _source(request: Labels, processes: Any) -> SampleSource:
         data, origin = open_dataset(request.data, request.split, request.subset)
     frames = request.frames or _DEFAULT_FRAMES
     return DatasetSamples(data, origin, columns, limit=request.limit, seed=request.seed, frames=frames)
+
+
+def _scenes(request: Labels, subject: Subject) -> SampleSource:
+    """Questions about scenes as large as the model's pictures."""
+    from foveate.explain.labels.scene_samples import SceneSamples
+    from foveate.measure.scenes import own_language, side_of
+
+    processor = subject.processor
+    return SceneSamples(request.limit, request.seed, side_of(processor), spelled=not own_language(processor))
 
 
 def _is_video(source: SampleSource) -> bool:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from foveate.demo.scenes import VERSION, Scene, scene
+from foveate.demo.scenes.labels import GRID
 from foveate.errors import InputError
 from foveate.explain.labels.samples import LabelSample
 
@@ -24,13 +25,16 @@ class SceneSamples:
     Args:
         limit: how many questions.
         first: the number of the first scene.
+        side: patches per side of the scenes; see `foveate.demo.scene`.
+        spelled: also accept answers in single letters, as a pretrained decoder writes what it reads.
 
     Raises:
         InputError: scikit-learn, which ships the background photographs, is not installed.
     """
 
-    def __init__(self, limit: int | None = None, first: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, first: int | None = None, side: int = GRID, *, spelled: bool = False) -> None:
         self._limit, self._first = limit or DEFAULT_LIMIT, first or 0
+        self._side, self._spelled = side, spelled
         try:
             self._ends = self._count()
         except ImportError as error:
@@ -47,20 +51,22 @@ class SceneSamples:
     def read(self, index: int) -> LabelSample:
         """Read one question; questions about one scene share its picture."""
         number, question = self._place(index)
-        drawn = _scene(number)
+        drawn = _scene(number, self._side)
         asked = drawn.questions[question]
-        return LabelSample(asked.text, (drawn.image,), (asked.answer,))
+        return LabelSample(asked.text, (drawn.image,), (asked.answer, *([" ".join(asked.answer)] if self._spelled else [])))
 
     def describe(self) -> Mapping[str, Any]:
         """Which scenes, of which version."""
-        return {"data": "scenes", "split": "train", "version of the scenes": VERSION, "first scene": self._first, "samples": self._limit}
+        described = {"data": "scenes", "split": "train", "version of the scenes": VERSION, "first scene": self._first}
+        smaller = {"patches per side": self._side} if self._side < GRID else {}
+        return {**described, **smaller, "samples": self._limit}
 
     def _count(self) -> list[int]:
         """The number of the last question of each scene; only drawing a scene shows how many it has."""
         counts: list[int] = []
         total = 0
         while total < self._limit:
-            counts.append(len(scene(self._first + len(counts)).questions))
+            counts.append(len(scene(self._first + len(counts), side=self._side).questions))
             total += counts[-1]
         return list(accumulate(counts))
 
@@ -70,5 +76,5 @@ class SceneSamples:
 
 
 @lru_cache(maxsize=2)
-def _scene(number: int) -> Scene:
-    return scene(number)
+def _scene(number: int, side: int) -> Scene:
+    return scene(number, side=side)

@@ -15,8 +15,9 @@ import torch
 
 from foveate.chat.processors import check_tokens, make_inputs
 from foveate.compression import compress
-from foveate.demo.model.language import UNKNOWN, prompt
+from foveate.demo.model.language import UNKNOWN
 from foveate.demo.scenes import FAMILIES
+from foveate.demo.scenes.labels import GRID
 from foveate.engine.remembered import remembered_features
 from foveate.errors import BudgetError, InputError
 from foveate.families import family_of
@@ -24,7 +25,7 @@ from foveate.measure.analysis.controls import Norm
 from foveate.measure.analysis.kept_states import KeptStates
 from foveate.measure.analysis.spectrum import information
 from foveate.measure.result_forms import ANALYSED_CELL
-from foveate.measure.scenes import SceneQuestion, balanced, evaluate
+from foveate.measure.scenes import SceneQuestion, balanced, evaluate, prompt_of
 from foveate.measure.store import ResultStore
 from foveate.method import Method
 from foveate.methods import Random, find_method, methods
@@ -107,8 +108,8 @@ def cells_of(names: Sequence[str], budgets: Sequence[int], seeds: int, tokens: i
     return found
 
 
-def questions(count: int) -> list[SceneQuestion]:
-    """A number of held-out questions, spread evenly over families and over many scenes.
+def questions(count: int, side: int = GRID) -> list[SceneQuestion]:
+    """A number of held-out questions, spread evenly over families and over many scenes, which have `side` patches per side.
 
     Raises:
         InputError: fewer than two, which give no interval.
@@ -116,7 +117,7 @@ def questions(count: int) -> list[SceneQuestion]:
     if count < 2:
         raise InputError(f"samples={count}: at least 2 questions are needed for an interval")
     each = -(-count // len(FAMILIES))
-    drawn = balanced(each * _SPREAD)
+    drawn = balanced(each * _SPREAD, side=side)
     found = []
     for place in range(len(FAMILIES)):
         # Neighbouring families take other scenes, because questions about one scene are not independent.
@@ -132,7 +133,7 @@ def visual_tokens(model: Any, processor: Any, sample: SceneQuestion) -> int:
         InputError: the model's tokenizer lacks words of the question, so the model is not of the embedded model's kind.
         ProcessorError: the processor fails, or belongs to another model.
     """
-    inputs = make_inputs(processor, [prompt(sample.question.text)], images=[sample.image])
+    inputs = make_inputs(processor, [prompt_of(processor, sample.question.text)], images=[sample.image])
     ids = inputs["input_ids"][0]
     unknown = processor.tokenizer.unk_token_id
     if unknown is not None and bool((ids == unknown).any()):
