@@ -11,6 +11,7 @@ from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
+from photograph_tables import photographs
 from readme_tables import family_table, headline, method_table
 from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
@@ -178,6 +179,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "families": families,
     "winners": winners,
     "two_questions": two_questions,
+    "photographs": photographs,
     "suites": suites,
     "agreement": agreement,
     "information_times": information_times,

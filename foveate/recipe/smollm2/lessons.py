@@ -44,7 +44,17 @@ MOST = 72  # questions in a strip
 REPEATS, MORE_REPEATS = 4, 16  # tries of each kind of question, some of which fit; and in a strip with notes
 BRIEF = 0.6  # share of a strip for questions in note form, while these are learned
 DESCRIPTIONS = 0.12  # share of pictures that are also described, if there is room
-HARD = {"count": 2.0, "word": 2.5, "number": 2.0, "side": 2.5, "colour": 2.5, "presence": 2.0, "hop": 1.5, "comparison": 1.5}
+HARD = {
+    "side": 4.0,
+    "relation": 3.0,
+    "word": 2.5,
+    "colour": 2.0,
+    "number": 2.0,
+    "count": 1.5,
+    "presence": 1.5,
+    "hop": 1.5,
+    "comparison": 1.5,
+}
 
 
 @dataclass
