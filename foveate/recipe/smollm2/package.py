@@ -46,7 +46,7 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     Raises:
         RecordError: it is damaged.
     """
-    from gguf import GGUFReader  # type: ignore[import-not-found]
+    from gguf import GGUFReader
 
     try:
         tensors = GGUFReader(path).tensors
