@@ -111,3 +111,19 @@ def _source(kind: type[Method]) -> str:
         return "baseline"
     link = f"[{found[1]}](https://{found[0]})"
     return link if "Paper:" in (kind.__doc__ or "") else f"after {link}"
+
+
+def pretrained_short() -> str:
+    """Every method and budget on the model with a pretrained decoder."""
+    data = load("unsupervised")
+    budgets = [str(keep) for keep in data["budgets"]]
+    lines = ["| kept | before layer | " + " | ".join(f"{percent(int(keep) / 144)}" for keep in budgets) + " |"]
+    lines.append("|---" * (len(budgets) + 2) + "|")
+    for name, found in data["methods"].items():
+        if name not in ("Norm", "Oracle"):
+            lines.append(f"| {name} | {found['layer']} | " + " | ".join(interval(found["budgets"][keep]) for keep in budgets) + " |")
+    full, blind = data["answers"]["all"]["full"], data["answers"]["all"]["blind"]
+    note = (
+        f"All 144 tokens: {interval(full)}; no picture: {interval(blind)}. {data['questions']} questions about {data['pictures']} pictures."
+    )
+    return "\n".join([*lines, "", f"{note} `python benchmarks/unsupervised.py`."])

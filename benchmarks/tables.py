@@ -12,7 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from photograph_tables import photographs
-from readme_tables import family_table, headline, method_table
+from readme_tables import family_table, headline, method_table, pretrained_short
 from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
 from speed_tables import host, layout, long_outputs, savings, selection, speed
@@ -180,6 +180,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "winners": winners,
     "two_questions": two_questions,
     "photographs": photographs,
+    "pretrained_short": pretrained_short,
     "suites": suites,
     "agreement": agreement,
     "information_times": information_times,
