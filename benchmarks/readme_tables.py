@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from common import load, percent
+from common import interval, load, percent
 from speed_tables import measured, run, title
 
 from foveate.errors import LayerError
