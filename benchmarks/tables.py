@@ -12,6 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from photograph_tables import photographs
+from pretrained_tables import pretrained_answers
 from readme_tables import family_table, headline, method_table, pretrained_short
 from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
@@ -37,6 +38,7 @@ PAGES = (
     "README.md",
     "docs/index.md",
     "docs/benchmarks.md",
+    "docs/embedded_model.md",
     "docs/methods.md",
     "docs/evaluation.md",
     "docs/explainability.md",
@@ -180,6 +182,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "winners": winners,
     "two_questions": two_questions,
     "photographs": photographs,
+    "pretrained_answers": pretrained_answers,
     "pretrained_short": pretrained_short,
     "suites": suites,
     "agreement": agreement,
