@@ -3,8 +3,8 @@
     python benchmarks/unsupervised.py --minutes 14      # on one core
     python benchmarks/unsupervised.py --minutes 60      # goes on with further pictures
 
-Every picture is a part of its own: a stopped run resumes, and a longer one adds pictures to the same figures. benchmarks/sights.py says
-what is measured of each.
+Every picture is a part of its own: a stopped run resumes, and a longer one adds pictures to the same figures. With as many --pictures as
+there are, nothing is measured and the figures are written again. benchmarks/sights.py says what is measured of each picture.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RECIPE = ("--batch", "16", "--epochs", "20")
 def main(
     minutes: Annotated[float, typer.Option(help="stop before the next picture after so long; at least one is measured")] = 14,
     pictures: Annotated[int, typer.Option(help="held-out pictures at most")] = 200,
-    labels: Annotated[int, typer.Option(help="questions for the labels of the Explainer; 0 leaves it out")] = 72,
+    labels: Annotated[int, typer.Option(help="questions for the labels of the Explainer; 0 leaves it out")] = 64,
     work: Annotated[Path, typer.Option(help="folder for labels and the Explainer's network")] = Path("out/unsupervised"),
 ) -> None:
     """Measure and write benchmarks/results/unsupervised.json."""
