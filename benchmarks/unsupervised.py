@@ -27,6 +27,7 @@ from foveate.cli import main as command_line
 from foveate.demo.scenes import VERSION
 from foveate.engine.identity import identity
 from foveate.engine.remembered import remembered_features
+from foveate.explain.compressor.train import CompressorRecipe, train
 from foveate.files.writing import make_folder
 from foveate.measure.analysis.one_picture import OnePicture
 from foveate.measure.facts import facts
@@ -36,7 +37,8 @@ NAME, SHAPE = "unsupervised", "smollm2"
 EXPLAINED = 3
 """Every third picture is explained as well, because backward passes take long."""
 CHECKED = (TokenCarve(QUARTER, CUT), FastV(QUARTER, 12), DivPrune(QUARTER))
-RECIPE = ("--batch", "16", "--epochs", "20")
+RECIPE = CompressorRecipe(batch=16, epochs=20, validation=0.25)
+"""Few labels about few scenes: a tenth of them may be of no scene at all."""
 
 
 def main(
@@ -85,12 +87,10 @@ def main(
 def trained(work: Path, labels: int) -> str:
     """The folder of an Explainer's network that was trained on the model's own labels."""
     make_folder(work)
-    questions = ["labels", "scenes", "--model", f"demo-{SHAPE}", "--limit", str(labels), "--max-new-tokens", "8", "--batch", "8"]
-    for words in ([*questions, "--device", "cpu", "--out", str(work / "labels")], ["train", str(work / "labels"), *RECIPE]):
-        out = [] if "--out" in words else ["--out", str(work / "compressor")]
-        if status := command_line([*words, *out]):
-            raise SystemExit(f"foveate {' '.join(words)} ended with status {status}")
-    return str(work / "compressor")
+    words = ["labels", "scenes", "--model", f"demo-{SHAPE}", "--limit", str(labels), "--max-new-tokens", "8", "--batch", "8"]
+    if status := command_line([*words, "--device", "cpu", "--out", str(work / "labels")]):
+        raise SystemExit(f"foveate labels ended with status {status}")
+    return str(train(work / "labels", work / "compressor", RECIPE, cpu=True).folder)
 
 
 def labelled(compressor: str) -> int:
