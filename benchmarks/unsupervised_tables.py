@@ -105,7 +105,7 @@ def unsupervised_sinks() -> str:
     """Norms, and the attention that the first token takes."""
     names = {
         "first": "first token's norm",
-        "other_text": "largest other text token's",
+        "other_text": "largest of the other text before the picture",
         "largest": "largest visual token's",
         "largest_of_all": "in any picture",
         "attention_first": "attention to the first token",
