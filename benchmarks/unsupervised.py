@@ -3,8 +3,8 @@
     python benchmarks/unsupervised.py --minutes 14      # on one core
     python benchmarks/unsupervised.py --minutes 60      # goes on with further pictures
 
-Every picture is a part of its own: a stopped run resumes, and a longer one adds pictures to the same figures. benchmarks/sights.py says
-what is measured of each.
+Every picture is a part of its own: a stopped run resumes, and a longer one adds pictures to the same figures. With as many --pictures as
+there are, nothing is measured and the figures are written again. benchmarks/sights.py says what is measured of each picture.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from foveate.cli import main as command_line
 from foveate.demo.scenes import VERSION
 from foveate.engine.identity import identity
 from foveate.engine.remembered import remembered_features
+from foveate.explain.compressor.train import CompressorRecipe, train
 from foveate.files.writing import make_folder
 from foveate.measure.analysis.one_picture import OnePicture
 from foveate.measure.facts import facts
@@ -36,13 +37,14 @@ NAME, SHAPE = "unsupervised", "smollm2"
 EXPLAINED = 3
 """Every third picture is explained as well, because backward passes take long."""
 CHECKED = (TokenCarve(QUARTER, CUT), FastV(QUARTER, 12), DivPrune(QUARTER))
-RECIPE = ("--batch", "16", "--epochs", "20")
+RECIPE = CompressorRecipe(batch=16, epochs=20, validation=0.25)
+"""Few labels about few scenes: a tenth of them may be of no scene at all."""
 
 
 def main(
     minutes: Annotated[float, typer.Option(help="stop before the next picture after so long; at least one is measured")] = 14,
     pictures: Annotated[int, typer.Option(help="held-out pictures at most")] = 200,
-    labels: Annotated[int, typer.Option(help="questions for the labels of the Explainer; 0 leaves it out")] = 72,
+    labels: Annotated[int, typer.Option(help="questions for the labels of the Explainer; 0 leaves it out")] = 64,
     work: Annotated[Path, typer.Option(help="folder for labels and the Explainer's network")] = Path("out/unsupervised"),
 ) -> None:
     """Measure and write benchmarks/results/unsupervised.json."""
@@ -85,12 +87,10 @@ def main(
 def trained(work: Path, labels: int) -> str:
     """The folder of an Explainer's network that was trained on the model's own labels."""
     make_folder(work)
-    questions = ["labels", "scenes", "--model", f"demo-{SHAPE}", "--limit", str(labels), "--max-new-tokens", "8", "--batch", "8"]
-    for words in ([*questions, "--device", "cpu", "--out", str(work / "labels")], ["train", str(work / "labels"), *RECIPE]):
-        out = [] if "--out" in words else ["--out", str(work / "compressor")]
-        if status := command_line([*words, *out]):
-            raise SystemExit(f"foveate {' '.join(words)} ended with status {status}")
-    return str(work / "compressor")
+    words = ["labels", "scenes", "--model", f"demo-{SHAPE}", "--limit", str(labels), "--max-new-tokens", "8", "--batch", "8"]
+    if status := command_line([*words, "--device", "cpu", "--out", str(work / "labels")]):
+        raise SystemExit(f"foveate labels ended with status {status}")
+    return str(train(work / "labels", work / "compressor", RECIPE, cpu=True).folder)
 
 
 def labelled(compressor: str) -> int:

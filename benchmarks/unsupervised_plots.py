@@ -15,10 +15,12 @@ SIGNALS = {"attention": ("Attention", "#0072b2"), "information": ("Information",
 KINDS = {"object": "objects", "reading": "reading"}
 NORMS = {
     "first": ("first token", "#d55e00"),
-    "other_text": ("largest other text token", "#009e73"),
+    "other_text": ("other text before the picture", "#009e73"),
     "largest": ("largest visual token", "#0072b2"),
 }
 CHANCE = 25.0
+BANDS = ("TokenCarve", "FastV")
+"""Methods whose intervals are drawn; those of all would hide each other."""
 
 
 def draw(data: Mapping[str, Any]) -> Figure:
@@ -74,8 +76,9 @@ def _layers(axes: Axes, data: Mapping[str, Any]) -> None:
         chosen = style(name)
         x = [int(layer) for layer in cells]
         axes.plot(x, [100 * cell["share"] for cell in cells.values()], color=chosen.colour, marker=chosen.mark)
-        low, high = ([100 * cell[end] for cell in cells.values()] for end in ("low", "high"))
-        axes.fill_between(x, low, high, color=chosen.colour, alpha=0.1, linewidth=0)
+        if name in BANDS:
+            low, high = ([100 * cell[end] for cell in cells.values()] for end in ("low", "high"))
+            axes.fill_between(x, low, high, color=chosen.colour, alpha=0.1, linewidth=0)
         labels.append(Label(x[-1], 100 * list(cells.values())[-1]["share"], chosen.name, chosen.colour))
     axes.set_xticks([int(layer) for layer in data["sweep"]["TokenCarve"]])
     axes.xaxis.set_minor_locator(NullLocator())

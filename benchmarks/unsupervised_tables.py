@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from common import interval, load, percent
+from common import RESULTS, interval, load, percent
 from information_tables import information_cells, information_correlations
 
 NAME = "unsupervised"
 SHOWN = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 29)
 """Layers of the tables; the picture shows all."""
 KINDS = ("object", "reading", "position", "all")
-CHANCE = {"quarter": 25, "half": 50}
+MISSING = "Not measured with this version's weights yet: `python benchmarks/unsupervised.py`."
 
 
+def if_measured(table: Callable[[], str]) -> Callable[[], str]:
+    """The table, or a line that says that nothing was measured."""
+
+    @functools.wraps(table)
+    def found() -> str:
+        return table() if (RESULTS / f"{NAME}.json").exists() else MISSING
+
+    return found
+
+
+@if_measured
 def unsupervised_answers() -> str:
     """What the model answers with the picture and without."""
     data = load(NAME)
@@ -41,6 +53,7 @@ def _facts(data: Mapping[str, Any]) -> str:
     return f"`python benchmarks/unsupervised.py`, torch {facts['torch']}, transformers {facts['transformers']}, {facts['date']}."
 
 
+@if_measured
 def unsupervised_recall() -> str:
     """What attention, information and norm find in the top quarter, by layer."""
     data = load(NAME)["recall"]["all"]
@@ -58,6 +71,7 @@ def _recalled(found: Mapping[str, float]) -> str:
     return f"{100 * found['value']:.0f} ({100 * found['low']:.0f}-{100 * found['high']:.0f})"
 
 
+@if_measured
 def unsupervised_best() -> str:
     """The best layer of each signal, and the best head, chosen in hindsight, for all questions and for those answered right."""
     data = load(NAME)["recall"]
@@ -86,11 +100,12 @@ def _best(found: Mapping[str, list[dict[str, float]]]) -> str:
     return f"{_recalled(found['quarter'][layer])} / {_recalled(found['half'][layer])}, layer {layer}"
 
 
+@if_measured
 def unsupervised_sinks() -> str:
     """Norms, and the attention that the first token takes."""
     names = {
         "first": "first token's norm",
-        "other_text": "largest other text token's",
+        "other_text": "largest of the other text before the picture",
         "largest": "largest visual token's",
         "largest_of_all": "in any picture",
         "attention_first": "attention to the first token",
@@ -103,6 +118,7 @@ def unsupervised_sinks() -> str:
     return _by_layer(names, note)
 
 
+@if_measured
 def unsupervised_scores() -> str:
     """What norms do to the information score and to cosines."""
     names = {
@@ -139,6 +155,7 @@ def _number(name: str, value: float) -> str:
     return f"{value:+.2f}" if name.startswith("score") else percent(value) if name != "cosine" else f"{value:.2f}"
 
 
+@if_measured
 def unsupervised_layers() -> str:
     """Accuracy with a quarter of the tokens from each layer on."""
     data = load(NAME)
@@ -153,6 +170,7 @@ def unsupervised_layers() -> str:
     )
 
 
+@if_measured
 def unsupervised_methods() -> str:
     """Accuracy, and the share of what the picture adds, of every method and budget."""
     data = load(NAME)
@@ -176,6 +194,7 @@ def _cell(found: Mapping[str, Any]) -> tuple[str, ...]:
     return (interval(found), *(interval(found[name]) if name in found else "" for name in ("of_full", "of_image")))
 
 
+@if_measured
 def unsupervised_correlations() -> str:
     """Spearman's correlation of effective rank and accuracy."""
     data = load(NAME)
@@ -183,6 +202,14 @@ def unsupervised_correlations() -> str:
     return information_correlations({**data["information"], **command})
 
 
+@if_measured
 def unsupervised_cells() -> str:
     """Accuracy and effective rank of every method and budget."""
     return information_cells(load(NAME)["information"])
+
+
+@if_measured
+def unsupervised_picture() -> str:
+    """What plots.py drew."""
+    words = "Recall of the relevant tokens by layer for questions about objects and for reading, norms by layer, and accuracy by the layer "
+    return f"![{words}of the cut](images/pretrained_decoder.png)"

@@ -100,10 +100,9 @@ def test_fast_information_ranks_the_tokens_as_exact_information_does() -> None:
         assert float(torch.corrcoef(ranks)[0, 1]) >= 0.95, layer
 
 
-@pytest.mark.parametrize("rows", [(0,), (0, 3)], ids=["one row", "two rows"])
-def test_static_and_compiled_decoding_give_the_tokens_of_a_dynamic_cache(rows: tuple[int, ...]) -> None:
+def test_static_and_compiled_decoding_give_the_tokens_of_a_dynamic_cache() -> None:
     model, processor = loaded()
-    given, options = inputs(processor, *rows), {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    given, options = inputs(processor, 0, 3), {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
     options |= {"return_dict_in_generate": True, "output_logits": True}
     config = CompileConfig(backend="eager", fullgraph=True, mode=None)
     config._compile_all_devices = True
