@@ -8,10 +8,12 @@ from foveate.explain.compressor.compressor import ConvCompressor as ConvCompress
 from foveate.explain.relevance.relevance import relevance as relevance
 from foveate.explain.relevance.result import Relevance as Relevance
 from foveate.method import Method as Method
+from foveate.methods import CDPruner as CDPruner
 from foveate.methods import DivPrune as DivPrune
 from foveate.methods import Explainer as Explainer
 from foveate.methods import FastV as FastV
 from foveate.methods import FirstLayerAttention as FirstLayerAttention
+from foveate.methods import MMTok as MMTok
 from foveate.methods import Oracle as Oracle
 from foveate.methods import Pool as Pool
 from foveate.methods import Random as Random

@@ -46,6 +46,8 @@ _STYLES = {
     "divprune": Style("DivPrune", "#117733", "p"),
     "towerattention": Style("Tower attention", "#882255", "h"),
     "scope": Style("Scope", "#999933", "8"),
+    "cdpruner": Style("CDPruner", "#117777", ">"),
+    "mmtok": Style("MMTok", "#4477aa", "<"),
     "full": Style("Full model", INK, "*"),
     "ideal": Style("Ideal", MUTED, "d"),
 }

@@ -1,11 +1,13 @@
 """The methods that come with foveate, one file each, and what gives methods names, files and text. None of them knows a model."""
 
+from foveate.methods.cdpruner import CDPruner
 from foveate.methods.configuration import load_method, method_from_dict, method_from_json, method_to_dict, method_to_json, save_method
 from foveate.methods.divprune import DivPrune
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
 from foveate.methods.information import information_contribution, information_method
+from foveate.methods.mmtok import MMTok
 from foveate.methods.options import parse_method, split_methods
 from foveate.methods.oracle import Oracle
 from foveate.methods.pool import Pool
@@ -17,6 +19,7 @@ from foveate.methods.tower_attention import TowerAttention
 
 __all__ = [
     "DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention",
+    "CDPruner", "MMTok",
     "find_method", "information_contribution", "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",

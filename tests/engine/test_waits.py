@@ -18,11 +18,13 @@ from waits import Waits, waits_on_a_gpu
 
 import foveate
 from foveate import (
+    CDPruner,
     DivPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
     Method,
+    MMTok,
     Oracle,
     Plan,
     Pool,
@@ -38,12 +40,16 @@ MOST = 2
 """Waits of a prefill: for the prompt's ids and mask, and for the flag of all checks."""
 
 METHODS: dict[str, Callable[[int], list[Method]]] = {
+    "cdpruner": lambda batch: [CDPruner(keep=6)],
+    "cdpruner, centred": lambda batch: [CDPruner(keep=6, centred=True)],
     "divprune": lambda batch: [DivPrune(keep=6)],
+    "divprune, centred": lambda batch: [DivPrune(keep=6, centred=True)],
     "divprune of a later layer": lambda batch: [DivPrune(keep=6, layer=2)],
     "explainer": lambda batch: [Explainer(keep=6, compressor="untrained")],
     "fastv": lambda batch: [FastV(keep=6)],
     "fastv of a share": lambda batch: [FastV(keep=0.3)],
     "firstlayerattention": lambda batch: [FirstLayerAttention(keep=6)],
+    "mmtok": lambda batch: [MMTok(keep=6)],
     "oracle": lambda batch: [Oracle(keep=6, layer=2, relevance=[torch.rand(TOKENS)] * batch)],
     "pool": lambda batch: [Pool(keep=6)],
     "random": lambda batch: [Random(keep=6)],

@@ -16,7 +16,21 @@ from compressors import untrained
 from torch import Tensor
 
 import foveate
-from foveate import DivPrune, Explainer, FastV, FirstLayerAttention, Method, Oracle, Pool, Random, Scope, TokenCarve, TowerAttention
+from foveate import (
+    CDPruner,
+    DivPrune,
+    Explainer,
+    FastV,
+    FirstLayerAttention,
+    Method,
+    MMTok,
+    Oracle,
+    Pool,
+    Random,
+    Scope,
+    TokenCarve,
+    TowerAttention,
+)
 from foveate.errors import BudgetError, InputError, LayerError, MethodError, OptionError, RecordError, UnknownNameError, UsageError
 from foveate.methods import (
     load_method,
@@ -34,10 +48,12 @@ from foveate.methods.schema import options_of
 
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {
-    "divprune": DivPrune(keep=0.5, layer=1, clamp=True),
+    "cdpruner": CDPruner(keep=0.5, layer=1, clamp=True, relevance_weight=0.5, centred=True),
+    "divprune": DivPrune(keep=0.5, layer=1, clamp=True, centred=True),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),
+    "mmtok": MMTok(8, 1, True, visual=1.0, text_temperature=0.1, visual_temperature=0.1, features="projected"),
     "pool": Pool(keep=7, layer=0, clamp=True),
     "random": Random(keep=1, layer=9, clamp=True, seed=-(2**70)),
     "scope": Scope(keep=8, layer=1, clamp=True, alpha=0.5),

@@ -17,10 +17,12 @@ from on_gpu import same_everywhere
 import foveate.methods
 from foveate.method import Method
 from foveate.methods import (
+    CDPruner,
     DivPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
+    MMTok,
     Oracle,
     Pool,
     Random,
@@ -39,11 +41,18 @@ COMPRESSOR = str(untrained().save_pretrained(_HOME.name))
 
 # One row per method or option that makes a difference: a method joins the whole matrix with one line.
 MAKERS: dict[str, Callable[[int | float], Method]] = {
+    "cdpruner": CDPruner,
+    "cdpruner-centred": lambda keep: CDPruner(keep, centred=True),
+    "cdpruner-diversity": lambda keep: CDPruner(keep, relevance_weight=0),
+    "cdpruner-later": lambda keep: CDPruner(keep, layer=2),
     "divprune": DivPrune,
+    "divprune-centred": lambda keep: DivPrune(keep, centred=True),
     "divprune-later": lambda keep: DivPrune(keep, layer=2),
     "explainer": lambda keep: Explainer(keep, compressor=COMPRESSOR),
     "fastv": FastV,
     "firstlayerattention": FirstLayerAttention,
+    "mmtok": MMTok,
+    "mmtok-projected": lambda keep: MMTok(keep, layer=2, features="projected"),
     "pool": Pool,
     "random": Random,
     "scope": Scope,
@@ -57,7 +66,7 @@ MAKERS: dict[str, Callable[[int | float], Method]] = {
     "tokencarve-merge": lambda keep: TokenCarve(keep, attention_weight=0.7, stage_one=2),
     "towerattention": TowerAttention,
 }
-AT_THE_INPUT = (DivPrune, Explainer, FirstLayerAttention, Scope, TowerAttention)
+AT_THE_INPUT = (CDPruner, DivPrune, Explainer, FirstLayerAttention, MMTok, Scope, TowerAttention)
 """Act before layer 0 by default, the others before layer 2."""
 GRIDS = [(1, 1, 1), (1, 1, 2), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -77,7 +86,13 @@ def view_of(grid: tuple[int, int, int], d: int, dtype: torch.dtype = torch.float
         head_attention=heads.to(dtype),
         tower_attention=torch.rand(n, generator=torch.Generator().manual_seed(seed + 3)).to(dtype) / n,
         projected_states=decaying(n, d, seed + 4).to(dtype),
+        tower_states=decaying(n, d + 2, seed + 5).to(dtype),
+        question_states=decaying(4, d, seed + 6).to(dtype),
     )
+
+
+OF_THE_PROMPT = {"head_attention", "question_states"}
+"""Signals whose rows are not visual tokens."""
 
 
 def given(view: View) -> list[str]:
@@ -140,7 +155,7 @@ def test_a_view_is_left_as_it_was(make: Callable[[int | float], Method]) -> None
     view, again = view_of((1, 5, 7), 80), view_of((1, 5, 7), 80)
     first = make(9).plan(view)
     assert make(9).plan(view) == first
-    assert {"last_attention", "attention_output", "head_attention", "tower_attention", "projected_states"} == set(given(again))
+    assert set(given(again)) == SIGNALS.keys() - {"text_attention"}
     for name in ("states", *given(again)):
         assert torch.equal(getattr(view, name), getattr(again, name))
 
@@ -150,7 +165,8 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
     view = view_of((1, 5, 7), 8)
     first = make(20).plan(view)
     kept = first.kept
-    left = {name: view.signal(name)[:, kept] if name == "head_attention" else view.signal(name)[kept] for name in given(view)}
+    left = {name: view.signal(name) if name in OF_THE_PROMPT else view.signal(name)[kept] for name in given(view)}
+    left["head_attention"] = view.signal("head_attention")[:, kept]
     rest = View(first.merge(view.states), view.grid, index=kept, **left)
     second = make(6).plan(rest)
     check(second, 6, 20)
@@ -160,7 +176,19 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
 # Not of coverage alone: two tokens that gain as much from each other are a tie.
 @pytest.mark.parametrize(
     "name",
-    ["divprune", "divprune-later", "fastv", "scope", "tokencarve-drop", "tokencarve-merge", "tokencarve-information", "towerattention"],
+    [
+        "cdpruner",
+        "divprune",
+        "divprune-centred",
+        "divprune-later",
+        "fastv",
+        "mmtok",
+        "scope",
+        "tokencarve-drop",
+        "tokencarve-merge",
+        "tokencarve-information",
+        "towerattention",
+    ],
 )
 def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
     view = view_of((1, 5, 7), 80)
@@ -170,7 +198,8 @@ def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
         # At this weight no two of 35 tokens have equal sums of ranks, so no tie is broken by index.
         method = dataclasses.replace(method, attention_weight=0.437501)
     target = method.plan(view).target
-    moved = {name: view.signal(name)[order] for name in given(view) if name != "head_attention"}
+    moved = {name: view.signal(name)[order] for name in given(view) if name not in OF_THE_PROMPT}
+    moved["question_states"] = view.signal("question_states")
     permuted = method.plan(View(view.states[order], view.grid, **moved)).target
     place = torch.empty_like(order).scatter(0, order, torch.arange(35))
     expected = torch.where(target[order] < 0, -1, place[target[order].clamp(min=0)])
