@@ -14,7 +14,7 @@ _FACE = {
     "foveate.method": ["Method"],
     "foveate.methods": [
         *("DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention"),
-        *("CDPruner", "MMTok"),
+        *("CDPruner", "EVS", "MMTok", "PruMerge", "ToMe", "VidCom2", "VisionZip"),
         *("load_method", "parse_method", "register", "save_method"),
     ],
     "foveate.plan": ["Plan"],

@@ -10,7 +10,25 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from foveate import CDPruner, DivPrune, FastV, Method, MMTok, Plan, Pool, Random, Scope, TokenCarve, TowerAttention, View
+from foveate import (
+    EVS,
+    CDPruner,
+    DivPrune,
+    FastV,
+    Method,
+    MMTok,
+    Plan,
+    Pool,
+    PruMerge,
+    Random,
+    Scope,
+    TokenCarve,
+    ToMe,
+    TowerAttention,
+    VidCom2,
+    View,
+    VisionZip,
+)
 
 IMAGE, PAD, VOCABULARY = 90, 0, 96
 TOKENS = 16
@@ -187,7 +205,7 @@ SPARSE = keep_target([1, 4, 5, 9, 12])
 METHODS = [
     *(TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)),
     *(DivPrune(keep=6), Scope(keep=6), TowerAttention(keep=6)),
-    *(CDPruner(keep=6), MMTok(keep=6)),
+    *(CDPruner(keep=6), EVS(keep=6), MMTok(keep=6), PruMerge(keep=6), ToMe(keep=6), VidCom2(keep=6), VisionZip(keep=6, contextual=0.5)),
 ]
 """Every method that needs nothing but the model, keeping six tokens."""
 

@@ -48,6 +48,11 @@ _STYLES = {
     "scope": Style("Scope", "#999933", "8"),
     "cdpruner": Style("CDPruner", "#117777", ">"),
     "mmtok": Style("MMTok", "#4477aa", "<"),
+    "evs": Style("EVS", "#aa4499", "1"),
+    "prumerge": Style("PruMerge", "#aa7744", "H"),
+    "tome": Style("ToMe", "#44aa99", "2"),
+    "vidcom2": Style("VidCom2", "#332288", "3"),
+    "visionzip": Style("VisionZip", "#cc6677", "4"),
     "full": Style("Full model", INK, "*"),
     "ideal": Style("Ideal", MUTED, "d"),
 }

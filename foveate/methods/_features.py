@@ -14,7 +14,10 @@ from foveate.method import Method
 from foveate.plan import DROPPED, Plan
 from foveate.view import View
 
-__all__ = ["ROUNDED", "FeatureMethod", "centred", "cosines", "distinctiveness", "most_alike", "row_of", "scaled", "unit_rows"]
+__all__ = [
+    "ROUNDED", "FeatureMethod", "centred", "cosines", "distinctiveness", "evenly", "merged_into", "most_alike", "row_of", "scaled",
+    "unit_rows", "where",
+]  # fmt: skip
 
 ROUNDED = 2.0**40
 """Cosines come in units of 1 / ROUNDED, as whole numbers, so that equal tokens tie and sums of up to 8192 of them are exact."""
@@ -86,8 +89,7 @@ class FeatureMethod(Method):
         if not merged:
             return [Plan.deferred(target, keep) for target in targets.unbind()]
         moves = (targets != DROPPED) & (targets != torch.arange(targets.shape[1], device=targets.device))
-        # How many move is known, so sorting finds them without a wait.
-        orders = moves.sort(dim=1, descending=True, stable=True).indices[:, :merged]
+        orders = where(moves, merged)
         return [Plan.deferred(target, keep, order) for target, order in zip(targets.unbind(), orders.unbind(), strict=True)]
 
     def _features(self, view: View) -> Tensor:
@@ -123,6 +125,32 @@ def most_alike(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         found.append(alike.gather(-1, best).squeeze(-1))
         whose.append(best.squeeze(-1))
     return torch.cat(found, 1), torch.cat(whose, 1)
+
+
+def merged_into(units: Tensor, kept: Tensor, others: Tensor) -> Tensor:
+    """Plan targets (b, n) of tokens of length 1: `kept` (b, k) stay, and each of `others` (b, m) goes to the one of them it resembles most.
+
+    Args:
+        units: (b, n, d).
+        kept: ascending indices, so that the lower index comes first among equals.
+        others: indices; a token that neither names is dropped.
+    """
+    rows, sources = (units.gather(1, chosen[..., None].expand(-1, -1, units.shape[2])) for chosen in (others, kept))
+    targets = torch.full(units.shape[:2], DROPPED, device=units.device).scatter_(1, kept, kept)
+    return targets.scatter_(1, others, kept.gather(1, most_alike(rows, sources)[1]))
+
+
+def where(mask: Tensor, count: int) -> Tensor:
+    """The ascending indices (b, count) at which a mask (b, n) is true, `count` times in every row; it never waits for the device."""
+    return mask.sort(dim=1, descending=True, stable=True).indices[:, :count]
+
+
+def evenly(mask: Tensor, wanted: Tensor) -> Tensor:
+    """Marks `wanted` (b, 1) of the places at which a mask (b, n) is true, at equal distances; at most as many as there are."""
+    places = mask.sum(1, keepdim=True).clamp(min=1)
+    place = mask.cumsum(1) - 1
+    half = places // 2
+    return mask & (((place + 1) * wanted + half) // places > (place * wanted + half) // places)
 
 
 def row_of(values: Tensor, pick: Tensor) -> Tensor:

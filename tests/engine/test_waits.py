@@ -18,6 +18,7 @@ from waits import Waits, waits_on_a_gpu
 
 import foveate
 from foveate import (
+    EVS,
     CDPruner,
     DivPrune,
     Explainer,
@@ -28,11 +29,15 @@ from foveate import (
     Oracle,
     Plan,
     Pool,
+    PruMerge,
     Random,
     Scope,
     TokenCarve,
+    ToMe,
     TowerAttention,
+    VidCom2,
     View,
+    VisionZip,
 )
 from foveate.methods import methods
 
@@ -45,6 +50,7 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "divprune": lambda batch: [DivPrune(keep=6)],
     "divprune, centred": lambda batch: [DivPrune(keep=6, centred=True)],
     "divprune of a later layer": lambda batch: [DivPrune(keep=6, layer=2)],
+    "evs": lambda batch: [EVS(keep=6)],
     "explainer": lambda batch: [Explainer(keep=6, compressor="untrained")],
     "fastv": lambda batch: [FastV(keep=6)],
     "fastv of a share": lambda batch: [FastV(keep=0.3)],
@@ -52,11 +58,15 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "mmtok": lambda batch: [MMTok(keep=6)],
     "oracle": lambda batch: [Oracle(keep=6, layer=2, relevance=[torch.rand(TOKENS)] * batch)],
     "pool": lambda batch: [Pool(keep=6)],
+    "prumerge": lambda batch: [PruMerge(keep=6)],
     "random": lambda batch: [Random(keep=6)],
     "scope": lambda batch: [Scope(keep=6)],
     "tokencarve": lambda batch: [TokenCarve(keep=6)],
     "tokencarve by attention": lambda batch: [TokenCarve(keep=6, attention_weight=1.0)],
+    "tome": lambda batch: [ToMe(keep=6)],
     "towerattention": lambda batch: [TowerAttention(keep=6)],
+    "vidcom2": lambda batch: [VidCom2(keep=6)],
+    "visionzip": lambda batch: [VisionZip(keep=6, contextual=0.5)],
     "every signal": lambda batch: [Everything(keep=6)],
     "every signal at layer 0": lambda batch: [Everything(keep=6, layer=0)],
     "plans on the CPU": lambda batch: [Fixed(targets=(SPARSE,))],

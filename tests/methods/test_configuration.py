@@ -17,6 +17,7 @@ from torch import Tensor
 
 import foveate
 from foveate import (
+    EVS,
     CDPruner,
     DivPrune,
     Explainer,
@@ -26,10 +27,14 @@ from foveate import (
     MMTok,
     Oracle,
     Pool,
+    PruMerge,
     Random,
     Scope,
     TokenCarve,
+    ToMe,
     TowerAttention,
+    VidCom2,
+    VisionZip,
 )
 from foveate.errors import BudgetError, InputError, LayerError, MethodError, OptionError, RecordError, UnknownNameError, UsageError
 from foveate.methods import (
@@ -50,15 +55,20 @@ from foveate.methods.schema import options_of
 CHANGED: dict[str, Method] = {
     "cdpruner": CDPruner(keep=0.5, layer=1, clamp=True, relevance_weight=0.5, centred=True),
     "divprune": DivPrune(keep=0.5, layer=1, clamp=True, centred=True),
+    "evs": EVS(keep=0.5, layer=1, clamp=True),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),
     "mmtok": MMTok(8, 1, True, visual=1.0, text_temperature=0.1, visual_temperature=0.1, features="projected"),
     "pool": Pool(keep=7, layer=0, clamp=True),
+    "prumerge": PruMerge(keep=0.5, layer=1, clamp=True),
     "random": Random(keep=1, layer=9, clamp=True, seed=-(2**70)),
     "scope": Scope(keep=8, layer=1, clamp=True, alpha=0.5),
     "tokencarve": TokenCarve(5, 4, True, attention_weight=0.7, stage_one=2, source="attention_output", information="fast"),
+    "tome": ToMe(keep=0.5, layer=1, clamp=True),
     "towerattention": TowerAttention(keep=6, layer=3, clamp=True),
+    "vidcom2": VidCom2(keep=0.5, layer=1, clamp=True),
+    "visionzip": VisionZip(keep=8, layer=1, clamp=True, contextual=0.5),
 }
 BY_ITSELF = {"oracle"}
 """Needs the relevance of one batch, which no file of its own holds."""

@@ -17,6 +17,7 @@ from on_gpu import same_everywhere
 import foveate.methods
 from foveate.method import Method
 from foveate.methods import (
+    EVS,
     CDPruner,
     DivPrune,
     Explainer,
@@ -25,10 +26,14 @@ from foveate.methods import (
     MMTok,
     Oracle,
     Pool,
+    PruMerge,
     Random,
     Scope,
     TokenCarve,
+    ToMe,
     TowerAttention,
+    VidCom2,
+    VisionZip,
     find_method,
     methods,
 )
@@ -48,12 +53,15 @@ MAKERS: dict[str, Callable[[int | float], Method]] = {
     "divprune": DivPrune,
     "divprune-centred": lambda keep: DivPrune(keep, centred=True),
     "divprune-later": lambda keep: DivPrune(keep, layer=2),
+    "evs": EVS,
     "explainer": lambda keep: Explainer(keep, compressor=COMPRESSOR),
     "fastv": FastV,
     "firstlayerattention": FirstLayerAttention,
     "mmtok": MMTok,
     "mmtok-projected": lambda keep: MMTok(keep, layer=2, features="projected"),
     "pool": Pool,
+    "prumerge": PruMerge,
+    "prumerge-later": lambda keep: PruMerge(keep, layer=2),
     "random": Random,
     "scope": Scope,
     "scope-coverage": lambda keep: Scope(keep, alpha=0),
@@ -64,9 +72,17 @@ MAKERS: dict[str, Callable[[int | float], Method]] = {
     "tokencarve-information": lambda keep: TokenCarve(keep, attention_weight=0),
     "tokencarve-drop": lambda keep: TokenCarve(keep, stage_one=1),
     "tokencarve-merge": lambda keep: TokenCarve(keep, attention_weight=0.7, stage_one=2),
+    "tome": ToMe,
+    "tome-later": lambda keep: ToMe(keep, layer=2),
     "towerattention": TowerAttention,
+    "vidcom2": VidCom2,
+    "visionzip": VisionZip,
+    "visionzip-contextual": lambda keep: VisionZip(keep, layer=2, contextual=1.0),
+    "visionzip-dominant": lambda keep: VisionZip(keep, contextual=0.0),
 }
-AT_THE_INPUT = (CDPruner, DivPrune, Explainer, FirstLayerAttention, MMTok, Scope, TowerAttention)
+AT_THE_INPUT = (
+    *(CDPruner, DivPrune, EVS, Explainer, FirstLayerAttention, MMTok, PruMerge, Scope, ToMe, TowerAttention, VidCom2, VisionZip),
+)
 """Act before layer 0 by default, the others before layer 2."""
 GRIDS = [(1, 1, 1), (1, 1, 2), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -188,6 +204,8 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
         "tokencarve-merge",
         "tokencarve-information",
         "towerattention",
+        "vidcom2",
+        "visionzip-dominant",
     ],
 )
 def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
