@@ -22,7 +22,7 @@ __all__ = ["PruMerge"]
 class PruMerge(FeatureMethod):
     """Keeps the outliers of the vision tower's attention and evenly spaced tokens, and merges all others into them; needs no question.
 
-    Paper: "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", https://arxiv.org/abs/2403.15388, in its form
+    After "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", https://arxiv.org/abs/2403.15388, in its form
     "+". An outlier is a token whose attention lies more than 1.5 interquartile ranges above the third quartile of the image. Evenly
     spaced tokens among the others join them. Each token that is not kept is merged into the kept one that it resembles most, by cosine.
 

@@ -21,7 +21,7 @@ __all__ = ["ToMe"]
 class ToMe(FeatureMethod):
     """Merges the most similar tokens, round after round, until the budget is met; needs no question and no attention.
 
-    Paper: "Token Merging: Your ViT But Faster", https://arxiv.org/abs/2210.09461, bipartite soft matching. Each round splits the tokens
+    After "Token Merging: Your ViT But Faster", https://arxiv.org/abs/2210.09461, bipartite soft matching. Each round splits the tokens
     alternately into two sets. Each token of the first finds the one of the second that it resembles most, by cosine, and the most
     similar pairs are merged: a token of the second set may take in several. A merged token is the mean of all tokens in it, so larger
     ones count for more, and takes part in the next round as one token.
