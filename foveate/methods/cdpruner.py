@@ -16,6 +16,9 @@ from foveate.view import View
 
 __all__ = ["CDPruner"]
 
+WHOLE = 4096
+"""Most tokens for which the whole kernel is in memory, 128 MiB; of more, each step computes one row of it."""
+
 
 @register
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class CDPruner(FeatureMethod):
 
     The papers leave open, and here holds: among equals the lower index comes first, where gains that differ by less than 2^-40 of the
     largest possible one are equal; once the rest adds no volume, the lowest indices fill the budget; frames of a video and crops of an
-    image are one set of tokens. Memory is in proportion to n times `keep`: the kernel is never held.
+    image are one set of tokens. Of more than 4096 tokens the kernel is never in memory, only n times `keep` numbers.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
@@ -100,6 +103,7 @@ def _largest_volume(rows: Tensor, keep: int) -> Tensor:
     batch, tokens, _ = rows.shape
     # Of each row, the square of what the chosen ones do not span; and its coordinates along them, one step after another.
     left = rows.square().sum(-1)
+    kernel = rows @ rows.mT if tokens <= WHOLE else None
     spanned = rows.new_zeros(batch, keep, tokens)
     taken = torch.zeros_like(left)
     chosen = []
@@ -109,8 +113,8 @@ def _largest_volume(rows: Tensor, keep: int) -> Tensor:
         chosen.append(pick)
         taken.scatter_(1, pick, -torch.inf)
         known = spanned[:, :step]
-        products = (rows @ row_of(rows, pick)[..., None]).squeeze(-1)
-        products -= (known.gather(2, pick[:, None].expand(-1, step, -1)).mT @ known).squeeze(1)
+        products = row_of(kernel, pick) if kernel is not None else (rows @ row_of(rows, pick)[..., None]).squeeze(-1)
+        products = products - (known.gather(2, pick[:, None].expand(-1, step, -1)).mT @ known).squeeze(1)
         # A row within what is chosen gives no new direction, only rounding noise.
         new = rounded.gather(1, pick) > 0
         new_direction = torch.where(new, products * left.gather(1, pick).clamp(min=1 / ROUNDED).rsqrt(), 0.0)
