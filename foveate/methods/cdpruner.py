@@ -31,8 +31,8 @@ class CDPruner(FeatureMethod):
     takes the token that raises it most, by an incremental Cholesky factor.
 
     Relevance is a mean cosine, scaled to [0, 1] within the image. The paper takes it from CLIP's text tower where there is one. A
-    vision-language model carries none, so here it is, as in the authors' form for models without one, the mean cosine of the token
-    to the question's tokens: at layer 0 of projected features and text embeddings, at a later layer of the hidden states that enter it.
+    vision-language model carries none, so here it is, as in OpenVINO GenAI, the mean cosine of the token to the question's tokens: at
+    layer 0 of projected features and text embeddings, at a later layer of the hidden states that enter it.
 
     With `centred`, it is Cen-Prune around CDPruner, https://arxiv.org/abs/2608.30263, equation 8: S has the cosines of features less
     their mean over the image, and r is multiplied by each token's distinctiveness (see `DivPrune`).
@@ -46,7 +46,7 @@ class CDPruner(FeatureMethod):
         layer: the decoder layer that the method acts before; the paper's is 0, the language model's input.
         clamp: as in `Method`.
         relevance_weight: how much relevance counts, in [0, 1]. At 1 the kernel is that of the paper; at w below 1, r is replaced by
-            exp(w r / (2 (1 - w))), the paper's balance of relevance and diversity; at 0 diversity alone decides and no question is read.
+            exp(w r / (2 (1 - w))), as the authors' code suggests; at 0 diversity alone decides and no question is read.
         centred: centre the features first, and prefer distinct tokens (Cen-Prune).
 
     Raises:

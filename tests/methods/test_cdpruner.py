@@ -10,6 +10,7 @@ from greedy_reference import slow_distinctiveness, slow_kernel, slow_largest_vol
 from methods_reference import decaying
 from torch import Tensor
 
+import foveate.methods.cdpruner
 from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import CDPruner
 from foveate.view import View
@@ -108,6 +109,13 @@ def test_images_that_are_decided_for_together_are_decided_for_as_if_alone() -> N
     # On a CPU they are not, so this calls what an accelerator would. Questions have different lengths.
     views = [view_of(decaying(30, 9, seed), decaying(2 + seed, 9, seed + 7)) for seed in range(3)]
     assert CDPruner(8)._decided(views, 8) == CDPruner(8).plans(views)
+
+
+def test_many_tokens_need_no_whole_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = view_of(decaying(40, 60, 0), decaying(3, 60, 1))
+    whole = [CDPruner(keep).plan(view) for keep in (1, 13, 30)]
+    monkeypatch.setattr(foveate.methods.cdpruner, "WHOLE", 39)
+    assert [CDPruner(keep).plan(view) for keep in (1, 13, 30)] == whole
 
 
 def test_frames_and_crops_are_one_set_of_tokens() -> None:
