@@ -15,7 +15,7 @@ from foveate.plan import DROPPED, Plan
 from foveate.view import View
 
 __all__ = [
-    "ROUNDED", "FeatureMethod", "centred", "cosines", "distinctiveness", "evenly", "merged_into", "most_alike", "row_of", "scaled",
+    "BLOCK", "ROUNDED", "FeatureMethod", "centred", "cosines", "distinctiveness", "evenly", "merged_into", "most_alike", "row_of", "scaled",
     "unit_rows", "where",
 ]  # fmt: skip
 

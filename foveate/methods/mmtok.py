@@ -8,11 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from foveate.devices import require
 from foveate.errors import InputError, OptionError
-from foveate.methods._features import ROUNDED, FeatureMethod, unit_rows
+from foveate.methods._features import BLOCK, ROUNDED, FeatureMethod, cosines, unit_rows
 from foveate.methods._question import question_units
 from foveate.methods.registry import register
 from foveate.view import View
@@ -82,28 +81,31 @@ class MMTok(FeatureMethod):
         """
         if features.shape[1] > MOST:
             raise _too_many(features.shape[1])
+        text = [question_units(view, type(self).__name__) for view in views]
+        states = torch.stack([view.states for view in views])
+        require(states.isfinite().flatten(1).all(1), self._not_finite, views)
+        batch, tokens = features.shape[:2]
         # Rows of zeros, where another image has a longer question, are covered from the start.
-        covers = pad_sequence([self._covers(row, view) for row, view in zip(features, views, strict=True)], batch_first=True)
+        covers = torch.zeros(batch, max(map(len, text)) + tokens, tokens, dtype=torch.float64, device=features.device)
+        for own, words, image, projected in zip(covers, text, unit_rows(features), unit_rows(states), strict=True):
+            _fill(own[tokens : tokens + len(words)], words, projected, self.text_temperature, 1.0)
+            _fill(own[:tokens], image, image, self.visual_temperature, self.visual)
         return _most_coverage(covers, keep)
 
     def _features(self, view: View) -> Tensor:
         return view.signal("tower_states") if self.features == "tower" else super()._features(view)
 
-    def _covers(self, features: Tensor, view: View) -> Tensor:
-        """How well each visual token (column) covers each text token and each visual token (rows), weighted, (q + n, n)."""
-        units, text = unit_rows(features[None])[0], question_units(view, type(self).__name__)
-        require(view.states.isfinite().all(), self._not_finite, [view])
-        states = unit_rows(view.states[None])[0]
-        return torch.cat(
-            [_weighted(text @ states.T, self.text_temperature, 1.0), _weighted(units @ units.T, self.visual_temperature, self.visual)]
-        )
 
+def _fill(covers: Tensor, rows: Tensor, tokens: Tensor, temperature: float, weight: float) -> None:
+    """Writes into `covers` (r, n) how well each of tokens (n, d) covers each of rows (r, d), all of length 1.
 
-def _weighted(cosines: Tensor, temperature: float, weight: float) -> Tensor:
-    """Softmax of each row of cosines (r, n), times weight / r, in whole numbers of 1 / ROUNDED, so that sums are exact."""
-    # Equal tokens must tie, so their cosines are made equal first.
-    cosines = (cosines * ROUNDED).round_().div_(ROUNDED * temperature)
-    return cosines.softmax(-1).mul_(ROUNDED * weight / len(cosines)).round_()
+    That is the softmax of their cosines, times weight / r, in whole numbers of 1 / ROUNDED, so that sums are exact. Block by block, so that
+    no second matrix of that size is in memory.
+    """
+    for to, part in zip(covers.split(BLOCK), rows.split(BLOCK), strict=True):
+        # Equal tokens must tie, so their cosines are made equal first.
+        alike = cosines(part[None], tokens[None])[0].div_(ROUNDED * temperature)
+        to.copy_(alike.softmax(-1).mul_(ROUNDED * weight / len(rows)).round_())
 
 
 def _most_coverage(covers: Tensor, keep: int) -> Tensor:
