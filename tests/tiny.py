@@ -10,7 +10,22 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from foveate import DivPrune, FastV, Method, Plan, Pool, Random, Scope, TokenCarve, TowerAttention, View
+from foveate import (
+    DART,
+    DivPrune,
+    FastV,
+    Method,
+    Plan,
+    Pool,
+    PyramidDrop,
+    Random,
+    Scope,
+    SparseVLM,
+    TokenCarve,
+    TowerAttention,
+    V2Drop,
+    View,
+)
 
 IMAGE, PAD, VOCABULARY = 90, 0, 96
 TOKENS = 16
@@ -187,6 +202,7 @@ SPARSE = keep_target([1, 4, 5, 9, 12])
 METHODS = [
     *(TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)),
     *(DivPrune(keep=6), Scope(keep=6), TowerAttention(keep=6)),
+    *(DART(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
 ]
 """Every method that needs nothing but the model, keeping six tokens."""
 

@@ -46,6 +46,10 @@ _STYLES = {
     "divprune": Style("DivPrune", "#117733", "p"),
     "towerattention": Style("Tower attention", "#882255", "h"),
     "scope": Style("Scope", "#999933", "8"),
+    "dart": Style("DART", "#aa4499", "<"),
+    "pyramiddrop": Style("PyramidDrop", "#44aa99", ">"),
+    "sparsevlm": Style("SparseVLM", "#332288", "H"),
+    "v2drop": Style("V2Drop", "#a6761d", "1"),
     "full": Style("Full model", INK, "*"),
     "ideal": Style("Ideal", MUTED, "d"),
 }

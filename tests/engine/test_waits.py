@@ -18,6 +18,7 @@ from waits import Waits, waits_on_a_gpu
 
 import foveate
 from foveate import (
+    DART,
     DivPrune,
     Explainer,
     FastV,
@@ -26,10 +27,13 @@ from foveate import (
     Oracle,
     Plan,
     Pool,
+    PyramidDrop,
     Random,
     Scope,
+    SparseVLM,
     TokenCarve,
     TowerAttention,
+    V2Drop,
     View,
 )
 from foveate.methods import methods
@@ -38,6 +42,7 @@ MOST = 2
 """Waits of a prefill: for the prompt's ids and mask, and for the flag of all checks."""
 
 METHODS: dict[str, Callable[[int], list[Method]]] = {
+    "dart": lambda batch: [DART(keep=6)],
     "divprune": lambda batch: [DivPrune(keep=6)],
     "divprune of a later layer": lambda batch: [DivPrune(keep=6, layer=2)],
     "explainer": lambda batch: [Explainer(keep=6, compressor="untrained")],
@@ -46,11 +51,14 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "firstlayerattention": lambda batch: [FirstLayerAttention(keep=6)],
     "oracle": lambda batch: [Oracle(keep=6, layer=2, relevance=[torch.rand(TOKENS)] * batch)],
     "pool": lambda batch: [Pool(keep=6)],
+    "pyramiddrop": lambda batch: [PyramidDrop(keep=6)],
     "random": lambda batch: [Random(keep=6)],
     "scope": lambda batch: [Scope(keep=6)],
+    "sparsevlm": lambda batch: [SparseVLM(keep=6)],
     "tokencarve": lambda batch: [TokenCarve(keep=6)],
     "tokencarve by attention": lambda batch: [TokenCarve(keep=6, attention_weight=1.0)],
     "towerattention": lambda batch: [TowerAttention(keep=6)],
+    "v2drop": lambda batch: [V2Drop(keep=6)],
     "every signal": lambda batch: [Everything(keep=6)],
     "every signal at layer 0": lambda batch: [Everything(keep=6, layer=0)],
     "plans on the CPU": lambda batch: [Fixed(targets=(SPARSE,))],
