@@ -124,9 +124,10 @@ class Readings:
     def clear(self) -> Spans:
         """Forget all readings, and leave nothing in the model. Returns the time that reading attention took."""
         spent = Spans()
-        for probe in {self._probe, self._ahead} - {None}:
-            probe.detach()
-            spent.add(probe.spent)
+        for probe in {self._probe, self._ahead}:
+            if probe is not None:
+                probe.detach()
+                spent.add(probe.spent)
         self._probe, self._ahead, self._output, self._earlier = None, None, None, None
         return spent
 
