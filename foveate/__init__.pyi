@@ -8,6 +8,7 @@ from foveate.explain.compressor.compressor import ConvCompressor as ConvCompress
 from foveate.explain.relevance.relevance import relevance as relevance
 from foveate.explain.relevance.result import Relevance as Relevance
 from foveate.method import Method as Method
+from foveate.methods import DART as DART
 from foveate.methods import EVS as EVS
 from foveate.methods import CDPruner as CDPruner
 from foveate.methods import DivPrune as DivPrune
@@ -18,11 +19,14 @@ from foveate.methods import MMTok as MMTok
 from foveate.methods import Oracle as Oracle
 from foveate.methods import Pool as Pool
 from foveate.methods import PruMerge as PruMerge
+from foveate.methods import PyramidDrop as PyramidDrop
 from foveate.methods import Random as Random
 from foveate.methods import Scope as Scope
+from foveate.methods import SparseVLM as SparseVLM
 from foveate.methods import TokenCarve as TokenCarve
 from foveate.methods import ToMe as ToMe
 from foveate.methods import TowerAttention as TowerAttention
+from foveate.methods import V2Drop as V2Drop
 from foveate.methods import VidCom2 as VidCom2
 from foveate.methods import VisionZip as VisionZip
 from foveate.methods import load_method as load_method

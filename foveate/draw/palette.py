@@ -53,6 +53,10 @@ _STYLES = {
     "tome": Style("ToMe", "#44aa99", "2"),
     "vidcom2": Style("VidCom2", "#332288", "3"),
     "visionzip": Style("VisionZip", "#cc6677", "4"),
+    "dart": Style("DART", "#aa4499", "<"),
+    "pyramiddrop": Style("PyramidDrop", "#44aa99", ">"),
+    "sparsevlm": Style("SparseVLM", "#332288", "H"),
+    "v2drop": Style("V2Drop", "#a6761d", "1"),
     "full": Style("Full model", INK, "*"),
     "ideal": Style("Ideal", MUTED, "d"),
 }

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import foveate
 from foveate import (
+    DART,
     EVS,
     CDPruner,
     DivPrune,
@@ -28,11 +29,14 @@ from foveate import (
     Oracle,
     Pool,
     PruMerge,
+    PyramidDrop,
     Random,
     Scope,
+    SparseVLM,
     TokenCarve,
     ToMe,
     TowerAttention,
+    V2Drop,
     VidCom2,
     VisionZip,
 )
@@ -56,19 +60,23 @@ CHANGED: dict[str, Method] = {
     "cdpruner": CDPruner(keep=0.5, layer=1, clamp=True, relevance_weight=0.5, centred=True),
     "divprune": DivPrune(keep=0.5, layer=1, clamp=True, centred=True),
     "evs": EVS(keep=0.5, layer=1, clamp=True),
+    "dart": DART(keep=0.5, layer=1, clamp=True, image_pivots=2, text_pivots=0),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),
     "mmtok": MMTok(8, 1, True, visual=1.0, text_temperature=0.1, visual_temperature=0.1, features="projected"),
     "pool": Pool(keep=7, layer=0, clamp=True),
     "prumerge": PruMerge(keep=0.5, layer=1, clamp=True),
+    "pyramiddrop": PyramidDrop(keep=9, layer=1, clamp=True, at=(2, 0.5)),
     "random": Random(keep=1, layer=9, clamp=True, seed=-(2**70)),
     "scope": Scope(keep=8, layer=1, clamp=True, alpha=0.5),
+    "sparsevlm": SparseVLM(keep=0.5, layer=1, clamp=True, at=(0.25, 7), recycle=False),
     "tokencarve": TokenCarve(5, 4, True, attention_weight=0.7, stage_one=2, source="attention_output", information="fast"),
     "tome": ToMe(keep=0.5, layer=1, clamp=True),
     "towerattention": TowerAttention(keep=6, layer=3, clamp=True),
     "vidcom2": VidCom2(keep=0.5, layer=1, clamp=True),
     "visionzip": VisionZip(keep=8, layer=1, clamp=True, contextual=0.5),
+    "v2drop": V2Drop(keep=0.5, layer=1, clamp=True, at=(0.25,)),
 }
 BY_ITSELF = {"oracle"}
 """Needs the relevance of one batch, which no file of its own holds."""
