@@ -15,6 +15,7 @@ from foveate.errors import LayerError
 from foveate.families.support import PROMPTS, Support, support
 from foveate.method import Method
 from foveate.methods import methods
+from foveate.methods._staged import StagedMethod
 
 ARXIV = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{5})")
 EXTRAS: dict[str, tuple[str, Any]] = {
@@ -90,6 +91,8 @@ def _made(kind: type[Method], **options: Any) -> Method:
 
 
 def _stage(kind: type[Method]) -> str:
+    if issubclass(kind, StagedMethod):
+        return f"{len(_made(kind).at)} layers, at shares of the model's depth, or any others"
     layer = _made(kind).layer
     try:
         _made(kind, layer=layer + 1)

@@ -14,6 +14,8 @@ _FACE = {
     "foveate.method": ["Method"],
     "foveate.methods": [
         *("DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention"),
+        *("CDPruner", "EVS", "MMTok", "PruMerge", "ToMe", "VidCom2", "VisionZip"),
+        *("DART", "PyramidDrop", "SparseVLM", "V2Drop"),
         *("load_method", "parse_method", "register", "save_method"),
     ],
     "foveate.plan": ["Plan"],

@@ -43,10 +43,10 @@ def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Seque
 
 
 def _remaining(schedule: Sequence[Method], parts: Sequence[Grid]) -> int:
-    count = sum(math.prod(part) for part in parts)
+    count = whole = sum(math.prod(part) for part in parts)
     frames = parts[0][0] if len(parts) == 1 else 1
     for method in schedule:
-        count = method.budget(count, frames)
+        count = method.remaining(count, frames, whole)
     return count
 
 

@@ -19,6 +19,7 @@ from foveate.errors import HandleError, LayerError, SignalError, UnsupportedMode
 from foveate.families import Family, family_of
 from foveate.method import Method, schedule_of
 from foveate.printable import described
+from foveate.view import NOT_AT_THE_INPUT
 
 __all__ = ["Handle", "compress", "handle_of", "is_compressed"]
 
@@ -60,7 +61,9 @@ def compress(
     family = family_of(model)
     check_hooks_run(model, family)
     _check_decoder(family.decoder(model).config)
-    _check_schedule(schedule, family, model)
+    schedule = [replace(each, clamp=True) if clamp else each for each in schedule]
+    stages = [stage for each in schedule for stage in each.stages(len(family.layers(model)))]
+    _check_schedule(stages, family, model)
     check_generation(model, {})
     if is_compressed(model, family):
         raise HandleError(
@@ -70,8 +73,7 @@ def compress(
     identify = functools.cache(functools.partial(identity, model))
     for each in schedule:
         each.check(identify)
-    cuts = {m.layer: replace(m, clamp=True) if clamp else m for m in schedule}
-    return Handle(Schedule(model, family, cuts, trim_early_layers, compiled))
+    return Handle(Schedule(model, family, {stage.layer: stage for stage in stages}, trim_early_layers, compiled))
 
 
 def handle_of(model: nn.Module) -> Handle | None:
@@ -131,7 +133,6 @@ def _check_schedule(schedule: Sequence[Method], family: Family, model: nn.Module
         given = family.gives(model)
         if method.needs - given:
             raise SignalError(f"{method} needs {needs}; family {family.name!r} gives only {', '.join(sorted(given))} for this model")
-        if method.layer == 0 and "attention_output" in method.needs:
-            raise SignalError(
-                f"{method} needs attention_output of the layer before its own, and layer=0 has none before it; use layer >= 1"
-            )
+        missing = sorted(method.needs & NOT_AT_THE_INPUT)
+        if method.layer == 0 and missing:
+            raise SignalError(f"{method} needs {missing[0]} of the layer before its own, and layer=0 has none before it; use layer >= 1")

@@ -123,6 +123,22 @@ class Method:
             raise error
         return min(asked, tokens)
 
+    def remaining(self, tokens: int, frames: int, whole: int) -> int:
+        """As `budget`, for a method that must know how many tokens the image had before any method, `whole`; most need not.
+
+        Raises:
+            BudgetError: as `budget`.
+        """
+        return self.budget(tokens, frames)
+
+    def stages(self, layers: int) -> tuple[Method, ...]:
+        """The method in a model of so many decoder layers, as methods that act once each, in the order of their layers; most are one.
+
+        Raises:
+            LayerError: the model has no such layer.
+        """
+        return (self,)
+
     def score(self, view: View) -> Tensor:
         """Importance of each token, shape (n,). The `keep` highest stay; among equals, the lower index stays."""
         raise NotImplementedError(f"{type(self).__name__} must override score(view) or plan(view)")
@@ -131,8 +147,12 @@ class Method:
         """Decide for one image. The default keeps the tokens with the highest `score`."""
         return self._ranked([view])[0]
 
+    def _allowed(self, view: View) -> int:
+        """How many tokens of a view remain."""
+        return self.remaining(len(view), view.grid[0], view.whole)
+
     def _ranked(self, views: Sequence[View]) -> list[Plan]:
-        budgets = [self.budget(len(view), view.grid[0]) for view in views]
+        budgets = [self._allowed(view) for view in views]
         return keep_best([self._checked(self.score(view), view) for view in views], budgets)
 
     def _checked(self, score: Tensor, view: View) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.errors import SignalError
 
-__all__ = ["SIGNALS", "Grid", "View"]
+__all__ = ["NOT_AT_THE_INPUT", "SIGNALS", "Grid", "View"]
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of tokens."""
@@ -20,19 +20,30 @@ SIGNALS: dict[str, str] = {
     "last_attention": "attention of the last prompt token to each visual token in the layer before, mean over heads",
     "text_attention": "attention of each question token to each visual token in the layer before, mean over heads",
     "head_attention": "attention of the question tokens to each visual token in the layer before, mean over the question, one row per head",
+    "next_attention": "attention of the last prompt token to each visual token that the method's own layer is about to compute",
+    "keys": "keys of each visual token in the layer before, after the rotary embedding, head by head",
+    "question_keys": "keys of the question tokens in the layer before, after the rotary embedding, head by head",
     "attention_output": "output of the layer before's self-attention at each visual token, before the residual is added",
+    "earlier_states": "hidden states of each visual token at the entry of the layer before",
     "question_states": "hidden states of the question tokens at the entry of the method's layer",
+    "question_embeddings": "embeddings of the question tokens, as they enter the language model",
     "tower_attention": "attention that each visual token receives in the vision tower: the class token's, else the mean of all rows",
     "tower_states": "vision features of each visual token before projection",
     "projected_states": "vision features of each visual token after projection, as they enter the language model",
 }
 """Signals that a method may name in `needs`; only those are computed. `states` and `grid` are always available.
 
-Layer 0 has no layer before it. There, `last_attention`, `text_attention` and `head_attention` are those that layer 0 is about to compute
-from its own queries and keys, and `attention_output` is not available.
+Layer 0 has no layer before it. There, attention and keys are those that layer 0 is about to compute, and `NOT_AT_THE_INPUT` are not
+available.
 """
 
-_PER_TOKEN = ("last_attention", "attention_output", "tower_attention", "tower_states", "projected_states", "index")
+NOT_AT_THE_INPUT = frozenset({"attention_output", "earlier_states"})
+"""Signals that layer 0 does not have, because they are what the layer before computed."""
+
+_PER_TOKEN = (
+    *("last_attention", "next_attention", "keys", "attention_output", "earlier_states"),
+    *("tower_attention", "tower_states", "projected_states", "index"),
+)
 _ROWS = {"text_attention": "q", "head_attention": "heads"}
 
 
@@ -59,6 +70,11 @@ class View:
         text_after: the number of real text tokens after the last visual token of the prompt; 0 if that token ends the prompt,
             `None` if a view built by hand does not say.
         question_states: (q, d), hidden states of the same question tokens.
+        next_attention: (n,), as `last_attention`, of the method's own layer.
+        keys: (n, key heads, c).
+        question_keys: (q, key heads, c), of the same question tokens.
+        earlier_states: (n, d). After an earlier method that acted before the layer before, those that it left.
+        question_embeddings: (q, d), of the same question tokens.
         tower_attention: (n,), mean over heads; a token made from several patches has their mean.
         tower_states: (n, c); for a token made from several patches, their states may be concatenated.
         projected_states: (n, d). After an earlier method that merged, all tower signals are those of the kept token.
@@ -82,6 +98,11 @@ class View:
     tower_attention: Tensor | None = None
     tower_states: Tensor | None = None
     projected_states: Tensor | None = None
+    next_attention: Tensor | None = None
+    keys: Tensor | None = None
+    question_keys: Tensor | None = None
+    earlier_states: Tensor | None = None
+    question_embeddings: Tensor | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", self.parts or (self.grid,))
@@ -110,6 +131,11 @@ class View:
     def __len__(self) -> int:
         """Visual tokens in view."""
         return self.states.shape[0]
+
+    @property
+    def whole(self) -> int:
+        """Visual tokens before any method."""
+        return math.prod(self.grid)
 
     def signal(self, name: str) -> Tensor:
         """A signal by name.

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from foveate import Method, View
-from foveate.view import SIGNALS
+from foveate.view import NOT_AT_THE_INPUT, SIGNALS
 
 CPU = torch.device("cpu")
 FIRST, SECOND = torch.device("maia:0"), torch.device("maia:1")
@@ -110,14 +110,14 @@ class Everything(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset(SIGNALS) - ({"attention_output"} if self.layer == 0 else set())
+        return frozenset(SIGNALS) - (NOT_AT_THE_INPUT if self.layer == 0 else frozenset())
 
     def score(self, view: View) -> Tensor:
         score = view.states.square().mean(1)
         for name in sorted(self.needs):
             value = view.signal(name)
             assert value.device == view.states.device, f"{name} is on {value.device}, the states on {view.states.device}"
-            value = value.mean(0) if name in ("text_attention", "head_attention", "question_states") else value
-            if name != "question_states":
+            if not name.startswith("question_"):
+                value = value.mean(0) if name in ("text_attention", "head_attention") else value.flatten(1) if value.ndim > 1 else value
                 score = score + (value if value.ndim == 1 else value.square().mean(1))
         return score

@@ -10,7 +10,29 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, MistralConfig
 
-from foveate import DivPrune, FastV, Method, Plan, Pool, Random, Scope, TokenCarve, TowerAttention, View
+from foveate import (
+    DART,
+    EVS,
+    CDPruner,
+    DivPrune,
+    FastV,
+    Method,
+    MMTok,
+    Plan,
+    Pool,
+    PruMerge,
+    PyramidDrop,
+    Random,
+    Scope,
+    SparseVLM,
+    TokenCarve,
+    ToMe,
+    TowerAttention,
+    V2Drop,
+    VidCom2,
+    View,
+    VisionZip,
+)
 
 IMAGE, PAD, VOCABULARY = 90, 0, 96
 TOKENS = 16
@@ -187,6 +209,8 @@ SPARSE = keep_target([1, 4, 5, 9, 12])
 METHODS = [
     *(TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)),
     *(DivPrune(keep=6), Scope(keep=6), TowerAttention(keep=6)),
+    *(CDPruner(keep=6), EVS(keep=6), MMTok(keep=6), PruMerge(keep=6), ToMe(keep=6), VidCom2(keep=6), VisionZip(keep=6, contextual=0.5)),
+    *(DART(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
 ]
 """Every method that needs nothing but the model, keeping six tokens."""
 

@@ -83,7 +83,7 @@ def checked_plans(method: Method, views: Sequence[View], plans: Sequence[Plan]) 
     for view, plan in zip(views, plans, strict=True):
         if len(plan) != len(view):
             raise MethodError(f"{brief(method)}: its plan is for {len(plan)} visual tokens, but the view has {len(view)}")
-        budget = method.budget(len(view), view.grid[0])
+        budget = method.remaining(len(view), view.grid[0], view.whole)
         if plan.tokens_after > budget or (method.exact and plan.tokens_after < budget):
             raise MethodError(
                 f"{brief(method)}: its plan keeps {plan.tokens_after} of {len(view)} visual tokens, but its budget is {budget}; keep "

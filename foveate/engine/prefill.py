@@ -18,7 +18,7 @@ from foveate.engine.inputs import DecoderInputs, PromptImages
 from foveate.engine.invariants import check_argument, check_called, check_length, check_mask, check_order, check_shape
 from foveate.engine.keys import Keys
 from foveate.engine.late import LateReport, Outcome
-from foveate.engine.readings import ATTENTION, Readings
+from foveate.engine.readings import FROM_ATTENTION, Readings
 from foveate.engine.resume import Resume
 from foveate.engine.schedule import Schedule
 from foveate.engine.slots import Slots, last_tokens, take
@@ -74,7 +74,7 @@ class Prefill:
         after = text_after_images(images.tokens, torch.isin(images.input_ids, schedule.placeholders), real)
         self._images = track(images, real, after.sum(1).tolist())
         self._tokens = VisualTokens(self._images, first, inputs.embeddings.device)
-        self._readings = Readings(schedule, question_tokens(after, real), first)
+        self._readings = Readings(schedule, question_tokens(after, real), first, inputs.embeddings)
         twins = twin_rows(images.input_ids, inputs.embeddings, real, images.digests)
         self._decider = Decider(self._tokens, twins, self._readings, images.spent, checks)
         self._keys = Keys(schedule.config, inputs)
@@ -111,18 +111,24 @@ class Prefill:
         cuts = index in self._schedule.cuts
         if cuts:
             check_argument(index, "position_embeddings", kwargs)
-            if index == 0:
-                self._readings.look_ahead(self._slots, states, args[1:], kwargs)
+            if self._readings.looks_ahead(index):
+                self._shorten_mask(index, states, kwargs)
+                self._readings.look_ahead(index, self._slots, states, args[1:], kwargs)
             states = self._cut(index, self._schedule.cuts[index], states, kwargs)
             kwargs.update(self._arguments)
-        if self._arguments:
-            cache = cache_of(kwargs) if self._inputs.past else None
-            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache)
+        self._shorten_mask(index, states, kwargs)
+        self._readings.enter(index, states)
         check_mask(index, kwargs.get("attention_mask"), self._keys.held(index) + states.shape[1])
         if self._late is not None and index == self._late.first:
             states = self._late.run(states, kwargs, injecting=self._injection is not None and self._injection.reaches(index))
         self._readings.attach(index, self._slots, states.device)
         return ((states, *args[1:]), kwargs) if cuts else None
+
+    def _shorten_mask(self, index: int, states: Tensor, kwargs: dict[str, Any]) -> None:
+        """After a cut of this pass, the mask of the shorter sequence."""
+        if self._arguments:
+            cache = cache_of(kwargs) if self._inputs.past else None
+            kwargs["attention_mask"] = self._keys.mask(index, states, self._slots, cache)
 
     def after_layer(self, index: int, states: Tensor) -> Tensor:
         """Add what the decoder itself would have added to its visual tokens."""
@@ -199,15 +205,15 @@ class Prefill:
         cuts = self._schedule.cuts
         if 0 in self._slots.counts:
             raise InputError(f"row {self._slots.counts.index(0)} of the batch is padding alone, by its attention_mask; take it out")
-        if self._schedule.config._attn_implementation == "flex_attention" and self._schedule.needs & ATTENTION:
+        if self._schedule.config._attn_implementation == "flex_attention" and self._schedule.needs & FROM_ATTENTION:
             raise UnsupportedError(
-                "attention rows cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
+                "attention rows and keys cannot be read under flex_attention, whose masks are compiled; use sdpa, eager or a flash "
                 "implementation (model.set_attn_implementation), or a method without attention"
             )
         for image in self._images:
             count = image.count
             for method in cuts.values():
-                count = method.budget(count, image.tokens.grid[0])
+                count = method.remaining(count, image.tokens.grid[0], image.tokens.columns.numel())
             if count < image.count or not all(method.exact for method in cuts.values()):
                 self._check_columns(image, asked)
 

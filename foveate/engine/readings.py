@@ -16,10 +16,16 @@ from foveate.engine.schedule import Schedule
 from foveate.engine.signals import AttentionProbe, RowsRead, only_rows
 from foveate.engine.slots import Slots, last_tokens
 
-__all__ = ["ATTENTION", "Readings"]
+__all__ = ["ATTENTION", "FROM_ATTENTION", "Readings"]
 
 ATTENTION = frozenset({"last_attention", "text_attention", "head_attention"})
-"""Signals that are attention rows of a decoder layer."""
+"""Signals that are attention rows of the layer before the method's own."""
+
+_BEFORE = ATTENTION | {"keys", "question_keys"}
+"""Signals that the attention of the layer before gives; at layer 0, that of layer 0 itself."""
+
+FROM_ATTENTION = _BEFORE | {"next_attention"}
+"""Signals for which an attention module of the decoder is read."""
 
 
 class Readings:
@@ -29,37 +35,51 @@ class Readings:
         schedule: the cuts.
         question: (b, s) bool on the CPU, over input columns: the question tokens of each row, at least its last token.
         first: the sequence as it enters the decoder.
+        embeddings: (b, s, d), what enters it.
     """
 
-    def __init__(self, schedule: Schedule, question: Tensor, first: Slots) -> None:
-        self._schedule, self._question, self._first = schedule, question, first
-        self._read_by_next = {index - 1 for index, method in schedule.cuts.items() if method.needs & ATTENTION}
+    def __init__(self, schedule: Schedule, question: Tensor, first: Slots, embeddings: Tensor) -> None:
+        self._schedule, self._question, self._first, self._embeddings = schedule, question, first, embeddings
+        self._read_by_next = {index - 1 for index, method in schedule.cuts.items() if method.needs & _BEFORE}
         self._probe: AttentionProbe | None = None
+        self._ahead: AttentionProbe | None = None
         self._output: Tensor | None = None
+        self._earlier: Tensor | None = None
 
     def attach(self, index: int, slots: Slots, device: torch.device) -> None:
         """Before decoder layer `index`, whose attention the next layer's method may read."""
         if index in self._read_by_next:
             self._probe = self._place(index, self._schedule.needs_at(index + 1), slots, device)
 
-    def look_ahead(self, slots: Slots, states: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """The attention rows that layer 0 is about to compute, for its own method: it runs up to its attention and no further."""
-        needs = self._schedule.needs_at(0)
-        if not needs & ATTENTION:
-            return
-        layer = self._schedule.layers[0]
+    def looks_ahead(self, index: int) -> bool:
+        """Whether the method before layer `index` reads what that layer's attention is about to see."""
+        return bool(self._schedule.needs_at(index) & (FROM_ATTENTION if index == 0 else {"next_attention"}))
+
+    def look_ahead(self, index: int, slots: Slots, states: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """What layer `index` is about to compute, for its own method: it runs up to its attention and no further."""
+        needs = self._schedule.needs_at(index)
+        layer = self._schedule.layers[index]
         spent = Spans()
         with spent.measure(states.device):
-            self._probe = self._place(0, needs, slots, states.device, ahead=True)
+            probe = self._place(index, needs if index == 0 else frozenset({"next_attention"}), slots, states.device, ahead=True)
             given = with_cache(kwargs, _PeekedCache(cache_of(kwargs)))
             try:
-                with torch.no_grad(), only_rows(self._schedule.family.attention(layer), self._probe.rows):
+                rows = self._last(slots, states.device) if probe.rows is None else probe.rows
+                with torch.no_grad(), only_rows(self._schedule.family.attention(layer), rows):
                     layer.forward(states, *args, **given)
             except RowsRead:
                 pass
             finally:
-                self._probe.detach()
-        self._probe.spent = spent
+                probe.detach()
+        probe.spent = spent
+        self._ahead = probe
+        if index == 0:
+            self._probe = probe
+
+    def enter(self, index: int, states: Tensor) -> None:
+        """What layer `index` is about to get, (b, n, d), for the method of the next layer."""
+        if "earlier_states" in self._schedule.needs_at(index + 1):
+            self._earlier = states
 
     def observe(self, index: int, output: Tensor) -> None:
         """After the self-attention of layer `index`, for the method of the next layer."""
@@ -71,10 +91,15 @@ class Readings:
 
         Returns:
             signals with one entry per slot, (b, n, ...); and per row of the batch those of its question tokens, (q or heads, n)
-            attention and (q, d) states.
+            attention, (q, d) states and (q, key heads, c) keys.
         """
-        by_slot: dict[str, Tensor] = {} if self._output is None else {"attention_output": self._output}
+        whole = {"attention_output": self._output, "earlier_states": self._earlier}
+        by_slot = {name: value for name, value in whole.items() if value is not None}
         by_row: list[dict[str, Tensor]] = [{} for _ in range(len(states))]
+        if self._ahead is not None and self._ahead.attention is not None:
+            by_slot["next_attention"] = upload(self._ahead.attention[:, -1, -states.shape[1] :], states.device)
+        if self._probe is not None and self._probe.keys is not None:
+            by_slot["keys"] = upload(self._probe.keys[:, :, -states.shape[1] :].transpose(1, 2), states.device)
         if self._probe is not None and self._probe.attention is not None:
             attention = self._probe.attention[:, :, -states.shape[1] :]
             attention = upload(attention, states.device)
@@ -85,18 +110,25 @@ class Readings:
             if self._probe.by_head is not None:
                 for row, heads in enumerate(upload(self._probe.by_head[:, :, -states.shape[1] :], states.device)):
                     by_row[row]["head_attention"] = heads
-        if "question_states" in needs:
-            for row, asked in enumerate(self._asked(slots)):
-                by_row[row]["question_states"] = states[row].index_select(0, upload(asked, states.device))
+        of_question = {"question_states": states, "question_keys": by_slot.get("keys")}
+        for name, source in of_question.items():
+            if name in needs and source is not None:
+                for row, asked in enumerate(self._asked(slots)):
+                    by_row[row][name] = source[row].index_select(0, upload(asked, states.device))
+        if "question_embeddings" in needs:
+            embeddings = upload(self._embeddings, states.device)
+            for row, asked in enumerate(self._question):
+                by_row[row]["question_embeddings"] = embeddings[row].index_select(0, upload(asked.nonzero().squeeze(1), states.device))
         return by_slot, by_row
 
     def clear(self) -> Spans:
         """Forget all readings, and leave nothing in the model. Returns the time that reading attention took."""
         spent = Spans()
-        if self._probe is not None:
-            self._probe.detach()
-            spent = self._probe.spent
-        self._probe, self._output = None, None
+        for probe in {self._probe, self._ahead}:
+            if probe is not None:
+                probe.detach()
+                spent.add(probe.spent)
+        self._probe, self._ahead, self._output, self._earlier = None, None, None, None
         return spent
 
     def _asked(self, slots: Slots) -> list[Tensor]:
@@ -116,17 +148,19 @@ class Readings:
         return upload(last_tokens(slots.real)[:, None], device)
 
     def _place(self, index: int, needs: frozenset[str], slots: Slots, device: torch.device, ahead: bool = False) -> AttentionProbe:
-        """A probe for the query rows of the last token alone, or of all question tokens; shorter rows are filled up in front."""
+        """A probe for keys, and for the query rows of the last token alone or of all question tokens; shorter rows are filled in front."""
         attention, shares = self._schedule.family.attention(self._schedule.layers[index]), None
+        keys = bool(needs & {"keys", "question_keys"})
         if not needs & {"text_attention", "head_attention"}:
-            return AttentionProbe(attention, self._last(slots, device), ahead=ahead)
+            rows = self._last(slots, device) if needs & {"last_attention", "next_attention"} else None
+            return AttentionProbe(attention, rows, ahead=ahead, keys=keys)
         found = self._asked(slots)
         width = max(map(len, found))
         rows = torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
         if "head_attention" in needs:
             counts = torch.tensor([[len(row)] for row in found])
             shares = upload((torch.arange(width) >= width - counts) / counts, device)
-        return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead)
+        return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead, keys=keys)
 
 
 class _PeekedCache:

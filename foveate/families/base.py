@@ -21,7 +21,10 @@ from foveate.view import Grid
 __all__ = ["Family", "families", "family_of", "regions_of", "register"]
 
 DECODER_SIGNALS = frozenset(
-    {"last_attention", "text_attention", "head_attention", "attention_output", "question_states", "projected_states"}
+    {
+        *("last_attention", "text_attention", "head_attention", "next_attention", "keys", "question_keys"),
+        *("attention_output", "earlier_states", "question_states", "question_embeddings", "projected_states"),
+    }
 )
 """Signals that need only the decoder of a family."""
 

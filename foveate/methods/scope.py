@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.errors import InputError, OptionError
 from foveate.methods._attention import check_attention
-from foveate.methods._features import FeatureMethod, cosines
+from foveate.methods._features import FeatureMethod, cosines, unit_rows
 from foveate.methods.registry import register
 from foveate.view import View
 
@@ -57,17 +57,18 @@ class Scope(FeatureMethod):
         """Tower attention unless its exponent is 0, and projected features at a later layer."""
         return super().needs | ({"tower_attention"} if self.alpha > 0 else set())
 
-    def choose(self, units: Tensor, views: Sequence[View], keep: int) -> Tensor:
+    def choose(self, features: Tensor, views: Sequence[View], keep: int) -> Tensor:
         """The tokens (b, keep) in the order in which the greedy search takes them.
 
         Raises:
             InputError: an image has more tokens than can be compared all with all.
         """
-        batch, tokens = units.shape[:2]
+        batch, tokens = features.shape[:2]
         if tokens > MOST:
             raise _too_many(tokens)
         # What each candidate (row) would add to the coverage of each token (column). Once v is taken, the coverage of u has grown by
         # what v had to add to it, so all others have that much less to add. All are whole numbers, and sums are exact.
+        units = unit_rows(features)
         gains = cosines(units, units).clamp_(min=0)
         saliency, taken = self._saliency(views), units.new_zeros(batch, tokens)
         chosen = []

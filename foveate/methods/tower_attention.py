@@ -20,10 +20,10 @@ class TowerAttention(Method):
     """Keeps the tokens that receive the most attention in the vision tower, and drops the rest; needs no question.
 
     The selection of FasterVLM, https://arxiv.org/abs/2412.01818v1 (later versions of that paper propose another method, VisPruner), and
-    that of the dominant tokens of VisionZip, https://arxiv.org/abs/2412.04467, whose merging of the other tokens is not part of it. A
-    token's score is the attention that the class token pays it, mean over heads; in a tower without a class token, as VisionZip has it,
-    the mean of what all tokens pay it. A token made from several patches has their mean. The tower's layer is the one whose output the
-    language model receives, or the last one before it that attends to the whole image. Among equal attention, the lower index stays.
+    that of the dominant tokens of `VisionZip`, https://arxiv.org/abs/2412.04467. A token's score is the attention that the class token
+    pays it, mean over heads; in a tower without a class token, as VisionZip has it, the mean of what all tokens pay it. A token made
+    from several patches has their mean. The tower's layer is the one whose output the language model receives, or the last one before
+    it that attends to the whole image. Among equal attention, the lower index stays.
 
     Args:
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.

@@ -88,6 +88,12 @@ def test_methods_after_a_cut_see_what_the_full_model_computes_without_the_remove
             torch.testing.assert_close(view.signal("attention_output"), output[row, where], **EXACT)
             torch.testing.assert_close(view.signal("projected_states"), read.entered[0][row, where], **EXACT)
             torch.testing.assert_close(view.signal("question_states"), read.entered[layer][row, asked], **EXACT)
+            torch.testing.assert_close(view.signal("question_embeddings"), read.entered[0][row, asked], **EXACT)
+            torch.testing.assert_close(view.signal("earlier_states"), read.entered[layer - 1][row, where], **EXACT)
+            assert view.signal("keys").shape[0] == len(where)
+            assert view.signal("question_keys").shape[0] == len(asked)
+        # Before the first cut nothing has left, so the masks of the truth, which hide what leaves there, do not apply.
+        torch.testing.assert_close(late.signal("next_attention"), read.attended[3][1].mean(1)[row, end, kept], **EXACT)
         torch.testing.assert_close(late.states, read.entered[3][row, kept], **EXACT)
         for name in sorted(family.gives(model) & {"tower_attention", "tower_states"}):
             assert torch.equal(late.signal(name), early.signal(name)[plan.kept])

@@ -23,6 +23,7 @@ from foveate import FastV, Method, Plan, View
 from foveate.errors import SignalError
 from foveate.families import family_of
 from foveate.families.base import DECODER_SIGNALS, TOWER_SIGNALS
+from foveate.view import NOT_AT_THE_INPUT
 
 CASES = [Case("llava", "llava", tiny_llava, square_image), *(case for case in QWEN if case.model_type != "qwen3_vl_moe")]
 IDS = [case.model_type for case in CASES]
@@ -40,7 +41,7 @@ class Spy(Method):
 
     @property
     def needs(self) -> frozenset[str]:
-        return self.wants - ({"attention_output"} if self.layer == 0 else set())
+        return self.wants - (NOT_AT_THE_INPUT if self.layer == 0 else frozenset())
 
     def plan(self, view: View) -> Plan:
         self.seen.append(view)
@@ -80,8 +81,11 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             torch.no_grad(),
             watching(family_of(model).layers(model)[layer]) as entered,
             watching(family_of(model).layers(model)[0]) as first,
+            watching(family_of(model).layers(model)[max(layer - 1, 0)]) as before,
         ):
-            by_head = model(**given.inputs, output_attentions=True).attentions[max(layer - 1, 0)]
+            full = model(**given.inputs, output_attentions=True, use_cache=True)
+        by_head, ahead = full.attentions[max(layer - 1, 0)], full.attentions[layer].mean(1)
+        keys = full.past_key_values.layers[max(layer - 1, 0)].keys
         maps = by_head.mean(1)
         places = [(row, place) for row, places in enumerate(given.columns) for place in places]
         for view, (row, place) in zip(views(model, given, layer), places, strict=True):
@@ -94,6 +98,12 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             torch.testing.assert_close(view.signal("last_attention"), maps[row, real[-1], place], **close)
             torch.testing.assert_close(view.signal("question_states"), entered[0][0][0][row, asked], **close)
             torch.testing.assert_close(view.signal("projected_states"), first[0][0][0][row, place], **close)
+            torch.testing.assert_close(view.signal("question_embeddings"), first[0][0][0][row, asked], **close)
+            torch.testing.assert_close(view.signal("next_attention"), ahead[row, real[-1], place], **close)
+            torch.testing.assert_close(view.signal("keys"), keys[row, :, place].transpose(0, 1), **close)
+            torch.testing.assert_close(view.signal("question_keys"), keys[row, :, asked].transpose(0, 1), **close)
+            if layer > 0:
+                torch.testing.assert_close(view.signal("earlier_states"), before[0][0][0][row, place], **close)
 
 
 @pytest.mark.parametrize("generate", [False, True], ids=["plain forward", "generate"])

@@ -94,7 +94,7 @@ def test_the_page_names_files_that_there_are() -> None:
 def test_the_code_about_the_methods_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(python|yaml)\n(.*?)```", METHODS, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     known: dict[str, Any] = {"states": torch.randn(576, 32), "attention": torch.rand(576)}
     for kind, code in blocks:
         if kind == "python":

@@ -16,7 +16,30 @@ from compressors import untrained
 from torch import Tensor
 
 import foveate
-from foveate import DivPrune, Explainer, FastV, FirstLayerAttention, Method, Oracle, Pool, Random, Scope, TokenCarve, TowerAttention
+from foveate import (
+    DART,
+    EVS,
+    CDPruner,
+    DivPrune,
+    Explainer,
+    FastV,
+    FirstLayerAttention,
+    Method,
+    MMTok,
+    Oracle,
+    Pool,
+    PruMerge,
+    PyramidDrop,
+    Random,
+    Scope,
+    SparseVLM,
+    TokenCarve,
+    ToMe,
+    TowerAttention,
+    V2Drop,
+    VidCom2,
+    VisionZip,
+)
 from foveate.errors import BudgetError, InputError, LayerError, MethodError, OptionError, RecordError, UnknownNameError, UsageError
 from foveate.methods import (
     load_method,
@@ -34,15 +57,26 @@ from foveate.methods.schema import options_of
 
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {
-    "divprune": DivPrune(keep=0.5, layer=1, clamp=True),
+    "cdpruner": CDPruner(keep=0.5, layer=1, clamp=True, relevance_weight=0.5, centred=True),
+    "divprune": DivPrune(keep=0.5, layer=1, clamp=True, centred=True),
+    "evs": EVS(keep=0.5, layer=1, clamp=True),
+    "dart": DART(keep=0.5, layer=1, clamp=True, image_pivots=2, text_pivots=0),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),
+    "mmtok": MMTok(8, 1, True, visual=1.0, text_temperature=0.1, visual_temperature=0.1, features="projected"),
     "pool": Pool(keep=7, layer=0, clamp=True),
+    "prumerge": PruMerge(keep=0.5, layer=1, clamp=True),
+    "pyramiddrop": PyramidDrop(keep=9, layer=1, clamp=True, at=(2, 0.5)),
     "random": Random(keep=1, layer=9, clamp=True, seed=-(2**70)),
     "scope": Scope(keep=8, layer=1, clamp=True, alpha=0.5),
+    "sparsevlm": SparseVLM(keep=0.5, layer=1, clamp=True, at=(0.25, 7), recycle=False),
     "tokencarve": TokenCarve(5, 4, True, attention_weight=0.7, stage_one=2, source="attention_output", information="fast"),
+    "tome": ToMe(keep=0.5, layer=1, clamp=True),
     "towerattention": TowerAttention(keep=6, layer=3, clamp=True),
+    "vidcom2": VidCom2(keep=0.5, layer=1, clamp=True),
+    "visionzip": VisionZip(keep=8, layer=1, clamp=True, contextual=0.5),
+    "v2drop": V2Drop(keep=0.5, layer=1, clamp=True, at=(0.25,)),
 }
 BY_ITSELF = {"oracle"}
 """Needs the relevance of one batch, which no file of its own holds."""

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from greedy_reference import slow_centred_divprune
 from methods_reference import cosine, decaying
 from torch import Tensor
 
 import foveate.methods.divprune
-from foveate.errors import InputError, SignalError
+from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import DivPrune
 from foveate.view import View
 
@@ -103,7 +104,7 @@ def test_many_tokens_need_no_matrix_of_all_cosines(monkeypatch: pytest.MonkeyPat
 def test_images_that_are_decided_for_together_are_decided_for_as_if_alone() -> None:
     # On a CPU they are not, so this calls what an accelerator would.
     views = [view_of(decaying(30, 9, seed)) for seed in range(3)]
-    assert DivPrune(11)._targets(views, 11).tolist() == [DivPrune(11).plan(view).to_list() for view in views]
+    assert DivPrune(11)._decided(views, 11) == DivPrune(11).plans(views)
 
 
 def test_frames_and_crops_are_one_set_of_tokens() -> None:
@@ -130,3 +131,28 @@ def test_features_that_are_no_numbers_are_refused(value: float, dtype: torch.dty
     states[3, 2] = value
     with pytest.raises(InputError, match="vision features of an image contain NaN or infinity, so DivPrune cannot compare its tokens"):
         DivPrune(5).plan(view_of(states))
+
+
+def test_centred_features_are_compared_as_an_example_worked_out_by_hand_says() -> None:
+    # The mean is (4, 0): centred, tokens 0 to 3 point right, left, up and down.
+    states = torch.tensor([[6.0, 0], [2, 0], [4, 3], [4, -3]])
+    # All nearest others are at a right angle, so token 0 comes first. 1 is opposite, at distance 2, and 2 and 3 at 1. But 0 and 1 have
+    # cosine 1 and are 0.8 from both others (mean 0.8667), while 2 and 3 have 0.28 between them (mean 0.6267): only they are distinct.
+    assert [DivPrune(keep, centred=True).plan(view_of(states)).kept.tolist() for keep in (1, 2, 3)] == [[0], [0, 2], [0, 2, 3]]
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 3), (7, 2), (20, 5), (12, 30)])
+def test_centred_it_agrees_with_the_papers_equation_for_every_budget(n: int, d: int) -> None:
+    states = decaying(n, d, seed=n + d) + 2
+    order = slow_centred_divprune(states.double().numpy(), n)
+    for keep in range(1, n + 1):
+        assert DivPrune(keep, centred=True).plan(view_of(states)).kept.tolist() == sorted(order[:keep]), keep
+
+
+def test_centred_copies_of_one_token_are_taken_from_the_first_on() -> None:
+    assert DivPrune(3, centred=True).plan(view_of(decaying(1, 8, 0).expand(9, 8))).kept.tolist() == [0, 1, 2]
+
+
+def test_centring_is_a_yes_or_no() -> None:
+    with pytest.raises(OptionError, match="centred='yes' must be True or False"):
+        DivPrune(5, centred="yes")  # type: ignore[arg-type]

@@ -17,16 +17,27 @@ from on_gpu import same_everywhere
 import foveate.methods
 from foveate.method import Method
 from foveate.methods import (
+    DART,
+    EVS,
+    CDPruner,
     DivPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
+    MMTok,
     Oracle,
     Pool,
+    PruMerge,
+    PyramidDrop,
     Random,
     Scope,
+    SparseVLM,
     TokenCarve,
+    ToMe,
     TowerAttention,
+    V2Drop,
+    VidCom2,
+    VisionZip,
     find_method,
     methods,
 )
@@ -39,26 +50,55 @@ COMPRESSOR = str(untrained().save_pretrained(_HOME.name))
 
 # One row per method or option that makes a difference: a method joins the whole matrix with one line.
 MAKERS: dict[str, Callable[[int | float], Method]] = {
+    "cdpruner": CDPruner,
+    "cdpruner-centred": lambda keep: CDPruner(keep, centred=True),
+    "cdpruner-diversity": lambda keep: CDPruner(keep, relevance_weight=0),
+    "cdpruner-later": lambda keep: CDPruner(keep, layer=2),
+    "dart": DART,
+    "dart-image-pivots": lambda keep: DART(keep, image_pivots=9, text_pivots=0),
+    "dart-text-pivots": lambda keep: DART(keep, image_pivots=0, text_pivots=2),
     "divprune": DivPrune,
+    "divprune-centred": lambda keep: DivPrune(keep, centred=True),
     "divprune-later": lambda keep: DivPrune(keep, layer=2),
+    "evs": EVS,
     "explainer": lambda keep: Explainer(keep, compressor=COMPRESSOR),
     "fastv": FastV,
     "firstlayerattention": FirstLayerAttention,
+    "mmtok": MMTok,
+    "mmtok-projected": lambda keep: MMTok(keep, layer=2, features="projected"),
     "pool": Pool,
+    "prumerge": PruMerge,
+    "prumerge-later": lambda keep: PruMerge(keep, layer=2),
+    "pyramiddrop": PyramidDrop,
     "random": Random,
     "scope": Scope,
     "scope-coverage": lambda keep: Scope(keep, alpha=0),
     "scope-later": lambda keep: Scope(keep, layer=2),
+    "sparsevlm": SparseVLM,
+    "sparsevlm-drop": lambda keep: SparseVLM(keep, recycle=False),
     "tokencarve": TokenCarve,
     "tokencarve-fast": lambda keep: TokenCarve(keep, information="fast"),
     "tokencarve-attention-output": lambda keep: TokenCarve(keep, source="attention_output"),
     "tokencarve-information": lambda keep: TokenCarve(keep, attention_weight=0),
     "tokencarve-drop": lambda keep: TokenCarve(keep, stage_one=1),
     "tokencarve-merge": lambda keep: TokenCarve(keep, attention_weight=0.7, stage_one=2),
+    "tome": ToMe,
+    "tome-later": lambda keep: ToMe(keep, layer=2),
     "towerattention": TowerAttention,
+    "vidcom2": VidCom2,
+    "visionzip": VisionZip,
+    "visionzip-contextual": lambda keep: VisionZip(keep, layer=2, contextual=1.0),
+    "visionzip-dominant": lambda keep: VisionZip(keep, contextual=0.0),
+    "v2drop": V2Drop,
 }
-AT_THE_INPUT = (DivPrune, Explainer, FirstLayerAttention, Scope, TowerAttention)
+AT_THE_INPUT = (
+    *(CDPruner, DivPrune, EVS, Explainer, FirstLayerAttention, MMTok, PruMerge, Scope, ToMe, TowerAttention, VidCom2, VisionZip),
+)
 """Act before layer 0 by default, the others before layer 2."""
+QUESTION = 5
+"""Question tokens of a view."""
+OF_QUESTION = ("question_keys", "question_states", "question_embeddings")
+BY_ROW = ("head_attention", "text_attention")
 GRIDS = [(1, 1, 1), (1, 1, 2), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 every_method = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
@@ -77,6 +117,14 @@ def view_of(grid: tuple[int, int, int], d: int, dtype: torch.dtype = torch.float
         head_attention=heads.to(dtype),
         tower_attention=torch.rand(n, generator=torch.Generator().manual_seed(seed + 3)).to(dtype) / n,
         projected_states=decaying(n, d, seed + 4).to(dtype),
+        tower_states=decaying(n, d + 2, seed + 12).to(dtype),
+        text_attention=torch.rand(QUESTION, n, generator=torch.Generator().manual_seed(seed + 5)).to(dtype) / n,
+        next_attention=torch.rand(n, generator=torch.Generator().manual_seed(seed + 6)).to(dtype) / n,
+        keys=decaying(n, 2 * d, seed + 7).to(dtype).view(n, 2, d),
+        question_keys=decaying(QUESTION, 2 * d, seed + 8).to(dtype).view(QUESTION, 2, d),
+        earlier_states=decaying(n, d, seed + 9).to(dtype),
+        question_states=decaying(QUESTION, d, seed + 10).to(dtype),
+        question_embeddings=decaying(QUESTION, d, seed + 11).to(dtype),
     )
 
 
@@ -140,7 +188,7 @@ def test_a_view_is_left_as_it_was(make: Callable[[int | float], Method]) -> None
     view, again = view_of((1, 5, 7), 80), view_of((1, 5, 7), 80)
     first = make(9).plan(view)
     assert make(9).plan(view) == first
-    assert {"last_attention", "attention_output", "head_attention", "tower_attention", "projected_states"} == set(given(again))
+    assert set(given(again)) == SIGNALS.keys()
     for name in ("states", *given(again)):
         assert torch.equal(getattr(view, name), getattr(again, name))
 
@@ -150,7 +198,10 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
     view = view_of((1, 5, 7), 8)
     first = make(20).plan(view)
     kept = first.kept
-    left = {name: view.signal(name)[:, kept] if name == "head_attention" else view.signal(name)[kept] for name in given(view)}
+    left = {
+        name: view.signal(name)[:, kept] if name in BY_ROW else view.signal(name)[kept] for name in given(view) if name not in OF_QUESTION
+    }
+    left |= {name: view.signal(name) for name in OF_QUESTION}
     rest = View(first.merge(view.states), view.grid, index=kept, **left)
     second = make(6).plan(rest)
     check(second, 6, 20)
@@ -160,7 +211,22 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
 # Not of coverage alone: two tokens that gain as much from each other are a tie.
 @pytest.mark.parametrize(
     "name",
-    ["divprune", "divprune-later", "fastv", "scope", "tokencarve-drop", "tokencarve-merge", "tokencarve-information", "towerattention"],
+    [
+        "cdpruner",
+        "divprune",
+        "divprune-centred",
+        "divprune-later",
+        "fastv",
+        "mmtok",
+        "scope",
+        "tokencarve-drop",
+        "tokencarve-merge",
+        "tokencarve-information",
+        "towerattention",
+        "vidcom2",
+        "visionzip-dominant",
+        *("dart", "pyramiddrop", "sparsevlm", "v2drop"),
+    ],
 )
 def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
     view = view_of((1, 5, 7), 80)
@@ -170,7 +236,10 @@ def test_a_permutation_of_the_tokens_permutes_the_plan(name: str) -> None:
         # At this weight no two of 35 tokens have equal sums of ranks, so no tie is broken by index.
         method = dataclasses.replace(method, attention_weight=0.437501)
     target = method.plan(view).target
-    moved = {name: view.signal(name)[order] for name in given(view) if name != "head_attention"}
+    moved = {
+        name: view.signal(name)[:, order] if name in BY_ROW else view.signal(name)[order] for name in given(view) if name not in OF_QUESTION
+    }
+    moved |= {name: view.signal(name) for name in OF_QUESTION}
     permuted = method.plan(View(view.states[order], view.grid, **moved)).target
     place = torch.empty_like(order).scatter(0, order, torch.arange(35))
     expected = torch.where(target[order] < 0, -1, place[target[order].clamp(min=0)])

@@ -107,7 +107,7 @@ def test_coverage_alone_needs_no_attention() -> None:
 def test_images_that_are_decided_for_together_are_decided_for_as_if_alone() -> None:
     # On a CPU they are not, so this calls what an accelerator would.
     views = [view_of(decaying(30, 9, seed), attention_of(30, seed)) for seed in range(3)]
-    assert Scope(11)._targets(views, 11).tolist() == [Scope(11).plan(view).to_list() for view in views]
+    assert Scope(11)._decided(views, 11) == Scope(11).plans(views)
 
 
 def test_frames_and_crops_are_one_set_of_tokens() -> None:

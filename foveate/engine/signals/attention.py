@@ -96,31 +96,39 @@ class RowsRead(Exception):  # noqa: N818 - it carries control, not an error
 
 
 class AttentionProbe(Probe):
-    """Computes attention rows in the next call of one attention module, then takes itself out.
+    """Computes attention rows in the next call of one attention module, and takes its keys, then takes itself out.
 
     Args:
         module: see `Probe`.
-        rows: (b, r) query rows wanted per batch row, counted within that call's queries.
+        rows: (b, r) query rows wanted per batch row, counted within that call's queries; `None` if keys alone are wanted.
         shares: (b, r) weight of each row in `by_head`; `None` if that is not wanted.
-        ahead: raise `RowsRead` instead of computing the attention, because the call was made for the rows alone.
+        ahead: raise `RowsRead` instead of computing the attention, because the call was made for what is read alone.
+        keys: take the keys.
 
     Attributes:
+        keys: (b, key heads, keys, c), as the module has them, not a copy; `None` if they are not wanted.
         attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
         by_head: (b, heads, keys), the weighted sum of the same rows, head by head.
     """
 
-    def __init__(self, module: nn.Module, rows: Tensor, shares: Tensor | None = None, *, ahead: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, rows: Tensor | None, shares: Tensor | None = None, *, ahead: bool = False, keys: bool = False
+    ) -> None:
         super().__init__(module)
-        self.rows, self.shares, self.ahead = rows, shares, ahead
+        self.rows, self.shares, self.ahead, self._wants_keys = rows, shares, ahead, keys
+        self.keys: Tensor | None = None
         self.attention: Tensor | None = None
         self.by_head: Tensor | None = None
 
     def read(self, query: Tensor, key: Tensor, mask: Tensor | None, **options: Any) -> None:
         """See `Probe.read`."""
         self.detach()
-        # Where layers live on different devices, the rows were chosen on the one before.
-        rows, shares = upload(self.rows, query.device), None if self.shares is None else upload(self.shares, query.device)
-        self.attention, self.by_head = _read_rows(query, key, rows, shares, mask, **options)
+        if self._wants_keys:
+            self.keys = key
+        if self.rows is not None:
+            # Where layers live on different devices, the rows were chosen on the one before.
+            rows, shares = upload(self.rows, query.device), None if self.shares is None else upload(self.shares, query.device)
+            self.attention, self.by_head = _read_rows(query, key, rows, shares, mask, **options)
         if self.ahead:
             raise RowsRead
 

@@ -26,6 +26,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "explainer": {"method": "explainer", "keep": 128},
     "first layer": {"method": "firstlayerattention", "keep": 100},
     "pool": {"method": "pool", "keep": 128},
+    "cdpruner": {"method": "cdpruner", "keep": 128, "centred": True},
+    "mmtok": {"method": "mmtok", "keep": 64},
+    "visionzip": {"method": "visionzip", "keep": 64},
 }
 
 

@@ -1,0 +1,49 @@
+"""PyramidDrop: take tokens out in stages, by the last prompt token's attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from foveate.methods._attention import check_attention
+from foveate.methods._staged import StagedMethod
+from foveate.methods.registry import register
+from foveate.view import View
+
+__all__ = ["PyramidDrop"]
+
+
+@register
+@dataclass(frozen=True)
+class PyramidDrop(StagedMethod):
+    """Takes tokens out in several stages, each time those that the last prompt token attends to least; early layers see them all.
+
+    Paper: "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction",
+    https://arxiv.org/abs/2410.17247. Each stage ends before a layer, and keeps the share lambda of its tokens: those with the most
+    attention, mean over heads, that the layer is about to compute for the last prompt token. The paper's stages are a quarter of the
+    layers each, and its lambda is 0.5, here `keep=0.125`: with c cuts lambda is the c-th root of the share that remains at the end.
+
+    `keep` is what remains after the last stage, so at equal `keep` PyramidDrop computes more than a method that acts once. Numbers of
+    tokens are rounded to the nearest, where the authors' code rounds down. Among equal attention the lower index stays.
+
+    Args:
+        keep: visual tokens that remain per image after the last stage (int), or the share of the image's tokens (float).
+        layer: no stage acts before an earlier layer than this one.
+        clamp: as in `Method`.
+        at: layers of the stages: ints are decoder layers, floats in (0, 1) shares of the model's layers.
+
+    Raises:
+        OptionError: `at` names no stage, or something else than layers and shares.
+    """
+
+    at: tuple[int | float, ...] = (0.25, 0.5, 0.75)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The last prompt token's attention in the layer that follows."""
+        return frozenset({"next_attention"})
+
+    def score(self, view: View) -> Tensor:
+        """The last prompt token's attention to each token, shape (n,)."""
+        return check_attention(view.signal("next_attention"), [view], "next_attention")
