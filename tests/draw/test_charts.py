@@ -14,6 +14,8 @@ from foveate.draw.charts import Point, against_time, against_tokens, radar, svg
 from foveate.draw.palette import Label, look, name_lines, style
 from foveate.methods import methods
 
+pytestmark = pytest.mark.torch_only
+
 LINES = {
     "tokencarve": [Point(128, 82, 78, 86), Point(32, 77, 72, 82)],
     "random": [Point(128, 67, 61, 73), Point(32, 48, 42, 54)],

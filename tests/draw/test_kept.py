@@ -17,6 +17,8 @@ from foveate.families import Region
 from foveate.families.kit.regions import cells as spans
 from foveate.report import ImageReport, Stage
 
+pytestmark = pytest.mark.torch_only
+
 GREEN = (20, 160, 60)
 
 

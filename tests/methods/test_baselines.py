@@ -9,6 +9,8 @@ from foveate.errors import InputError, SignalError
 from foveate.methods import FastV, Random
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def make(n: int, fingerprint: int = 0, dtype: torch.dtype = torch.float32) -> View:
     return View(torch.randn(n, 3).to(dtype), (1, 1, n), fingerprint=fingerprint)

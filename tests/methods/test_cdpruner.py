@@ -15,6 +15,8 @@ from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import CDPruner
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def view_of(states: Tensor, question: Tensor) -> View:
     return View(states, (1, 1, len(states)), question_states=question)

@@ -55,6 +55,8 @@ from foveate.methods import (
 )
 from foveate.methods.schema import options_of
 
+pytestmark = pytest.mark.torch_only
+
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {
     "cdpruner": CDPruner(keep=0.5, layer=1, clamp=True, relevance_weight=0.5, centred=True),

@@ -44,6 +44,8 @@ from foveate.methods import (
 from foveate.plan import Plan
 from foveate.view import SIGNALS, View
 
+pytestmark = pytest.mark.torch_only
+
 _HOME = TemporaryDirectory()
 atexit.register(_HOME.cleanup)
 COMPRESSOR = str(untrained().save_pretrained(_HOME.name))

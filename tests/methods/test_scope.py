@@ -14,6 +14,8 @@ from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import Scope
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def view_of(states: Tensor, attention: Tensor) -> View:
     return View(states, (1, 1, len(states)), tower_attention=attention)

@@ -14,6 +14,8 @@ from foveate.methods import SparseVLM
 from foveate.methods.sparsevlm import counts, density_peaks, raters
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def make(n: int, d: int = 9, q: int = 6, seed: int = 0) -> View:
     return View(

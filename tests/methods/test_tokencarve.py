@@ -14,6 +14,8 @@ from foveate.errors import BudgetError, InputError, SignalError
 from foveate.methods import TokenCarve
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def make(n: int, d: int, seed: int = 0) -> View:
     generator = torch.Generator().manual_seed(seed + 1)

@@ -14,6 +14,8 @@ from foveate.errors import InputError
 from foveate.methods import ToMe
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def view_of(states: Tensor) -> View:
     return View(states, (1, 1, len(states)))

@@ -14,6 +14,8 @@ from foveate.errors import InputError
 from foveate.methods import VidCom2
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 
 def video(states: Tensor, frames: int) -> View:
     return View(states, (frames, 1, len(states) // frames), kind="video")

@@ -8,6 +8,8 @@ from scipy import stats
 
 from foveate.measure.analysis.correlation import correlation, estimate, over_questions, permutation_p, ranks, resamples
 
+pytestmark = pytest.mark.torch_only
+
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)

@@ -19,6 +19,8 @@ from foveate.measure.analysis.spectrum import MEASURES
 from foveate.methods import methods
 from foveate.view import View
 
+pytestmark = pytest.mark.torch_only
+
 LAYERS = [2]
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.measure.analysis.spectrum import effective_rank, energy_rank, information, singular_values
 
+pytestmark = pytest.mark.torch_only
+
 
 def with_spectrum(values: list[float], n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """A matrix (n, d) with these singular values and random directions."""
