@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foveate.devices import require
 from foveate.errors import OptionError
 from foveate.methods._features import ROUNDED, FeatureMethod, centred, distinctiveness, row_of, scaled, unit_rows
 from foveate.methods._question import question_units
@@ -86,16 +87,15 @@ class CDPruner(FeatureMethod):
         """What each token's length is in the kernel (b, n), float64, at most 1."""
         if self.relevance_weight == 0:
             return torch.ones(len(views), len(views[0]), dtype=torch.float64, device=views[0].states.device)
-        relevance = scaled(torch.stack([_relevance(view, type(self).__name__) for view in views]))
+        states = torch.stack([view.states for view in views])
+        require(states.isfinite().flatten(1).all(1), self._not_finite, views)
+        # The mean cosine of each visual token to the question's tokens.
+        question = torch.stack([question_units(view, type(self).__name__).mean(0) for view in views])
+        relevance = scaled((unit_rows(states) @ question[..., None]).squeeze(-1))
         if self.relevance_weight == 1:
             return relevance
         # One factor for all tokens changes no choice, and keeps numbers small.
         return torch.exp(self.relevance_weight / (2 * (1 - self.relevance_weight)) * (relevance - 1))
-
-
-def _relevance(view: View, method: str) -> Tensor:
-    """The mean cosine (n,) of each visual token to the question's tokens."""
-    return unit_rows(view.states[None])[0] @ question_units(view, method).mean(0)
 
 
 def _largest_volume(rows: Tensor, keep: int) -> Tensor:

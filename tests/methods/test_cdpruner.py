@@ -134,6 +134,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
     broken[3, 2] = math.nan
     with pytest.raises(InputError, match="NaN or infinity, so CDPruner cannot compare its tokens"):
         CDPruner(5).plan(view_of(broken, question))
+    later = View(broken, (1, 4, 5), question_states=question, projected_states=states)
+    with pytest.raises(InputError, match="NaN or infinity, so CDPruner cannot compare its tokens"):
+        CDPruner(5, layer=2).plan(later)
     with pytest.raises(InputError, match="question's states contain NaN or infinity, so CDPruner"):
         CDPruner(5).plan(view_of(states, question.clone().fill_(math.inf)))
 
