@@ -18,7 +18,7 @@ _CLOSE = 0.03  # largest difference of gradients between two kernels, as a share
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """Rotary embeddings: cosines and sines (b, 1, s, head size)."""
 
     cosines: Tensor
@@ -29,10 +29,10 @@ class Turn:
         first, second = states.chunk(2, dim=-1)
         return torch.addcmul(states * self.cosines, torch.cat([-second, first], dim=-1), self.sines)
 
-    def at(self, index: Tensor) -> Turn:
+    def at(self, index: Tensor) -> Rotation:
         """The rotations of some columns (b, k)."""
         wide = index[:, None, :, None].expand(-1, -1, -1, self.cosines.shape[-1])
-        return Turn(self.cosines.gather(2, wide), self.sines.gather(2, wide))
+        return Rotation(self.cosines.gather(2, wide), self.sines.gather(2, wide))
 
 
 class Masks:

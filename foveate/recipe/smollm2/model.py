@@ -12,7 +12,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlavaCo
 
 from foveate.demo.model.architecture import configuration, tower_states
 from foveate.demo.scenes.labels import GRID, PATCH
-from foveate.recipe.smollm2.attention import Attend, Masks, Turn, grouped
+from foveate.recipe.smollm2.attention import Attend, Masks, Rotation, grouped
 from foveate.recipe.smollm2.lessons import PackedLesson
 from foveate.recipe.tower import normalise, to_patches
 
@@ -235,17 +235,17 @@ class Seer(nn.Module):
         """The embeddings of token ids."""
         return functional.embedding(ids, self.words)
 
-    def rotation(self, places: Tensor) -> Turn:
+    def rotation(self, places: Tensor) -> Rotation:
         """Cosines and sines (b, 1, s, head size) at rotary positions (b, s)."""
         theta, size = float(self.config.rope_parameters["rope_theta"]), int(self.config.head_dim)
         rates = theta ** -(torch.arange(0, size, 2, device=places.device, dtype=torch.float32) / size)
         angles = (places[..., None].float() * rates).repeat(1, 1, 2)[:, None]
-        return Turn(angles.cos().to(self.compute), angles.sin().to(self.compute))
+        return Rotation(angles.cos().to(self.compute), angles.sin().to(self.compute))
 
     def run(
         self,
         states: Tensor,
-        turn: Turn,
+        turn: Rotation,
         attention: Callable[[Tensor, Tensor, Tensor], Tensor],
         layers: Sequence[LayerLinears],
         start: int = 0,
