@@ -15,7 +15,7 @@ _FACE = {
     "foveate.methods": [
         *("DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention"),
         *("CDPruner", "EVS", "MMTok", "PruMerge", "ToMe", "VidCom2", "VisionZip"),
-        *("DART", "PyramidDrop", "SparseVLM", "V2Drop"),
+        *("DART", "EntropyPrune", "PyramidDrop", "SparseVLM", "V2Drop"),
         *("load_method", "parse_method", "register", "save_method"),
     ],
     "foveate.plan": ["Plan"],

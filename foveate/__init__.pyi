@@ -12,6 +12,7 @@ from foveate.methods import DART as DART
 from foveate.methods import EVS as EVS
 from foveate.methods import CDPruner as CDPruner
 from foveate.methods import DivPrune as DivPrune
+from foveate.methods import EntropyPrune as EntropyPrune
 from foveate.methods import Explainer as Explainer
 from foveate.methods import FastV as FastV
 from foveate.methods import FirstLayerAttention as FirstLayerAttention

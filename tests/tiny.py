@@ -15,6 +15,7 @@ from foveate import (
     EVS,
     CDPruner,
     DivPrune,
+    EntropyPrune,
     FastV,
     Method,
     MMTok,
@@ -210,7 +211,7 @@ METHODS = [
     *(TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)),
     *(DivPrune(keep=6), Scope(keep=6), TowerAttention(keep=6)),
     *(CDPruner(keep=6), EVS(keep=6), MMTok(keep=6), PruMerge(keep=6), ToMe(keep=6), VidCom2(keep=6), VisionZip(keep=6, contextual=0.5)),
-    *(DART(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
+    *(DART(keep=6), EntropyPrune(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
 ]
 """Every method that needs nothing but the model, keeping six tokens."""
 

@@ -54,6 +54,7 @@ _STYLES = {
     "vidcom2": Style("VidCom2", "#332288", "3"),
     "visionzip": Style("VisionZip", "#cc6677", "4"),
     "dart": Style("DART", "#aa4499", "<"),
+    "entropyprune": Style("EntropyPrune", "#ddcc77", "2"),
     "pyramiddrop": Style("PyramidDrop", "#44aa99", ">"),
     "sparsevlm": Style("SparseVLM", "#332288", "H"),
     "v2drop": Style("V2Drop", "#a6761d", "1"),

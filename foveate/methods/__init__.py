@@ -4,6 +4,7 @@ from foveate.methods.cdpruner import CDPruner
 from foveate.methods.configuration import load_method, method_from_dict, method_from_json, method_to_dict, method_to_json, save_method
 from foveate.methods.dart import DART
 from foveate.methods.divprune import DivPrune
+from foveate.methods.entropy_prune import EntropyPrune
 from foveate.methods.evs import EVS
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
@@ -29,7 +30,7 @@ from foveate.methods.visionzip import VisionZip
 __all__ = [
     "DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention",
     "CDPruner", "EVS", "MMTok", "PruMerge", "ToMe", "VidCom2", "VisionZip",
-    "DART", "PyramidDrop", "SparseVLM", "V2Drop",
+    "DART", "EntropyPrune", "PyramidDrop", "SparseVLM", "V2Drop",
     "find_method", "information_contribution", "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",
