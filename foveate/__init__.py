@@ -14,7 +14,7 @@ _FACE = {
     "foveate.method": ["Method"],
     "foveate.methods": [
         *("DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention"),
-        *("DART", "PyramidDrop", "SparseVLM", "V2Drop"),
+        *("DART", "EntropyPrune", "PyramidDrop", "SparseVLM", "V2Drop"),
         *("load_method", "parse_method", "register", "save_method"),
     ],
     "foveate.plan": ["Plan"],

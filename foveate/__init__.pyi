@@ -10,6 +10,7 @@ from foveate.explain.relevance.result import Relevance as Relevance
 from foveate.method import Method as Method
 from foveate.methods import DART as DART
 from foveate.methods import DivPrune as DivPrune
+from foveate.methods import EntropyPrune as EntropyPrune
 from foveate.methods import Explainer as Explainer
 from foveate.methods import FastV as FastV
 from foveate.methods import FirstLayerAttention as FirstLayerAttention

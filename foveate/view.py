@@ -21,6 +21,7 @@ SIGNALS: dict[str, str] = {
     "text_attention": "attention of each question token to each visual token in the layer before, mean over heads",
     "head_attention": "attention of the question tokens to each visual token in the layer before, mean over the question, one row per head",
     "next_attention": "attention of the last prompt token to each visual token that the method's own layer is about to compute",
+    "queries": "queries of each visual token in the layer before, after the rotary embedding, head by head",
     "keys": "keys of each visual token in the layer before, after the rotary embedding, head by head",
     "question_keys": "keys of the question tokens in the layer before, after the rotary embedding, head by head",
     "attention_output": "output of the layer before's self-attention at each visual token, before the residual is added",
@@ -41,7 +42,7 @@ NOT_AT_THE_INPUT = frozenset({"attention_output", "earlier_states"})
 """Signals that layer 0 does not have, because they are what the layer before computed."""
 
 _PER_TOKEN = (
-    *("last_attention", "next_attention", "keys", "attention_output", "earlier_states"),
+    *("last_attention", "next_attention", "queries", "keys", "attention_output", "earlier_states"),
     *("tower_attention", "tower_states", "projected_states", "index"),
 )
 _ROWS = {"text_attention": "q", "head_attention": "heads"}
@@ -71,6 +72,7 @@ class View:
             `None` if a view built by hand does not say.
         question_states: (q, d), hidden states of the same question tokens.
         next_attention: (n,), as `last_attention`, of the method's own layer.
+        queries: (n, heads, c).
         keys: (n, key heads, c).
         question_keys: (q, key heads, c), of the same question tokens.
         earlier_states: (n, d). After an earlier method that acted before the layer before, those that it left.
@@ -99,6 +101,7 @@ class View:
     tower_states: Tensor | None = None
     projected_states: Tensor | None = None
     next_attention: Tensor | None = None
+    queries: Tensor | None = None
     keys: Tensor | None = None
     question_keys: Tensor | None = None
     earlier_states: Tensor | None = None

@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from foveate import (
     DART,
     DivPrune,
+    EntropyPrune,
     FastV,
     Method,
     Plan,
@@ -202,7 +203,7 @@ SPARSE = keep_target([1, 4, 5, 9, 12])
 METHODS = [
     *(TokenCarve(keep=6), TokenCarve(keep=6, source="attention_output"), FastV(keep=6), Random(keep=6), Pool(keep=6)),
     *(DivPrune(keep=6), Scope(keep=6), TowerAttention(keep=6)),
-    *(DART(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
+    *(DART(keep=6), EntropyPrune(keep=6), PyramidDrop(keep=6), SparseVLM(keep=6), V2Drop(keep=6)),
 ]
 """Every method that needs nothing but the model, keeping six tokens."""
 

@@ -47,6 +47,7 @@ _STYLES = {
     "towerattention": Style("Tower attention", "#882255", "h"),
     "scope": Style("Scope", "#999933", "8"),
     "dart": Style("DART", "#aa4499", "<"),
+    "entropyprune": Style("EntropyPrune", "#ddcc77", "2"),
     "pyramiddrop": Style("PyramidDrop", "#44aa99", ">"),
     "sparsevlm": Style("SparseVLM", "#332288", "H"),
     "v2drop": Style("V2Drop", "#a6761d", "1"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate.devices import upload
 from foveate.engine.arguments import cache_of, with_cache
@@ -21,7 +22,7 @@ __all__ = ["ATTENTION", "FROM_ATTENTION", "Readings"]
 ATTENTION = frozenset({"last_attention", "text_attention", "head_attention"})
 """Signals that are attention rows of the layer before the method's own."""
 
-_BEFORE = ATTENTION | {"keys", "question_keys"}
+_BEFORE = ATTENTION | {"queries", "keys", "question_keys"}
 """Signals that the attention of the layer before gives; at layer 0, that of layer 0 itself."""
 
 FROM_ATTENTION = _BEFORE | {"next_attention"}
@@ -64,8 +65,7 @@ class Readings:
             probe = self._place(index, needs if index == 0 else frozenset({"next_attention"}), slots, states.device, ahead=True)
             given = with_cache(kwargs, _PeekedCache(cache_of(kwargs)))
             try:
-                rows = self._last(slots, states.device) if probe.rows is None else probe.rows
-                with torch.no_grad(), only_rows(self._schedule.family.attention(layer), rows):
+                with torch.no_grad(), self._fewer_projections(layer, probe, slots, states):
                     layer.forward(states, *args, **given)
             except RowsRead:
                 pass
@@ -75,6 +75,13 @@ class Readings:
         self._ahead = probe
         if index == 0:
             self._probe = probe
+
+    def _fewer_projections(self, layer: nn.Module, probe: AttentionProbe, slots: Slots, states: Tensor) -> AbstractContextManager[None]:
+        """A context in which a look-ahead projects no more than what is read."""
+        if probe.wants_queries:
+            return nullcontext()
+        rows = self._last(slots, states.device) if probe.rows is None else probe.rows
+        return only_rows(self._schedule.family.attention(layer), rows)
 
     def enter(self, index: int, states: Tensor) -> None:
         """What layer `index` is about to get, (b, n, d), for the method of the next layer."""
@@ -98,8 +105,10 @@ class Readings:
         by_row: list[dict[str, Tensor]] = [{} for _ in range(len(states))]
         if self._ahead is not None and self._ahead.attention is not None:
             by_slot["next_attention"] = upload(self._ahead.attention[:, -1, -states.shape[1] :], states.device)
-        if self._probe is not None and self._probe.keys is not None:
-            by_slot["keys"] = upload(self._probe.keys[:, :, -states.shape[1] :].transpose(1, 2), states.device)
+        heads = {} if self._probe is None else {"queries": self._probe.queries, "keys": self._probe.keys}
+        for name, value in heads.items():
+            if value is not None:
+                by_slot[name] = upload(value[:, :, -states.shape[1] :].transpose(1, 2), states.device)
         if self._probe is not None and self._probe.attention is not None:
             attention = self._probe.attention[:, :, -states.shape[1] :]
             attention = upload(attention, states.device)
@@ -148,19 +157,19 @@ class Readings:
         return upload(last_tokens(slots.real)[:, None], device)
 
     def _place(self, index: int, needs: frozenset[str], slots: Slots, device: torch.device, ahead: bool = False) -> AttentionProbe:
-        """A probe for keys, and for the query rows of the last token alone or of all question tokens; shorter rows are filled in front."""
+        """A probe for heads, and for the rows of the last token alone or of all question tokens; shorter rows are filled in front."""
         attention, shares = self._schedule.family.attention(self._schedule.layers[index]), None
-        keys = bool(needs & {"keys", "question_keys"})
+        keys, queries = bool(needs & {"keys", "question_keys"}), "queries" in needs
         if not needs & {"text_attention", "head_attention"}:
             rows = self._last(slots, device) if needs & {"last_attention", "next_attention"} else None
-            return AttentionProbe(attention, rows, ahead=ahead, keys=keys)
+            return AttentionProbe(attention, rows, ahead=ahead, keys=keys, queries=queries)
         found = self._asked(slots)
         width = max(map(len, found))
         rows = torch.stack([torch.cat([row[:1].expand(max(0, width - len(row))), row[-width:]]) for row in found])
         if "head_attention" in needs:
             counts = torch.tensor([[len(row)] for row in found])
             shares = upload((torch.arange(width) >= width - counts) / counts, device)
-        return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead, keys=keys)
+        return AttentionProbe(attention, upload(rows, device), shares, ahead=ahead, keys=keys, queries=queries)
 
 
 class _PeekedCache:

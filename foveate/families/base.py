@@ -22,7 +22,7 @@ __all__ = ["Family", "families", "family_of", "regions_of", "register"]
 
 DECODER_SIGNALS = frozenset(
     {
-        *("last_attention", "text_attention", "head_attention", "next_attention", "keys", "question_keys"),
+        *("last_attention", "text_attention", "head_attention", "next_attention", "queries", "keys", "question_keys"),
         *("attention_output", "earlier_states", "question_states", "question_embeddings", "projected_states"),
     }
 )

@@ -3,6 +3,7 @@
 from foveate.methods.configuration import load_method, method_from_dict, method_from_json, method_to_dict, method_to_json, save_method
 from foveate.methods.dart import DART
 from foveate.methods.divprune import DivPrune
+from foveate.methods.entropy_prune import EntropyPrune
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
@@ -21,7 +22,7 @@ from foveate.methods.v2drop import V2Drop
 
 __all__ = [
     "DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention",
-    "DART", "PyramidDrop", "SparseVLM", "V2Drop",
+    "DART", "EntropyPrune", "PyramidDrop", "SparseVLM", "V2Drop",
     "find_method", "information_contribution", "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",

@@ -20,6 +20,7 @@ import foveate
 from foveate import (
     DART,
     DivPrune,
+    EntropyPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
@@ -45,6 +46,8 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "dart": lambda batch: [DART(keep=6)],
     "divprune": lambda batch: [DivPrune(keep=6)],
     "divprune of a later layer": lambda batch: [DivPrune(keep=6, layer=2)],
+    "entropyprune": lambda batch: [EntropyPrune(keep=6)],
+    "entropyprune of layer 0": lambda batch: [EntropyPrune(keep=6, layer=0)],
     "explainer": lambda batch: [Explainer(keep=6, compressor="untrained")],
     "fastv": lambda batch: [FastV(keep=6)],
     "fastv of a share": lambda batch: [FastV(keep=0.3)],

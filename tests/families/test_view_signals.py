@@ -70,6 +70,18 @@ def watching(module: Any) -> Iterator[list[tuple[tuple[Any, ...], dict[str, Any]
     hook.remove()
 
 
+@contextmanager
+def queried(attention: Any) -> Iterator[list[Tensor]]:
+    """What a projection of queries gives, (b, s, heads * c); nothing where the module normalises them or has none."""
+    found: list[Tensor] = []
+    if hasattr(attention, "q_norm") or not hasattr(attention, "q_proj"):
+        yield found
+        return
+    hook = attention.q_proj.register_forward_hook(lambda _, args, output: found.append(output))
+    yield found
+    hook.remove()
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> None:
@@ -82,6 +94,7 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             watching(family_of(model).layers(model)[layer]) as entered,
             watching(family_of(model).layers(model)[0]) as first,
             watching(family_of(model).layers(model)[max(layer - 1, 0)]) as before,
+            queried(family_of(model).attention(family_of(model).layers(model)[max(layer - 1, 0)])) as queries,
         ):
             full = model(**given.inputs, output_attentions=True, use_cache=True)
         by_head, ahead = full.attentions[max(layer - 1, 0)], full.attentions[layer].mean(1)
@@ -102,6 +115,11 @@ def test_attention_rows_and_states_of_the_decoder(case: Case, layer: int) -> Non
             torch.testing.assert_close(view.signal("next_attention"), ahead[row, real[-1], place], **close)
             torch.testing.assert_close(view.signal("keys"), keys[row, :, place].transpose(0, 1), **close)
             torch.testing.assert_close(view.signal("question_keys"), keys[row, :, asked].transpose(0, 1), **close)
+            assert view.signal("queries").shape == (len(place), by_head.shape[1], keys.shape[-1])
+            if queries:
+                # Before the rotary embedding, which turns each vector and keeps its length.
+                truth = queries[0][row, place].view(len(place), by_head.shape[1], -1).norm(dim=-1)
+                torch.testing.assert_close(view.signal("queries").norm(dim=-1), truth, atol=1e-5, rtol=1e-4)
             if layer > 0:
                 torch.testing.assert_close(view.signal("earlier_states"), before[0][0][0][row, place], **close)
 

@@ -19,6 +19,7 @@ import foveate
 from foveate import (
     DART,
     DivPrune,
+    EntropyPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
@@ -52,6 +53,7 @@ from foveate.methods.schema import options_of
 CHANGED: dict[str, Method] = {
     "dart": DART(keep=0.5, layer=1, clamp=True, image_pivots=2, text_pivots=0),
     "divprune": DivPrune(keep=0.5, layer=1, clamp=True),
+    "entropyprune": EntropyPrune(keep=9, layer=1, clamp=True, source="keys", unit_trace=True),
     "explainer": Explainer(keep=3, clamp=True, compressor="some/folder"),
     "fastv": FastV(keep=0.25, layer=3, clamp=True),
     "firstlayerattention": FirstLayerAttention(keep=1.0, clamp=True),

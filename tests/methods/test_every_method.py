@@ -19,6 +19,7 @@ from foveate.method import Method
 from foveate.methods import (
     DART,
     DivPrune,
+    EntropyPrune,
     Explainer,
     FastV,
     FirstLayerAttention,
@@ -48,6 +49,8 @@ MAKERS: dict[str, Callable[[int | float], Method]] = {
     "dart-text-pivots": lambda keep: DART(keep, image_pivots=0, text_pivots=2),
     "divprune": DivPrune,
     "divprune-later": lambda keep: DivPrune(keep, layer=2),
+    "entropyprune": EntropyPrune,
+    "entropyprune-keys": lambda keep: EntropyPrune(keep, source="keys", unit_trace=True),
     "explainer": lambda keep: Explainer(keep, compressor=COMPRESSOR),
     "fastv": FastV,
     "firstlayerattention": FirstLayerAttention,
@@ -94,6 +97,7 @@ def view_of(grid: tuple[int, int, int], d: int, dtype: torch.dtype = torch.float
         projected_states=decaying(n, d, seed + 4).to(dtype),
         text_attention=torch.rand(QUESTION, n, generator=torch.Generator().manual_seed(seed + 5)).to(dtype) / n,
         next_attention=torch.rand(n, generator=torch.Generator().manual_seed(seed + 6)).to(dtype) / n,
+        queries=decaying(n, 4 * d, seed + 12).to(dtype).view(n, 4, d),
         keys=decaying(n, 2 * d, seed + 7).to(dtype).view(n, 2, d),
         question_keys=decaying(QUESTION, 2 * d, seed + 8).to(dtype).view(QUESTION, 2, d),
         earlier_states=decaying(n, d, seed + 9).to(dtype),
@@ -186,7 +190,18 @@ def test_tokens_left_by_an_earlier_cut_can_be_cut_again(make: Callable[[int | fl
 @pytest.mark.parametrize(
     "name",
     [
-        *("dart", "divprune", "divprune-later", "fastv", "pyramiddrop", "scope", "sparsevlm", "tokencarve-drop", "tokencarve-merge"),
+        *(
+            "dart",
+            "divprune",
+            "divprune-later",
+            "entropyprune",
+            "fastv",
+            "pyramiddrop",
+            "scope",
+            "sparsevlm",
+            "tokencarve-drop",
+            "tokencarve-merge",
+        ),
         *("tokencarve-information", "towerattention", "v2drop"),
     ],
 )

@@ -96,27 +96,38 @@ class RowsRead(Exception):  # noqa: N818 - it carries control, not an error
 
 
 class AttentionProbe(Probe):
-    """Computes attention rows in the next call of one attention module, and takes its keys, then takes itself out.
+    """Computes attention rows in the next call of one attention module, and takes its queries and keys, then takes itself out.
 
     Args:
         module: see `Probe`.
-        rows: (b, r) query rows wanted per batch row, counted within that call's queries; `None` if keys alone are wanted.
+        rows: (b, r) query rows wanted per batch row, counted within that call's queries; `None` if queries and keys alone are wanted.
         shares: (b, r) weight of each row in `by_head`; `None` if that is not wanted.
         ahead: raise `RowsRead` instead of computing the attention, because the call was made for what is read alone.
         keys: take the keys.
+        queries: take the queries.
 
     Attributes:
         keys: (b, key heads, keys, c), as the module has them, not a copy; `None` if they are not wanted.
+        queries: (b, heads, queries, c), likewise.
         attention: (b, r, keys) in at least float32, softmax over the full row and mean over heads; `None` until the module has run.
         by_head: (b, heads, keys), the weighted sum of the same rows, head by head.
     """
 
     def __init__(
-        self, module: nn.Module, rows: Tensor | None, shares: Tensor | None = None, *, ahead: bool = False, keys: bool = False
+        self,
+        module: nn.Module,
+        rows: Tensor | None,
+        shares: Tensor | None = None,
+        *,
+        ahead: bool = False,
+        keys: bool = False,
+        queries: bool = False,
     ) -> None:
         super().__init__(module)
-        self.rows, self.shares, self.ahead, self._wants_keys = rows, shares, ahead, keys
+        self.rows, self.shares, self.ahead = rows, shares, ahead
+        self._wants_keys, self.wants_queries = keys, queries
         self.keys: Tensor | None = None
+        self.queries: Tensor | None = None
         self.attention: Tensor | None = None
         self.by_head: Tensor | None = None
 
@@ -125,6 +136,8 @@ class AttentionProbe(Probe):
         self.detach()
         if self._wants_keys:
             self.keys = key
+        if self.wants_queries:
+            self.queries = query
         if self.rows is not None:
             # Where layers live on different devices, the rows were chosen on the one before.
             rows, shares = upload(self.rows, query.device), None if self.shares is None else upload(self.shares, query.device)
