@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Fixed
 
-from foveate import Explainer, FastV, Method, Pool, Random, TokenCarve
+from foveate import DART, EntropyPrune, Explainer, FastV, Method, Pool, PyramidDrop, Random, SparseVLM, TokenCarve, V2Drop
 from foveate.errors import BudgetError, FoveateError, OptionError, RecordError, UnsupportedError
 from foveate.methods.oracle import Oracle
 from foveate.plugins.vllm.architectures import ARCHITECTURES, served
@@ -81,6 +81,22 @@ def test_what_no_server_can_do_is_refused() -> None:
         ServingSettings(Fixed(keep=3))
     with pytest.raises(UnsupportedError, match="known beforehand"):
         ServingSettings(Oracle(keep=3, relevance=(torch.ones(4),)))
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (DART(keep=3), "needs keys, question_keys, which no server reads"),
+        (EntropyPrune(keep=3), "needs queries"),
+        (PyramidDrop(keep=3), "acts in several stages"),
+        (SparseVLM(keep=3), "acts in several stages"),
+        (V2Drop(keep=3), "acts in several stages"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Method) else "",
+)
+def test_what_no_server_can_read_is_refused(method: Method, said: str) -> None:
+    with pytest.raises(UnsupportedError, match=said):
+        ServingSettings(method)
 
 
 @pytest.mark.parametrize("size", [-0.1, math.nan, math.inf, True, "3", None])

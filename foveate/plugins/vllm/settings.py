@@ -24,6 +24,8 @@ __all__ = ["FEATURE_CACHE_MIB", "KEY", "ServingSettings"]
 KEY = "foveate"
 """Where the settings stand in a configuration."""
 FEATURE_CACHE_MIB = 128.0
+_UNREAD = frozenset({"earlier_states", "keys", "next_attention", "queries", "question_embeddings", "question_keys"})
+"""Signals of the decoder that no server reads."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class ServingSettings:
         feature_cache_mib: most MiB of vision features of recent images that stay in memory, per worker; 0 keeps none.
 
     Raises:
-        UnsupportedError: the method is a schedule, keeps a number of tokens that only the image decides, or needs what no server has.
+        UnsupportedError: the method is a schedule or acts in several stages, keeps a number of tokens that only the image decides, or needs
+            what no server has.
         BudgetError: `max_keep` is no budget, of another unit than the method's `keep`, or smaller.
         OptionError: `feature_cache_mib` is negative or not finite.
     """
@@ -64,6 +67,15 @@ class ServingSettings:
             raise UnsupportedError(f"how many tokens {self.method} keeps depends on the image; a server must know it from the image's size")
         if isinstance(self.method, Oracle):
             raise UnsupportedError("Oracle decides by relevance that is known beforehand, which a server does not have")
+        if type(self.method).stages is not Method.stages:
+            raise UnsupportedError(
+                f"{self.method} acts in several stages, and the prefill of a server is as short as the first cut from the start; take a method "
+                "that acts once, such as FastV or TokenCarve"
+            )
+        if unread := sorted(self.method.needs & _UNREAD):
+            raise UnsupportedError(
+                f"{self.method} needs {', '.join(unread)}, which no server reads; FastV and TokenCarve need attention, which it reads"
+            )
         # Random and Pool read no layer, so nothing has to run ahead for them. Images that are smaller than the budget are no error.
         layer = 0 if isinstance(self.method, Random | Pool) else self.method.layer
         object.__setattr__(self, "method", replace(self.method, layer=layer, clamp=True))
