@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import interval
+from common import interval, load, percent
 
 from foveate.measure.statistics import wilson
 from foveate.recipe.smollm2.artefact import read_adapters
@@ -42,3 +42,17 @@ def pretrained_answers() -> str:
 def _cell(share: float, asked: int) -> str:
     low, high = wilson(round(share * asked), asked)
     return interval({"share": share, "low": low, "high": high})
+
+
+def pretrained_curve() -> str:
+    """What the model answered during its training."""
+    families = ("colour", "presence", "side", "count", "reading")
+    lines = ["| questions and notes seen | asked | all | " + " | ".join(families) + " |", "|---" * (len(families) + 3) + "|"]
+    for row in load("smollm2_curve")["held_out"]:
+        cells = " | ".join(percent(row["right"][name]) for name in families)
+        seen = f"{row['questions']}{', with notes' if row['notes'] else ''}"
+        lines.append(f"| {seen} | {row['asked']['all']} | {percent(row['right']['all'])} | {cells} |")
+    note = (
+        "Held-out pictures of 144 patches, the same few at every row with as many questions. The lines `held_out` of the run's curve.jsonl."
+    )
+    return "\n".join([*lines, "", note])

@@ -12,7 +12,7 @@ from explainability_tables import ablations, at_the_input, foretold, kept_accura
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
 from photograph_tables import photographs
-from pretrained_tables import pretrained_answers
+from pretrained_tables import pretrained_answers, pretrained_curve
 from readme_tables import family_table, headline, method_table, pretrained_short
 from serving_tables import serving, serving_abuse, serving_accuracy, serving_shared
 from sizing_tables import sizing
@@ -184,6 +184,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "two_questions": two_questions,
     "photographs": photographs,
     "pretrained_answers": pretrained_answers,
+    "pretrained_curve": pretrained_curve,
     "pretrained_short": pretrained_short,
     "suites": suites,
     "agreement": agreement,
