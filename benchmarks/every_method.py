@@ -27,17 +27,15 @@ from sights import KINDS
 import foveate
 import foveate.demo
 from foveate.chat.asking import mean_tokens_over_layers
+from foveate.cli.specs import ALL, every_name, split_specs
 from foveate.demo.scenes import VERSION
 from foveate.engine.remembered import remembered_features
 from foveate.measure.facts import facts
 from foveate.measure.scenes import SceneQuestion, balanced, digest, evaluate
 from foveate.measure.statistics import wilson
-from foveate.methods import methods
 
 NAME = "every_method"
 FULL, BLIND = "all tokens", "no image"
-GIVEN = ("oracle",)
-"""Methods that cannot run on a new question: they are told the answer's relevance."""
 STEP = 5
 """Questions of each kind in a round."""
 
@@ -162,7 +160,7 @@ def main(
     """Measure and write benchmarks/results/every_method.json."""
     torch.set_num_threads(1)
     begun, console = time.monotonic(), Console(stderr=True)
-    names = [name for name in methods() if name not in GIVEN] if chosen == "all" else chosen.split(",")
+    names = [each for spec in split_specs(chosen) for each in (every_name() if spec == ALL else [spec])]
     keeps = [int(keep) for keep in budgets.split(",")]
     runner = EveryMethodRunner(rounds, batch_size)
     weights = hashlib.sha256((foveate.demo.path() / "model.safetensors").read_bytes()).hexdigest()
