@@ -51,7 +51,7 @@ def _entry(name: str, method: type[Method], own: MethodTraits) -> dict[str, Any]
     from foveate.methods.schema import options_of
 
     entry = {"name": name, "summary": method.summary(), "options": options_of(method).defaults}
-    entry["paper"] = {"arxiv": own.paper, "url": own.url, "own": own.own} if own.paper else None
+    paper = {"arxiv": own.paper, "url": own.url, "own": own.own} if own.paper else None
     acts = {"layer": own.layer, "other_layers": own.other_layers, "stages": list(own.stages)}
     known = {"acts_before": acts, "signals": list(own.signals), "families": list(carriers(own.signals))}
-    return {**entry, **(known if own.made else dict.fromkeys(known)), "needs": list(own.given)}
+    return {**entry, "paper": paper, **(known if own.made else dict.fromkeys(known)), "needs": list(own.given)}
