@@ -60,9 +60,10 @@ def every_method() -> str:
     leading = ", ".join(f"{keep}: `{called(best_at(data, keep))}` {percent(best[keep]['of_full'], 1)}" for keep in keeps)
     note = (
         f"Right answers in per cent (95 % intervals) of {data['questions']} held-out questions, {data['each']} of each kind; the first "
-        f"embedded model. All 576 tokens: {interval(full)}; no picture: {interval(blind)}. Best, of the accuracy with all tokens: {leading}. **Bold**: the best method at this budget is "
+        f"embedded model. All 576 tokens: {interval(full)}; no picture: {interval(blind)}. Best, of the "
+        f"accuracy with all tokens: {leading}. **Bold**: the best method at this budget is "
         f"not ahead by more than chance (exact McNemar test on the same questions, p >= {CHANCE}). "
-        f"`python benchmarks/every_method.py --rounds {data['each'] // 5}`, {data['environment']['date']}."
+        f"`python benchmarks/every_method.py --rounds {data['each'] // 5} --budgets {','.join(keeps)}`, {data['environment']['date']}."
     )
     return "\n".join([*lines, "", note])
 
