@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import every_method_tables
 import typer
 import unsupervised_plots
 from common import RESULTS, load
@@ -45,10 +46,12 @@ def point(tokens: int, score: dict[str, Any]) -> Point:
 
 
 def main() -> None:
-    """Write docs/images/accuracy.png, bench.png, and information_loss.png and pretrained_decoder.png if their results exist."""
+    """Write docs/images/accuracy.png, bench.png, and every other picture whose results exist."""
     make_folder(IMAGES)
     bench_plots.draw(Run.load(RESULTS / "bench_llava.json"), IMAGES / "bench.png")
     write_figure(IMAGES / "accuracy.png", accuracy())
+    if (RESULTS / "every_method.json").exists():
+        write_figure(IMAGES / "every_method.png", every_method_tables.picture())
     if (RESULTS / "information_loss.json").exists():
         write_figure(IMAGES / "information_loss.png", information_loss.draw(load("information_loss")))
     if (RESULTS / "unsupervised.json").exists():

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
-import torch
 from common import interval, load, percent
 from speed_tables import measured, run, title
 
-from foveate.errors import LayerError
 from foveate.families.support import PROMPTS, Support, support
-from foveate.method import Method
 from foveate.methods import methods
-from foveate.methods._staged import StagedMethod
-
-ARXIV = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{5})")
-EXTRAS: dict[str, tuple[str, Any]] = {
-    "compressor": ("a compressor trained for the model", "demo"),
-    "relevance": ("the true relevance, given from Python", (torch.ones(1),)),
-}
-"""Options that a method cannot do without, as the table words them, and a value that it accepts."""
+from foveate.methods.traits import MethodTraits, traits_of
 
 
 def headline() -> str:
@@ -47,9 +35,9 @@ def headline() -> str:
 def method_table() -> str:
     """Every method that comes with foveate, from the registry."""
     lines = ["| method | what it does | acts before | needs | source |", "|---|---|---|---|---|"]
-    for kind in sorted(methods().values(), key=lambda each: (_source(each) == "baseline", each.__name__)):
-        summary = kind.summary().rstrip(".")
-        lines.append(f"| `{kind.__name__}` | {summary} | {_stage(kind)} | {_needs(kind)} | {_source(kind)} |")
+    known = [(kind, traits_of(kind)) for kind in methods().values()]
+    for kind, own in sorted(known, key=lambda pair: (pair[1].paper is None, pair[0].__name__)):
+        lines.append(f"| `{kind.__name__}` | {kind.summary().rstrip('.')} | {_stage(own)} | {_needs(own)} | {_source(own)} |")
     return "\n".join(lines)
 
 
@@ -84,36 +72,22 @@ def _code(names: Any) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _made(kind: type[Method], **options: Any) -> Method:
-    """An instance at its defaults."""
-    names = {field.name for field in fields(kind)}
-    return kind(keep=1, **{name: value for name, (_, value) in EXTRAS.items() if name in names}, **options)
+def _stage(own: MethodTraits) -> str:
+    if own.stages:
+        return f"{len(own.stages)} layers, at shares of the model's depth, or any others"
+    return f"layer {own.layer}, or any other" if own.other_layers else f"layer {own.layer}, the language model's input"
 
 
-def _stage(kind: type[Method]) -> str:
-    if issubclass(kind, StagedMethod):
-        return f"{len(_made(kind).at)} layers, at shares of the model's depth, or any others"
-    layer = _made(kind).layer
-    try:
-        _made(kind, layer=layer + 1)
-    except LayerError:
-        return f"layer {layer}, the language model's input"
-    return f"layer {layer}, or any other"
+def _needs(own: MethodTraits) -> str:
+    return "; ".join([_code(own.signals)] * bool(own.signals) + [*own.given]) or "nothing"
 
 
-def _needs(kind: type[Method]) -> str:
-    names = {field.name for field in fields(kind)}
-    extras = [text for name, (text, _) in EXTRAS.items() if name in names]
-    return "; ".join([_code(sorted(_made(kind).needs))] * bool(_made(kind).needs) + extras) or "nothing"
-
-
-def _source(kind: type[Method]) -> str:
+def _source(own: MethodTraits) -> str:
     """The paper that a docstring names; "after" it where the class is a variant."""
-    found = ARXIV.search(kind.__doc__ or "")
-    if found is None:
+    if own.paper is None:
         return "baseline"
-    link = f"[{found[1]}](https://{found[0]})"
-    return link if "Paper:" in (kind.__doc__ or "") else f"after {link}"
+    link = f"[{own.paper}]({own.url})"
+    return link if own.own else f"after {link}"
 
 
 def pretrained_short() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 from common import interval, load, percent
+from every_method_tables import every_method, every_method_details
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from gpu_tables import gpu, gpu_short
 from information_tables import information_cells, information_correlations
@@ -179,6 +180,8 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "savings": savings,
     "accuracy": accuracy,
     "accuracy_curves": accuracy_curves,
+    "every_method": every_method,
+    "every_method_details": every_method_details,
     "families": families,
     "winners": winners,
     "two_questions": two_questions,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.errors import SignalError
 
-__all__ = ["NOT_AT_THE_INPUT", "SIGNALS", "Grid", "View"]
+__all__ = ["NOT_AT_THE_INPUT", "SIGNALS", "TOWER_SIGNALS", "Grid", "View"]
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of tokens."""
@@ -40,6 +40,9 @@ available.
 
 NOT_AT_THE_INPUT = frozenset({"attention_output", "earlier_states"})
 """Signals that layer 0 does not have, because they are what the layer before computed."""
+
+TOWER_SIGNALS = frozenset({"tower_attention", "tower_states"})
+"""Signals that are read in the vision tower, which not all families can; the others need only the decoder."""
 
 _PER_TOKEN = (
     *("last_attention", "next_attention", "queries", "keys", "attention_output", "earlier_states"),

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from foveate.chat import NO_METHOD
+from foveate.errors import FoveateError
 
 if TYPE_CHECKING:
     from foveate.method import Method
 
-__all__ = ["NO_METHOD", "is_no_method", "label_of", "method_of", "split_specs"]
+__all__ = ["ALL", "NO_METHOD", "every_name", "is_no_method", "label_of", "method_of", "split_specs"]
+
+ALL = "all"
+"""Stands for `every_name`."""
 
 
 def is_no_method(spec: str) -> bool:
@@ -24,6 +28,21 @@ def split_specs(text: str) -> list[str]:
     from foveate.methods import split_methods
 
     return split_methods(text)
+
+
+def every_name() -> list[str]:
+    """The names of all methods that a budget is enough for: `Oracle`, for one, is told the relevance from Python."""
+    from foveate.methods import methods
+
+    return [name for name in methods() if _made(name)]
+
+
+def _made(name: str) -> bool:
+    try:
+        method_of(name, 1)
+    except FoveateError:
+        return False
+    return True
 
 
 def method_of(

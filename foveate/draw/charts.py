@@ -18,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from foveate.draw.palette import INK, LONGEST_NAME, MUTED, Label, look, name_lines, style
 from foveate.printable import shortened
 
-__all__ = ["PointsByMethod", "Point", "against_time", "against_tokens", "radar", "svg", "tokens_panel"]
+__all__ = ["PointsByMethod", "Point", "against_time", "against_tokens", "front_of", "radar", "svg", "tokens_panel"]
 
 _SIZE = (3.9, 3.2)
 _LABELLED = 1.35
@@ -96,7 +96,7 @@ def against_time(lines: PointsByMethod, full: Point, title: str, unit: str) -> F
     with look():
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
-        front = _front([full, *(point for points in lines.values() for point in points)])
+        front = front_of([full, *(point for points in lines.values() for point in points)])
         axes.step([point.x for point in front], [point.y for point in front], where="post", color=MUTED, alpha=0.3, linewidth=5, zorder=0)
         labels = [Label(full.x, full.y, "full model", INK)]
         axes.plot(full.x, full.y, color=INK, marker="*", markersize=10, linestyle="none")
@@ -220,7 +220,7 @@ def _bars(axes: Axes, points: Sequence[Point], colour: str) -> None:
             axes.plot([point.x, point.x], [point.low, point.high], color=colour, linewidth=0.8, alpha=0.5)
 
 
-def _front(points: Sequence[Point]) -> list[Point]:
+def front_of(points: Sequence[Point]) -> list[Point]:
     """The points that no other point beats in both time and score, fastest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):

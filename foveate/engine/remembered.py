@@ -7,12 +7,14 @@ import hashlib
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.engine.signals.tower import reading_now
 from foveate.engine.standins import StandIns
 from foveate.families import family_of
 
@@ -26,7 +28,8 @@ _ELSEWHERE = frozenset({"use_cache"})
 def remembered_features(model: nn.Module, most: int | None = None) -> Iterator[None]:
     """Inside this context the features of a picture (or video) are computed once and then remembered, bit for bit.
 
-    Where features depend on pixels alone, the key is the picture; elsewhere it is the whole call, with all its arguments.
+    Where features depend on pixels alone, the key is the picture; elsewhere it is the whole call, with all its arguments. Signals of the
+    vision tower are remembered as well, once a method has read them.
 
     Args:
         model: a loaded model of a known family, whose features need no gradients.
@@ -44,17 +47,35 @@ def remembered_features(model: nn.Module, most: int | None = None) -> Iterator[N
         stand_ins.remove()
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What the encoder made of a picture or call, and what was read in the tower meanwhile.
+
+    Attributes:
+        output: the encoder's.
+        wanted: names of the signals that were read, whether or not the tower has them.
+        signals: as `TowerProbe.read` returned them.
+    """
+
+    output: Any
+    wanted: frozenset[str]
+    signals: Mapping[str, Tensor]
+
+
 def _remembering(most: int | None) -> Callable[..., Any]:
-    known: OrderedDict[bytes, Any] = OrderedDict()
+    known: OrderedDict[bytes, _Memory] = OrderedDict()
 
     def recall(compute: Callable[..., Any], key: bytes, *args: Any, **kwargs: Any) -> Any:
-        if key not in known:
-            with torch.no_grad():
-                known[key] = compute(*args, **kwargs)
+        probe = reading_now()
+        memory = known.get(key)
+        if memory is None or (probe is not None and not probe.wanted <= memory.wanted):
+            known[key] = _encoded(memory, compute, *args, **kwargs)
             if most is not None and len(known) > most:
                 known.popitem(last=False)
+        elif probe is not None:
+            probe.show(memory.signals)
         known.move_to_end(key)
-        return known[key]
+        return known[key].output
 
     def remember(compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         given = dict(inspect.signature(compute).bind_partial(*args, **kwargs).arguments)
@@ -69,6 +90,18 @@ def _remembering(most: int | None) -> Callable[..., Any]:
         return _together(found)
 
     return remember
+
+
+def _encoded(memory: _Memory | None, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> _Memory:
+    """Encode, and add what this thread's probe reads to what is known already; the output stays the first one."""
+    probe = reading_now()
+    earlier = probe.seen if probe is not None else None
+    with torch.no_grad():
+        output = compute(*args, **kwargs)
+    wanted, signals = (probe.wanted, probe.read(earlier)) if probe is not None else (frozenset(), {})
+    if memory is None:
+        return _Memory(output, wanted, signals)
+    return _Memory(memory.output, memory.wanted | wanted, {**memory.signals, **signals})
 
 
 def _together(found: list[Any]) -> BaseModelOutputWithPooling:

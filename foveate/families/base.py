@@ -16,6 +16,7 @@ from foveate.families.kit.regions import RegionRequest, Regions
 from foveate.families.kit.towers import single_layer
 from foveate.families.refused import REFUSED
 from foveate.printable import described
+from foveate.view import TOWER_SIGNALS as _TOWER_SIGNALS
 from foveate.view import Grid
 
 __all__ = ["Family", "families", "family_of", "regions_of", "register"]
@@ -28,7 +29,7 @@ DECODER_SIGNALS = frozenset(
 )
 """Signals that need only the decoder of a family."""
 
-TOWER_SIGNALS = frozenset({"tower_attention", "tower_states"})
+TOWER_SIGNALS = _TOWER_SIGNALS
 """Signals for which a family implements `tower_attention`, `projector` and `fold`."""
 
 

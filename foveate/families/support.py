@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from foveate.families.base import TOWER_SIGNALS, families
 from foveate.families.generic import Generic
 from foveate.families.refused import REFUSED
 
-__all__ = ["COLUMNS", "PROMPTS", "SIGNALS", "Support", "markdown", "support"]
+__all__ = ["COLUMNS", "PROMPTS", "SIGNALS", "Support", "carriers", "markdown", "support"]
 
 PROMPTS = ("image", "several images", "video")
 """What a prompt may contain."""
@@ -68,6 +69,12 @@ def support() -> list[Support]:
         for family in families().values()
     ]
     return sorted(rows, key=lambda row: (row.generic, row.family))
+
+
+def carriers(signals: Iterable[str]) -> tuple[str, ...]:
+    """The families that support all of these signals, as `support` orders them. Some models of a family support fewer."""
+    wanted = frozenset(signals)
+    return tuple(row.family for row in support() if wanted <= row.signals)
 
 
 def markdown() -> str:

@@ -20,6 +20,7 @@ GROUP = "foveate.methods"
 """The entry-point group in which a package names its methods."""
 
 RESERVED = {
+    "all": "every method",
     "none": "the full model",
     "full": "the full model in results",
     "blind": "the model without its image in results",

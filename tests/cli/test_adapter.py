@@ -18,7 +18,7 @@ from foveate.cli.bench.command import Bench
 from foveate.cli.eval.command import Evaluate
 from foveate.cli.hints import BY_TYPE, hint_for
 from foveate.cli.specs import label_of, method_of
-from foveate.errors import InputError
+from foveate.errors import FoveateError, InputError
 from foveate.files.limits import TooManyPixelsError
 
 QUESTION = "what colour is the circle ?"
@@ -157,6 +157,39 @@ def test_eval_names_each_method_by_its_spelling() -> None:
     named = {setting.name: method for setting, method in _wanted(asked)}
     assert list(named) == ["full", "blind", *(f"{name}-{keep}" for keep in (64, 0.5) for name in ("fastv", "tokencarve:information=fast"))]
     assert named["tokencarve:information=fast-64"].information == "fast"  # type: ignore[union-attr]
+
+
+def test_all_names_every_method_that_a_budget_is_enough_for() -> None:
+    from foveate.cli.eval.run import _wanted
+    from foveate.methods import methods
+
+    named = [setting.name for setting, _ in _wanted(Evaluate(methods="random:seed=4,ALL", keep="64", suites=("scenes",)))]
+    assert named[2] == "random:seed=4-64"
+    assert named[3:] == [f"{name}-64" for name in methods() if name != "oracle"]
+
+
+def test_all_omits_what_cannot_act_at_the_layer_asked_for_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    from foveate.cli.eval.run import _wanted
+
+    named = [setting.name for setting, _ in _wanted(Evaluate(methods="all", keep="64", layer=3, suites=("scenes",)))]
+    assert "fastv-64" in named
+    assert "explainer-64" not in named
+    assert "explainer is omitted: " in capsys.readouterr().err
+    with pytest.raises(InputError, match="explainer"):
+        _wanted(Evaluate(methods="all,explainer", keep="64", layer=3, suites=("scenes",)))
+
+
+def test_all_omits_what_the_model_cannot_carry_and_says_so(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from foveate.cli.eval.run import _load, _wanted
+
+    asked = Evaluate(model=str(model), methods="all", keep="9,4", suites=("scenes",))
+    wanted = _wanted(asked)
+    _, carried = _load(asked, wanted)
+    assert {setting.name for setting, _ in wanted} - {setting.name for setting, _ in carried} == {"explainer-9", "explainer-4"}
+    assert capsys.readouterr().err.count("explainer is omitted: ") == 1
+    named = Evaluate(model=str(model), methods="explainer", keep="9", suites=("scenes",))
+    with pytest.raises(FoveateError):
+        _load(named, _wanted(named))
 
 
 def test_the_recorded_command_gives_the_same_settings_without_places(given: Any, tmp_path: Path) -> None:

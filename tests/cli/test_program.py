@@ -87,6 +87,24 @@ def test_methods_are_listed_with_a_line_each(run: Run) -> None:
     assert carve["options"]["keep"] is None
 
 
+def test_methods_say_where_they_come_from_where_they_act_and_what_can_carry_them(run: Run) -> None:
+    data = {method["name"]: method for method in run("methods", "--json").data}
+    assert data["fastv"]["paper"] == {"arxiv": "2403.06764", "url": "https://arxiv.org/abs/2403.06764", "own": True}
+    assert data["towerattention"]["paper"]["own"] is False
+    assert data["random"]["paper"] is None
+    assert data["fastv"]["acts_before"] == {"layer": 2, "other_layers": True, "stages": []}
+    assert data["explainer"]["acts_before"]["other_layers"] is False
+    assert data["pyramiddrop"]["acts_before"]["stages"] == [0.25, 0.5, 0.75]
+    assert data["fastv"]["signals"] == ["last_attention"]
+    assert data["divprune"]["signals"] == []
+    assert "qwen2-vl" in data["scope"]["families"]
+    assert set(data["scope"]["families"]) < set(data["divprune"]["families"])
+    assert data["oracle"]["needs"] == ["the true relevance, given from Python"]
+    shown = run("methods").out.partition("acts before")[2]
+    for cell in ("2403.06764", "after 2412.01818", "baseline", "layer 0 only", "last attention"):
+        assert cell in shown
+
+
 def test_models_are_listed_with_a_line_each(run: Run) -> None:
     assert "llava" in run("models").out
     data = run("models", "--json").data

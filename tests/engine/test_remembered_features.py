@@ -51,3 +51,35 @@ def test_the_model_is_left_as_it_was_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="by hand"), remembered_features(model):
         raise RuntimeError("by hand")
     assert "get_image_features" not in vars(model.model)
+
+
+@pytest.mark.parametrize("method", [foveate.TowerAttention(4), foveate.MMTok(4), foveate.Scope(4), foveate.VisionZip(4)], ids=str)
+def test_plans_from_remembered_signals_of_the_tower_are_those_of_a_fresh_encoding(method: foveate.Method) -> None:
+    model = tiny_llava()
+    both = batch([prompt(3, "image", 5), prompt(2, "image", 9, seed=1)])
+    swapped = {**both, "pixel_values": both["pixel_values"].flip(0)}
+
+    def plans(inputs: dict[str, torch.Tensor]) -> list[object]:
+        with foveate.compress(model, method) as handle:
+            model.generate(**inputs, max_new_tokens=1)
+            assert handle.report is not None
+            return [image.plan for image in handle.report.images]
+
+    fresh = [plans(both), plans(swapped)]
+    assert fresh[0] != fresh[1]
+    runs = towers(model)
+    with remembered_features(model):
+        model.generate(**both, max_new_tokens=1)
+        assert [plans(both), plans(swapped), plans(both)] == [*fresh, fresh[0]]
+    assert sum(runs) == 4  # once for the features, and once more when a method first reads the tower
+
+
+def test_a_signal_that_was_not_read_before_is_read_in_one_more_run_of_the_tower() -> None:
+    model = tiny_llava()
+    inputs = batch([prompt(3, "image", 5)])
+    runs = towers(model)
+    with remembered_features(model):
+        for method in (foveate.TowerAttention(4), foveate.MMTok(4), foveate.Scope(4), foveate.MMTok(3)):
+            with foveate.compress(model, method):
+                model(**inputs)
+    assert sum(runs) == 2

@@ -31,7 +31,8 @@ class Evaluate(ModelOptions, MethodOptions, JsonOption):
     methods: Annotated[
         str,
         option(
-            "Names, separated by commas; their options after colons: tokencarve:information=fast. none evaluates the full model alone.",
+            "Names, separated by commas; their options after colons: tokencarve:information=fast. all evaluates every method that "
+            "the model can carry, none the full model alone.",
             "NAME,...",
             WHAT,
         ),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from foveate.cli import console
 from foveate.cli.adapter import command_line
 from foveate.cli.checks import model_label, parse_keep
-from foveate.cli.specs import NO_METHOD, is_no_method, label_of, method_of, split_specs
-from foveate.errors import InputError, WriteError
+from foveate.cli.specs import ALL, NO_METHOD, every_name, is_no_method, label_of, method_of, split_specs
+from foveate.errors import FoveateError, InputError, WriteError
 from foveate.measure.evaluation.suites import Benchmark, find_suite, known
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _run(
         harness.check(names)
         tasks = [harness.load(name) for name in names]
     with console.spinner(f"loading {request.model}"):
-        subject = _load(request, [method for _, method in wanted if method is not None])
+        subject, wanted = _load(request, wanted)
     session = _Session(request, folder, harness, subject)
     failed = session.run(wanted, tasks)
     return session.gather([setting for setting, _ in wanted], [task.name for task in tasks]), failed
@@ -166,13 +166,29 @@ def _wanted(request: Evaluate) -> list[tuple[Setting, Method | None]]:
     from foveate.measure.evaluation.runs import BLIND, FULL, Setting
 
     wanted: list[tuple[Setting, Method | None]] = [(FULL, None), (BLIND, None)]
-    specs = _named(split_specs(request.methods), request.methods, "--methods")
+    specs, every = _specs(request)
     budgets = [parse_keep(keep) for keep in _named(_listed(request.keep), request.keep, "--keep")]
     for budget in dict.fromkeys(budgets):
         for spec in dict.fromkeys(spec for spec in specs if not is_no_method(spec)):
-            method = method_of(spec, budget, request.layer, request.seed, request.settings, clamp=request.clamp)
+            try:
+                method = method_of(spec, budget, request.layer, request.seed, request.settings, clamp=request.clamp)
+            except FoveateError as error:
+                if spec not in every:
+                    raise
+                console.note(f"{spec} is omitted: {error}")
+                continue
             wanted.append((Setting(label_of(spec, method), budget), method))
     return wanted
+
+
+def _specs(request: Evaluate) -> tuple[list[str], frozenset[str]]:
+    """The methods asked for as they are spelled, and those among them that only "all" names, which may be omitted."""
+    named = _named(split_specs(request.methods), request.methods, "--methods")
+    if not any(spec.lower() == ALL for spec in named):
+        return named, frozenset()
+    every = every_name()
+    listed = [each for spec in named for each in (every if spec.lower() == ALL else [spec])]
+    return listed, frozenset(every) - frozenset(named)
 
 
 def _benchmarks(request: Evaluate) -> list[Benchmark]:
@@ -237,15 +253,25 @@ def _draw(request: Evaluate, benchmarks: Sequence[Benchmark]) -> list[Path]:
     return [folder]
 
 
-def _load(request: Evaluate, methods: Sequence[Method]) -> Subject:
-    """The model, after every method has been tried on it."""
+def _load(request: Evaluate, wanted: Sequence[tuple[Setting, Method | None]]) -> tuple[Subject, Sequence[tuple[Setting, Method | None]]]:
+    """The model, and the settings after every method has been tried on it: those that only "all" names are omitted if it refuses them."""
     from foveate.chat.models import load_model
     from foveate.compression import compress
 
-    subject = load_model(request.model, request.dtype, request.device, compress=bool(methods))
-    for method in methods:
-        compress(subject.model, method).remove()
-    return subject
+    subject = load_model(request.model, request.dtype, request.device, compress=any(method is not None for _, method in wanted))
+    _, every = _specs(request)
+    refused: dict[str, FoveateError] = {}
+    for _, method in wanted:
+        if method is None or method.name in refused:
+            continue
+        try:
+            compress(subject.model, method).remove()
+        except FoveateError as error:
+            if method.name not in every:
+                raise
+            refused[method.name] = error
+            console.note(f"{method.name} is omitted: {error}")
+    return subject, [(setting, method) for setting, method in wanted if method is None or method.name not in refused]
 
 
 def _show(request: Evaluate, data: dict[str, Any]) -> None:
