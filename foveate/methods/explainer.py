@@ -45,7 +45,8 @@ class Explainer(MassMethod):
         clamp: as in `Method`.
         compressor: what `foveate train` wrote: a folder, a Hugging Face id, "demo" for the embedded model's, or a `ConvCompressor`.
             "untrained" is a network with random weights for any model, to measure the cost of choosing; what it keeps means nothing.
-        mass: as in `MassMethod`: share of the predicted relevance that the kept tokens hold, at most `keep` of them; `None` keeps exactly `keep`.
+        mass: as in `MassMethod`: share of the predicted relevance that the kept tokens hold, at most `keep` of them; `None` keeps
+            exactly `keep`.
         at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:

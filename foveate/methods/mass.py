@@ -120,7 +120,7 @@ class MassMethod(Method):
 
 
 def accumulated(importance: Tensor) -> Tensor:
-    """The share of the importance (..., n) that the first 1 to n tokens hold together, in whole numbers of 1 / UNITS; all 0 where it is 0."""
+    """The share of the importance (..., n) that the first 1 to n tokens hold together, in units of 1 / UNITS; all 0 where it is 0."""
     exact = importance.double()
     total = exact.sum(-1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny)
     return (exact / total).mul_(UNITS).round_().long().cumsum(-1)

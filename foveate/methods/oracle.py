@@ -34,7 +34,8 @@ class Oracle(MassMethod):
         layer: the decoder layer that the method acts before.
         clamp: as in `Method`.
         relevance: what `foveate.relevance` returned for the next batch, or one tensor (n,) per image.
-        mass: as in `MassMethod`: share of the positive relevance that the kept tokens hold, at most `keep` of them; `None` keeps exactly `keep`.
+        mass: as in `MassMethod`: share of the positive relevance that the kept tokens hold, at most `keep` of them; `None` keeps
+            exactly `keep`.
         at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:

@@ -150,7 +150,7 @@ def test_shapes_say_the_bounds_alone() -> None:
     method = FastV(keep=0.5, mass=0.9, at_least=16)
     assert (method.fewest(576), method.budget(576)) == (16, 288)
     assert (method.fewest(200, 8), method.budget(200, 8)) == (100, 100)  # 16 for each frame of a video, at most half
-    with pytest.raises(BudgetError, match="depends on the image, not on shapes alone.* the most it keeps: at most 288, 2 of these images"):
+    with pytest.raises(BudgetError, match=r"depends on the image, not on shapes alone.* the most it keeps: at most 288, 2 of these images"):
         foveate.tokens_after(method, [(1, 24, 24), (1, 2, 2)])
 
 
