@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import typer
+from adaptive_tables import adaptive
 from common import interval, load, percent
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
 from gpu_tables import gpu, gpu_short
@@ -186,6 +187,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "pretrained_answers": pretrained_answers,
     "pretrained_short": pretrained_short,
     "suites": suites,
+    "adaptive": adaptive,
     "agreement": agreement,
     "information_times": information_times,
     "relevance_memory": relevance_memory,
