@@ -71,7 +71,7 @@ def _verdict(name: str, method: dict[str, Any], data: dict[str, Any], parts: dic
 
 def _note(data: dict[str, Any]) -> str:
     return (
-        f" {data['questions']} held-out questions of the embedded model, exact match with 95 % intervals; {data['keep']} of 576 tokens, exactly "
-        f"or on average, with `keep={data['most']}` and `at_least={data['least']}`. The mass is fitted on these pictures and questions, without "
-        f"their answers. `python benchmarks/adaptive.py --each {data['each']}`."
+        f" {data['questions']} held-out questions of the embedded model, exact match with 95 % intervals; {data['keep']} of 576 tokens, "
+        f"exactly or on average, with `keep={data['most']}` and `at_least={data['least']}`. The mass is fitted on these pictures and "
+        f"questions, without their answers. `python benchmarks/adaptive.py --each {data['each']}`."
     )
