@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import typer
+from adaptive_tables import adaptive
 from common import interval, load, percent
 from every_method_tables import every_method, every_method_details
 from explainability_tables import ablations, at_the_input, foretold, kept_accuracy, relevance_memory, resolutions
@@ -190,6 +191,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "pretrained_curve": pretrained_curve,
     "pretrained_short": pretrained_short,
     "suites": suites,
+    "adaptive": adaptive,
     "agreement": agreement,
     "information_times": information_times,
     "relevance_memory": relevance_memory,

@@ -33,13 +33,17 @@ def tokens_after(method: Method | Sequence[Method], grids: Sequence[Grid | Seque
         ValueError: a grid is not three positive integers.
     """
     schedule = schedule_of(method, "tokens_after()")
-    for each in schedule:
-        if not each.exact:
-            raise BudgetError(f"how many tokens {each} keeps depends on the image, not on shapes alone; its budget() is the most it keeps")
     for earlier, later in itertools.pairwise(schedule):
         if later.layer <= earlier.layer:
             raise LayerError(f"the layers of a schedule must increase; {later} follows {earlier}")
-    return [_remaining(schedule, _parts(grid)) for grid in grids]
+    most = [_remaining(schedule, _parts(grid)) for grid in grids]
+    for each in schedule:
+        if not each.exact:
+            shown = f": at most {', '.join(map(str, most[:8]))}{', ...' if len(most) > 8 else ''} of these images" if most else ""
+            raise BudgetError(
+                f"how many tokens {each} keeps depends on the image, not on shapes alone; its budget() is the most it keeps{shown}"
+            )
+    return most
 
 
 def _remaining(schedule: Sequence[Method], parts: Sequence[Grid]) -> int:

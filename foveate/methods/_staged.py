@@ -27,6 +27,8 @@ class StagedMethod(Method):
 
     left: ClassVar[int] = 1
     """Stages from this one on. Set for the stages alone, which `stages` makes."""
+    number: ClassVar[int] = 1
+    """Stages in all. Likewise."""
     place: ClassVar[str] = ""
     """Which stage it is, in words."""
 
@@ -65,6 +67,7 @@ class StagedMethod(Method):
             stage = copy.copy(self)
             object.__setattr__(stage, "layer", layer)
             object.__setattr__(stage, "left", len(chosen) - number)
+            object.__setattr__(stage, "number", len(chosen))
             object.__setattr__(stage, "place", f", stage {number + 1} of {len(chosen)}")
             made.append(stage)
         return tuple(made)

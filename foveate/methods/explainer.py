@@ -14,9 +14,10 @@ from foveate.engine.identity import ModelIdentity
 from foveate.errors import CompressorError, OptionError
 from foveate.explain.compressor.compressor import EMBEDDED_COMPRESSOR, WEIGHTS, ConvCompressor
 from foveate.explain.compressor.network import CompressorConfig, CompressorInput
-from foveate.method import SAVING, Method, keep_best
+from foveate.method import SAVING
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.mass import MassMethod
 from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
@@ -29,7 +30,7 @@ UNTRAINED = "untrained"
 
 @register
 @dataclass(frozen=True)
-class Explainer(Method):
+class Explainer(MassMethod):
     """Keeps the tokens that a small network, trained for this model, predicts to be relevant, before the language model runs.
 
     Paper: "Task-Related Token Compression in Multimodal Large Language Models from an Explainability Perspective",
@@ -44,6 +45,9 @@ class Explainer(Method):
         clamp: as in `Method`.
         compressor: what `foveate train` wrote: a folder, a Hugging Face id, "demo" for the embedded model's, or a `ConvCompressor`.
             "untrained" is a network with random weights for any model, to measure the cost of choosing; what it keeps means nothing.
+        mass: as in `MassMethod`: share of the predicted relevance that the kept tokens hold, at most `keep` of them; `None` keeps
+            exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:
         LayerError: `layer` is not 0.
@@ -79,7 +83,7 @@ class Explainer(Method):
 
     def score(self, view: View) -> Tensor:
         """The predicted log-probability of each token, shape (n,)."""
-        return self._scores([view])[0]
+        return self._all_scores([view])[0]
 
     def plan(self, view: View) -> Plan:
         """Decide for one image."""
@@ -87,10 +91,13 @@ class Explainer(Method):
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
         """Decide for several images, whose scores are computed together on an accelerator."""
-        budgets = [self.budget(len(view), view.grid[0]) for view in views]
-        return keep_best(self._scores(views), budgets)
+        return self._best(views, self._all_scores(views))
 
-    def _scores(self, views: Sequence[View]) -> list[Tensor]:
+    def importance(self, scores: Tensor) -> Tensor:
+        """The predicted shares of the image's relevance."""
+        return scores.double().softmax(-1)
+
+    def _all_scores(self, views: Sequence[View]) -> list[Tensor]:
         if not views:
             return []
         check_question(views)

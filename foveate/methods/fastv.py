@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from foveate.method import Method
 from foveate.methods._attention import check_attention
+from foveate.methods.mass import MassMethod
 from foveate.methods.registry import register
 from foveate.view import View
 
@@ -16,7 +16,7 @@ __all__ = ["FastV"]
 
 @register
 @dataclass(frozen=True)
-class FastV(Method):
+class FastV(MassMethod):
     """Keeps the tokens that the last prompt token attends to most, and drops the rest.
 
     Paper: "An Image is Worth 1/2 Tokens After Layer 2", https://arxiv.org/abs/2403.06764. Its defaults are layer 2 and half
@@ -26,6 +26,8 @@ class FastV(Method):
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
         layer: the decoder layer that the method acts before; the attention is that of the layer before it.
         clamp: as in `Method`.
+        mass: as in `MassMethod`: share of that attention that the kept tokens hold, at most `keep` of them; `None` keeps exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
     """
 
     @property

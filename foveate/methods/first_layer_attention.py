@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from foveate.method import Method
 from foveate.methods._attention import check_attention
 from foveate.methods._first_layer import check_layer, check_question
+from foveate.methods.mass import MassMethod
 from foveate.methods.registry import register
 from foveate.view import View
 
@@ -17,7 +17,7 @@ __all__ = ["FirstLayerAttention"]
 
 @register
 @dataclass(frozen=True)
-class FirstLayerAttention(Method):
+class FirstLayerAttention(MassMethod):
     """Keeps the tokens that the question attends to most in the first decoder layer: `Explainer` without its network, the lower bound.
 
     The baseline of https://arxiv.org/abs/2506.01097. Attention is averaged over heads and over the text after the last visual token, as
@@ -27,6 +27,8 @@ class FirstLayerAttention(Method):
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
         layer: 0, the language model's input.
         clamp: as in `Method`.
+        mass: as in `MassMethod`: share of that attention that the kept tokens hold, at most `keep` of them; `None` keeps exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:
         LayerError: `layer` is not 0.

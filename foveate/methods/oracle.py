@@ -11,7 +11,8 @@ from torch import Tensor
 from foveate.devices import require, upload
 from foveate.errors import InputError, OptionError
 from foveate.explain.relevance.result import Relevance
-from foveate.method import SAVING, Method, keep_best
+from foveate.method import SAVING
+from foveate.methods.mass import MassMethod
 from foveate.methods.registry import register
 from foveate.plan import Plan
 from foveate.view import View
@@ -21,7 +22,7 @@ __all__ = ["Oracle"]
 
 @register
 @dataclass(frozen=True)
-class Oracle(Method):
+class Oracle(MassMethod):
     """Keeps the tokens with the highest true relevance, which you must pass: the upper bound for `Explainer`, from Python only.
 
     The oracle of https://arxiv.org/abs/2506.01097. Relevance takes the answer and a backward pass, so this saves nothing; it shows what a
@@ -33,6 +34,9 @@ class Oracle(Method):
         layer: the decoder layer that the method acts before.
         clamp: as in `Method`.
         relevance: what `foveate.relevance` returned for the next batch, or one tensor (n,) per image.
+        mass: as in `MassMethod`: share of the positive relevance that the kept tokens hold, at most `keep` of them; `None` keeps
+            exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:
         OptionError: `relevance` is missing.
@@ -59,6 +63,13 @@ class Oracle(Method):
 
     def plans(self, views: Sequence[View]) -> list[Plan]:
         """Decide for all images of the batch whose relevance was passed."""
+        return self._best(views, self._all_scores(views))
+
+    def importance(self, scores: Tensor) -> Tensor:
+        """The relevance where it is positive; a token that speaks against the answer holds none of it."""
+        return scores.clamp(min=0)
+
+    def _all_scores(self, views: Sequence[View]) -> list[Tensor]:
         known = self._known()
         if not views:
             return []
@@ -67,8 +78,7 @@ class Oracle(Method):
                 f"the relevance of {len(known)} images was passed for a batch of {len(views)}; "
                 f"pass that of this batch, and count rows that are the same sample once"
             )
-        scores = [self._relevance(view, own, number) for number, (view, own) in enumerate(zip(views, known, strict=True))]
-        return keep_best(scores, [self.budget(len(view), view.grid[0]) for view in views])
+        return [self._relevance(view, own, number) for number, (view, own) in enumerate(zip(views, known, strict=True))]
 
     def _relevance(self, view: View, relevance: Tensor, number: int) -> Tensor:
         cells = sum(frames * rows * columns for frames, rows, columns in view.parts)

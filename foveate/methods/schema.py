@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 from typing_extensions import TypedDict
 
 from foveate.method import Method
+from foveate.methods.registry import methods
 
 __all__ = ["OptionSchema", "options_of"]
 
@@ -47,7 +48,7 @@ class OptionSchema:
     record: Any
 
     def unknown(self, name: str, omitted: Sequence[str] = ()) -> str | None:
-        """Why there is no option of this name, with the nearest one; `None` where there is.
+        """Why there is no option of this name, with the nearest one or the methods that have it; `None` where there is.
 
         Args:
             name: what was asked for.
@@ -58,7 +59,9 @@ class OptionSchema:
             return None
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"{self.method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}"
+        others = [] if near else [found.name for found in methods().values() if name in options_of(found).types]
+        elsewhere = f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it" if others else ""
+        return f"{self.method.name} has no option {name!r}: {hint}it has {', '.join(known) or 'none beyond keep and layer'}{elsewhere}"
 
     def read(self, name: str, text: str) -> Any:
         """The value of an option from its JSON.

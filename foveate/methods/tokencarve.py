@@ -13,10 +13,11 @@ from torch import Tensor
 
 from foveate.devices import require
 from foveate.errors import OptionError
-from foveate.method import Method, ranking
+from foveate.method import ranking
 from foveate.methods._attention import check_attention
 from foveate.methods.information import information_contributions
 from foveate.methods.information.contribution import not_finite
+from foveate.methods.mass import MassMethod, accumulated
 from foveate.methods.registry import register
 from foveate.plan import DROPPED, Plan
 from foveate.view import View
@@ -29,7 +30,7 @@ BLOCK = 1024
 
 @register
 @dataclass(frozen=True)
-class TokenCarve(Method):
+class TokenCarve(MassMethod):
     """Drops tokens that rank low in attention and information together, then merges the most similar of the rest.
 
     Paper: "TokenCarve: Information-Preserving Visual Token Compression", https://arxiv.org/abs/2503.10501. The defaults
@@ -50,6 +51,9 @@ class TokenCarve(Method):
             is always that of the hidden states, because they are what a merge averages.
         information: "exact"; "fast", which needs no float64 eigendecomposition; or "auto": fast on an accelerator and for very many
             tokens, else exact. `information_method` says which it takes, `information_contribution` how they differ.
+        mass: as in `MassMethod`: share of attention and information, weighed as the ranks are, that the best tokens hold, where the
+            best are those of the fused ranking. As many tokens remain, at most `keep`; `None` keeps exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
 
     Raises:
         OptionError: an option is outside its range.
@@ -83,13 +87,14 @@ class TokenCarve(Method):
         """Decide for several images; their information is computed together."""
         plans: dict[int, Plan] = {}
         groups: dict[tuple[int, torch.Size, torch.dtype, torch.device], list[int]] = {}
-        for i, view in enumerate(views):
-            budget = self.budget(len(view), view.grid[0])
+        most = [self.budget(len(view), view.grid[0]) for view in views]
+        informed = self._information({i: view for i, view in enumerate(views) if self.mass is not None or most[i] < len(view)})
+        budgets = self._numbers(views, lambda: self._curves(views, [informed[i] for i in range(len(views))]))
+        for i, (view, budget) in enumerate(zip(views, budgets, strict=True)):
             if budget == len(view):
                 plans[i] = Plan.deferred(torch.arange(len(view), device=view.states.device), budget)
             else:
                 groups.setdefault((budget, view.states.shape, view.states.dtype, view.states.device), []).append(i)
-        informed = self._information({i: views[i] for members in groups.values() for i in members})
         for (budget, _, _, _), members in groups.items():
             target, order = self._targets([views[i] for i in members], budget, [informed[i] for i in members])
             orders: Sequence[Tensor | None] = order.unbind() if order.shape[1] else [None] * len(members)
@@ -111,6 +116,22 @@ class TokenCarve(Method):
         most_alike = ranking(likeness)[:, :merged]
         sources = worse.gather(1, most_alike)
         return target.scatter(1, sources, nearest.gather(1, most_alike)), sources
+
+    def curves(self, views: Sequence[View]) -> list[Tensor]:
+        """How much attention and information the best 1 to n tokens of each view hold together, as `accumulated` counts it."""
+        informed = self._information(dict(enumerate(views)))
+        return self._curves(views, [informed[i] for i in range(len(views))])
+
+    def _curves(self, views: Sequence[View], scores: Sequence[Tensor]) -> list[Tensor]:
+        """Of the fused ranking, given the information (n,) of each view."""
+        found: list[Tensor] = []
+        weight = float(self.attention_weight)
+        for view, information in zip(views, scores, strict=True):
+            order = ranking(self._score([view], [information]))[0]
+            parts = [(weight, view.last_attention), (1 - weight, information)]
+            shares = [part * _shares(values) for part, values in parts if part > 0 and values is not None]
+            found.append(accumulated(torch.stack(shares).sum(0)[order]))
+        return found
 
     def _information(self, views: dict[int, View]) -> dict[int, Tensor]:
         """Information (n,) of each view, by the same keys; none if it has no weight."""
@@ -137,6 +158,12 @@ def _points(values: Tensor) -> Tensor:
     """Rank points (b, n) of values (b, n): n for the best, 1 for the worst. Among equals, the lower index is better."""
     order = ranking(values)
     return torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], 0, -1, device=order.device).expand_as(order))
+
+
+def _shares(values: Tensor) -> Tensor:
+    """Non-negative values (n,) as shares of their sum, float64."""
+    exact = values.double()
+    return exact / exact.sum().clamp_(min=torch.finfo(torch.float64).tiny)
 
 
 def _most_similar(states: Sequence[Tensor], rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

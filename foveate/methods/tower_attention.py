@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from foveate.method import Method
 from foveate.methods._attention import check_attention
+from foveate.methods.mass import MassMethod
 from foveate.methods.registry import register
 from foveate.view import View
 
@@ -16,7 +16,7 @@ __all__ = ["TowerAttention"]
 
 @register
 @dataclass(frozen=True)
-class TowerAttention(Method):
+class TowerAttention(MassMethod):
     """Keeps the tokens that receive the most attention in the vision tower, and drops the rest; needs no question.
 
     The selection of FasterVLM, https://arxiv.org/abs/2412.01818v1 (later versions of that paper propose another method, VisPruner), and
@@ -29,6 +29,8 @@ class TowerAttention(Method):
         keep: visual tokens that remain per image (int) or the share of them (float), as in `Method`.
         layer: the decoder layer that the method acts before; the papers' is 0, the language model's input.
         clamp: as in `Method`.
+        mass: as in `MassMethod`: share of that attention that the kept tokens hold, at most `keep` of them; `None` keeps exactly `keep`.
+        at_least: as in `MassMethod`: the fewest tokens that `mass` keeps.
     """
 
     layer: int = 0

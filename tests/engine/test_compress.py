@@ -12,7 +12,7 @@ from tiny import IMAGE, METHODS, SPARSE, TOKENS, Fixed, alone, batch, generate, 
 from transformers import TextStreamer
 
 import foveate
-from foveate import FastV, Pool, Random, Report, TokenCarve
+from foveate import FastV, FirstLayerAttention, Pool, PyramidDrop, Random, Report, TokenCarve, TowerAttention
 
 
 @pytest.mark.parametrize("method", METHODS, ids=repr)
@@ -33,6 +33,33 @@ def test_every_method_keeps_its_budget_and_batches_equal_one_by_one(method: fove
                 single += handle.report.images
                 torch.testing.assert_close(torch.stack(together.logits, 1)[row], torch.stack(out.logits, 1)[0], atol=1e-8, rtol=1e-8)
             assert [image.plan.to_list() for image in images] == [image.plan.to_list() for image in single]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(FastV(keep=1.0, mass=0.5), TokenCarve(keep=0.9, mass=0.5), TowerAttention(keep=1.0, mass=0.6)),
+        *(PyramidDrop(keep=4, mass=0.3), FirstLayerAttention(keep=1.0, mass=0.6, at_least=2)),
+    ],
+    ids=str,
+)
+def test_budgets_that_follow_the_images_are_those_of_single_runs(method: foveate.Method) -> None:
+    model = tiny_llava(dtype=torch.float64)
+    rows = [prompt(3, "image", 5), prompt(2, "image", 9, "image", 2, seed=1), prompt(4, "image", 3, seed=2)]
+    for padding in ("left", "right"):
+        inputs = batch(rows, padding=padding)
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+        with foveate.compress(model, method) as handle:
+            together = generate(model, inputs)
+            images = handle.report.images
+            single = []
+            for row in range(3):
+                out = generate(model, alone(inputs, row))
+                single += handle.report.images
+                torch.testing.assert_close(torch.stack(together.logits, 1)[row], torch.stack(out.logits, 1)[0], atol=1e-8, rtol=1e-8)
+        assert [image.plan.to_list() for image in images] == [image.plan.to_list() for image in single]
+        assert len({image.tokens_after for image in images}) > 1
+        assert all(method.fewest(TOKENS) <= image.tokens_after <= method.budget(TOKENS) for image in images)
 
 
 @pytest.mark.parametrize(

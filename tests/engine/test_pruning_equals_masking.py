@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import MistralConfig
 
 import foveate
+from foveate import FastV, FirstLayerAttention, Method, Plan, TokenCarve, TowerAttention
 from foveate.compression import Handle
 
 MERGING = tuple(1 if i in (0, 2) else 12 if i == 15 else t for i, t in enumerate(SPARSE))
@@ -57,6 +58,40 @@ def test_prefill_and_32_new_tokens_see_only_what_stayed(rows: list[list[int]], p
     last = (inputs["attention_mask"] * torch.arange(1, width + 1)).argmax(1)
     torch.testing.assert_close(out.logits[0], expected[torch.arange(len(rows)), last], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.stack(out.logits[1:], 1), expected[:, width:-1], atol=1e-4, rtol=1e-4)
+
+
+FOLLOWING = [
+    FastV(keep=1.0, mass=0.5),
+    FastV(keep=12, layer=1, mass=0.7, at_least=3),
+    TokenCarve(keep=1.0, mass=0.5),
+    TokenCarve(keep=0.9, layer=1, mass=0.7, attention_weight=1.0),
+    FirstLayerAttention(keep=1.0, mass=0.6),
+    TowerAttention(keep=1.0, mass=0.6),
+]
+"""Budgets that follow the images, so that those of one batch differ."""
+
+
+@pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "untrimmed"])
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("method", FOLLOWING, ids=str)
+def test_a_prefill_and_two_turns_of_unequal_budgets_see_only_what_stayed(method: Method, padding: str, trim: bool) -> None:
+    model, inputs = tiny_llava(), batch(PROMPTS["one, two and no image"], padding=padding)
+    rows, width = inputs["input_ids"].shape
+    question = torch.randint(2, 80, (rows, 5), generator=torch.Generator().manual_seed(5))
+    with foveate.compress(model, method, trim_early_layers=trim) as handle:
+        first = model.generate(**inputs, max_new_tokens=6, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        targets = plans_per_row(handle, rows)
+        mask = with_new_tokens(inputs, first.sequences)
+        out = second_turn(model, first.sequences, mask, question, first.past_key_values, full_ids=True)
+    assert len({Plan(target).tokens_after for row in targets for target in row}) > 1
+    expected = truth(model, inputs, first.sequences, mask, targets, method.layer, trim)
+    last = (inputs["attention_mask"] * torch.arange(1, width + 1)).argmax(1)
+    torch.testing.assert_close(first.logits[0], expected[torch.arange(rows), last], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.stack(first.logits[1:], 1), expected[:, width:-1], atol=1e-4, rtol=1e-4)
+    ids = torch.cat([first.sequences, question, out.sequences[:, -8:]], dim=1)
+    whole = torch.cat([mask, torch.ones(rows, 13, dtype=torch.long)], dim=1)
+    expected = truth(model, inputs, ids, whole, targets, method.layer, trim)
+    torch.testing.assert_close(torch.stack(out.logits, 1), expected[:, -9:-1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

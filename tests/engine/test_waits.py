@@ -45,6 +45,7 @@ from foveate import (
     VisionZip,
 )
 from foveate.methods import methods
+from foveate.methods.mass import MassMethod
 
 MOST = 2
 """Waits of a prefill: for the prompt's ids and mask, and for the flag of all checks."""
@@ -83,6 +84,23 @@ METHODS: dict[str, Callable[[int], list[Method]]] = {
     "plans on the CPU": lambda batch: [Fixed(targets=(SPARSE,))],
     "schedule": lambda batch: [FastV(keep=9, layer=1), TokenCarve(keep=6, attention_weight=1.0, layer=2), FastV(keep=3, layer=3)],
 }
+
+
+MASS: dict[str, Callable[[int], list[Method]]] = {
+    "explainer": lambda batch: [Explainer(keep=6, mass=0.3, compressor="untrained")],
+    "fastv": lambda batch: [FastV(keep=6, mass=0.3)],
+    "firstlayerattention": lambda batch: [FirstLayerAttention(keep=6, mass=0.3, at_least=2)],
+    "oracle": lambda batch: [Oracle(keep=6, mass=0.3, layer=2, relevance=[torch.rand(TOKENS)] * batch)],
+    "tokencarve by attention": lambda batch: [TokenCarve(keep=6, mass=0.3, attention_weight=1.0)],
+    "tokencarve": lambda batch: [TokenCarve(keep=6, mass=0.3, information="fast")],
+    "towerattention": lambda batch: [TowerAttention(keep=6, mass=0.3)],
+    "pyramiddrop, one stage": lambda batch: [PyramidDrop(keep=6, mass=0.3, at=(2,))],
+    "pyramiddrop, two stages": lambda batch: [PyramidDrop(keep=6, mass=0.3, at=(1, 2))],
+    "schedule": lambda batch: [FastV(keep=9, mass=0.6, layer=1), FastV(keep=0.5, mass=0.3, layer=2)],
+    "bounds that leave no choice": lambda batch: [FastV(keep=6, mass=0.3, at_least=6)],
+}
+DECISIONS = {"pyramiddrop, two stages": 2, "schedule": 2, "bounds that leave no choice": 0}
+"""How often a budget that follows the image is read in a prefill, where it is not once."""
 
 
 def prompts(rows: int) -> dict[str, Tensor]:
@@ -127,6 +145,23 @@ def test_a_prefill_waits_twice(name: str, rows: int) -> None:
     assert len(compressed) <= len(plain) + MOST, compressed
     assert all(image.tokens_after < TOKENS for image in report.images)
     assert len(report.images) == rows
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("name", MASS)
+def test_a_budget_that_follows_the_image_waits_once_more_for_all_images(name: str, rows: int) -> None:
+    chosen = MASS[name](rows - 1 if rows > 1 else 1)
+    plain, compressed, report = counted(chosen, rows=rows, layers=4)
+    ours = [each for each in compressed if "foveate/" in each]
+    assert len(ours) <= MOST + DECISIONS.get(name, 1), ours
+    assert len(compressed) <= len(plain) + MOST + DECISIONS.get(name, 1), compressed
+    assert all(1 <= image.tokens_after <= 6 for image in report.images)
+    assert len(report.images) == rows
+
+
+def test_every_method_with_a_mass_is_counted() -> None:
+    known = {name for name, method in methods().items() if issubclass(method, MassMethod)}
+    assert known == {MASS[name](1)[0].name for name in MASS}
 
 
 @pytest.mark.parametrize("name", ["fastv", "pool", "explainer"])
