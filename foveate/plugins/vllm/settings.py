@@ -69,8 +69,8 @@ class ServingSettings:
             raise UnsupportedError("Oracle decides by relevance that is known beforehand, which a server does not have")
         if type(self.method).stages is not Method.stages:
             raise UnsupportedError(
-                f"{self.method} acts in several stages, and the prefill of a server is as short as the first cut from the start; take a method "
-                "that acts once, such as FastV or TokenCarve"
+                f"{self.method} acts in several stages, and the prefill of a server is as short as the first cut from the start; "
+                "take a method that acts once, such as FastV or TokenCarve"
             )
         if unread := sorted(self.method.needs & _UNREAD):
             raise UnsupportedError(
