@@ -55,6 +55,7 @@ REFUSED: dict[str, tuple[Any, type[FoveateError], str]] = {
     "a newer format": ({"method": {**CARVE, "format": 2}}, RecordError, "format"),
     "a keep that is none": ({"method": {**CARVE, "keep": 0}}, RecordError, "keep=0"),
     "a schedule": ({"method": {"schedule": [CARVE]}}, UnsupportedError, "not a schedule"),
+    "a budget that follows the image": ({"method": {**CARVE, "mass": 0.5}}, UnsupportedError, "depends on the image; a server must know"),
     "an unknown key": ({"method": CARVE, "max_kept": 3, "b": 1}, RecordError, "b, max_kept.*method, max_keep, feature_cache_mib"),
     "a text as max_keep": ({"method": CARVE, "max_keep": "200"}, RecordError, "max_keep"),
     "a truth as max_keep": ({"method": CARVE, "max_keep": True}, RecordError, "max_keep"),
