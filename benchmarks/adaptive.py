@@ -21,8 +21,8 @@ import foveate.demo
 from foveate import FastV, Method, TokenCarve
 from foveate.demo.scenes import scene
 from foveate.engine.remembered import remembered_features
+from foveate.measure.fit_mass import fit_mass
 from foveate.measure.scenes import SceneQuestion, balanced, digest, evaluate, prompt_of
-from foveate.methods import fit_mass
 from foveate.methods.mass import MassMethod
 
 FULL = "all tokens"

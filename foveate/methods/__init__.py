@@ -9,7 +9,6 @@ from foveate.methods.evs import EVS
 from foveate.methods.explainer import Explainer
 from foveate.methods.fastv import FastV
 from foveate.methods.first_layer_attention import FirstLayerAttention
-from foveate.methods.fit_mass import fit_mass
 from foveate.methods.information import information_contribution, information_method
 from foveate.methods.mmtok import MMTok
 from foveate.methods.options import parse_method, split_methods
@@ -32,7 +31,7 @@ __all__ = [
     "DivPrune", "Explainer", "FastV", "FirstLayerAttention", "Oracle", "Pool", "Random", "Scope", "TokenCarve", "TowerAttention",
     "CDPruner", "EVS", "MMTok", "PruMerge", "ToMe", "VidCom2", "VisionZip",
     "DART", "EntropyPrune", "PyramidDrop", "SparseVLM", "V2Drop",
-    "find_method", "fit_mass", "information_contribution", "information_method",
+    "find_method", "information_contribution", "information_method",
     "load_method", "method_from_dict", "method_from_json", "method_to_dict", "method_to_json", "methods", "parse_method", "register",
     "save_method", "split_methods",
 ]  # fmt: skip

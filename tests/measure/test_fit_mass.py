@@ -11,7 +11,7 @@ from tiny import batch, prompt, tiny_llava
 import foveate
 from foveate import DivPrune, FastV, PyramidDrop, TokenCarve
 from foveate.errors import InputError, UsageError
-from foveate.methods import fit_mass
+from foveate.measure.fit_mass import fit_mass
 
 BATCHES = [
     batch([prompt(3, "image", 5), prompt(2, "image", 9, "image", 2, seed=1)]),
