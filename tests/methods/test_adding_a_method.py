@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from distribution import install
-from tiny import batch, prompt, tiny_llava
+from tiny import IMAGE, batch, pixels, prompt, tiny_llava
 
 import foveate
 from foveate.methods import find_method, registry
@@ -94,8 +94,9 @@ def test_the_page_names_files_that_there_are() -> None:
 def test_the_code_about_the_methods_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```(python|yaml)\n(.*?)```", METHODS, re.DOTALL)
-    assert len(blocks) == 7
-    known: dict[str, Any] = {"states": torch.randn(576, 32), "attention": torch.rand(576)}
+    assert len(blocks) == 9
+    shown = {"input_ids": torch.tensor([[1, *[IMAGE] * 576, 2]]), "pixel_values": pixels(1, side=24)}
+    known: dict[str, Any] = {"states": torch.randn(576, 32), "attention": torch.rand(576), "model": tiny_llava(side=24), "batches": [shown]}
     for kind, code in blocks:
         if kind == "python":
             exec(code, known)
@@ -103,4 +104,5 @@ def test_the_code_about_the_methods_runs(tmp_path: Path, monkeypatch: pytest.Mon
             name, text = re.fullmatch(r"# (\S+)\n(.*)", code, re.DOTALL).groups()  # type: ignore[union-attr]
             Path(name).write_text(text, encoding="utf-8")
     assert known["merged"].shape == (128, 32)
+    assert known["fitted"].numbers == (64,)
     assert known["schedule"] == [foveate.FastV(0.5), foveate.TokenCarve(64, 8, information="fast")]
