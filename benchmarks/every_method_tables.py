@@ -103,7 +103,7 @@ def picture() -> Figure:
     with look():
         figure = Figure(figsize=(11, 5.2 * ((len(keeps) + 1) // 2)), layout="constrained")
         panels = figure.subplots((len(keeps) + 1) // 2, 2, squeeze=False).flat
-        for axes, keep in zip(panels, keeps, strict=False):
+        for keep, axes in zip(keeps, panels, strict=False):  # in this order, so that no panel is taken and left
             points = {
                 name: Point(own[keep]["equivalent"], 100 * own[keep]["scores"]["overall"]["share"]) for name, own in data["methods"].items()
             }

@@ -59,5 +59,5 @@ print("a copy of the same weights in a fresh model: saved")
 PY
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/python" -m pip install --quiet torch==2.13.0 numpy==2.4.6
-"$folder/venv/bin/python" -m pip install --quiet transformers==5.24.0 gguf==0.17.1
+"$folder/venv/bin/python" -m pip install --quiet transformers==5.24.0 gguf==0.17.1 accelerate==1.15.0
 "$folder/venv/bin/python" "$folder/check.py" "$folder" 2> "$folder/errors" || { tail -3 "$folder/errors"; exit 1; }

@@ -16,6 +16,8 @@ from foveate.errors import BudgetError, MethodError, SignalError, UnknownNameErr
 from foveate.methods import find_method, methods
 from foveate.report import ImageReport, Stage
 
+pytestmark = pytest.mark.one_version
+
 MAP = [0, 0, -1, 3, 3, -1, 6]
 
 

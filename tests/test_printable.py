@@ -10,6 +10,8 @@ import pytest
 from foveate import errors
 from foveate.printable import printable, printable_json
 
+pytestmark = pytest.mark.one_version
+
 CASES = {
     "a plain name.png": "a plain name.png",
     "naïve café 图片 \U0001f600": "naïve café 图片 \U0001f600",

@@ -22,6 +22,8 @@ from foveate.errors import InputError, UnsupportedError
 from foveate.files.limits import TooManyPixelsError
 from foveate.video import is_video, read_frames
 
+pytestmark = pytest.mark.one_version
+
 
 @pytest.mark.parametrize(
     ("name", "codec"),

@@ -14,6 +14,8 @@ from foveate.cli.adapter import options_of
 from foveate.cli.app import COMMANDS, DEMO_COMMANDS, EXPORT_COMMANDS
 from foveate.cli.checks import finite
 
+pytestmark = pytest.mark.one_version
+
 HUGE = str(10**40)
 QUESTION = "what colour is the circle ?"
 

@@ -13,6 +13,8 @@ from small_model import Run
 from foveate.chat import models
 from foveate.files.paths import same_file
 
+pytestmark = pytest.mark.one_version
+
 QUESTION = "what colour is the circle ?"
 
 

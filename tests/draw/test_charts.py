@@ -14,7 +14,7 @@ from foveate.draw.charts import Point, against_time, against_tokens, radar, svg
 from foveate.draw.palette import Label, look, name_lines, style
 from foveate.methods import methods
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 LINES = {
     "tokencarve": [Point(128, 82, 78, 86), Point(32, 77, 72, 82)],

@@ -18,7 +18,7 @@ from foveate.draw.page import LegendEntry, Tile
 from foveate.errors import InputError
 from foveate.explain.relevance.result import ImageRelevance
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 GRAY = Image.new("RGB", (160, 160), (128, 128, 128))
 

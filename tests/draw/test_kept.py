@@ -17,7 +17,7 @@ from foveate.families import Region
 from foveate.families.kit.regions import cells as spans
 from foveate.report import ImageReport, Stage
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 GREEN = (20, 160, 60)
 

@@ -9,7 +9,7 @@ from foveate.errors import InputError, SignalError
 from foveate.methods import FastV, Random
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def make(n: int, fingerprint: int = 0, dtype: torch.dtype = torch.float32) -> View:

@@ -56,7 +56,7 @@ from foveate.methods import (
 )
 from foveate.methods.schema import options_of
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 # Every option of every method that can be saved, with another value than its default: a method joins with one line.
 CHANGED: dict[str, Method] = {

@@ -15,7 +15,7 @@ from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import DART
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def make(n: int, d: int = 9, q: int = 6, seed: int = 0) -> View:

@@ -45,7 +45,7 @@ from foveate.methods import (
 from foveate.plan import Plan
 from foveate.view import SIGNALS, View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 _HOME = TemporaryDirectory()
 atexit.register(_HOME.cleanup)

@@ -13,7 +13,7 @@ from methods_reference import GOLDEN, golden_case, slow_order, slow_scores, slow
 from foveate.methods import TokenCarve, information_contribution
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 UNTIED = [path for path in GOLDEN if "tied" not in path.stem]
 ids = {"ids": lambda path: path.stem}

@@ -10,7 +10,7 @@ from foveate.errors import InputError
 from foveate.measure.bench.flops import OperationCounter
 from foveate.methods import information_contribution
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (5, 5), (12, 40), (40, 12), (30, 200), (200, 30), (150, 100)]
 

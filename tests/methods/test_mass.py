@@ -19,7 +19,7 @@ from foveate.methods.information import information_contribution
 from foveate.methods.mass import MassMethod, accumulated, smallest
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 GRIDS = [(1, 1, 1), (1, 3, 3), (1, 5, 7), (3, 2, 3), (1, 10, 10)]
 IMPORTANCE: dict[str, tuple[Callable[..., MassMethod], Callable[[View], Tensor]]] = {

@@ -15,7 +15,7 @@ from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import MMTok
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def view_of(states: Tensor, question: Tensor, tower: Tensor | None = None) -> View:

@@ -12,7 +12,7 @@ from foveate.methods import Pool
 from foveate.plan import Plan
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 GRIDS = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 7), (8, 10), (12, 12)]
 

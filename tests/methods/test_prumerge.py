@@ -14,7 +14,7 @@ from foveate.errors import InputError, SignalError
 from foveate.methods import PruMerge, TowerAttention
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def view_of(states: Tensor, attention: Tensor) -> View:

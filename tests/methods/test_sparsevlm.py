@@ -14,7 +14,7 @@ from foveate.methods import SparseVLM
 from foveate.methods.sparsevlm import counts, density_peaks, raters
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def make(n: int, d: int = 9, q: int = 6, seed: int = 0) -> View:

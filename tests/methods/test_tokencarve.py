@@ -14,7 +14,7 @@ from foveate.errors import BudgetError, InputError, SignalError
 from foveate.methods import TokenCarve
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def make(n: int, d: int, seed: int = 0) -> View:

@@ -14,7 +14,7 @@ from foveate.errors import InputError
 from foveate.methods import ToMe
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def view_of(states: Tensor) -> View:

@@ -14,7 +14,7 @@ from foveate.errors import InputError
 from foveate.methods import VidCom2
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def video(states: Tensor, frames: int) -> View:

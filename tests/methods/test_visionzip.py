@@ -14,7 +14,7 @@ from foveate.errors import InputError, OptionError, SignalError
 from foveate.methods import TowerAttention, VisionZip
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def view_of(states: Tensor, attention: Tensor) -> View:

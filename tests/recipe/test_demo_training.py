@@ -39,6 +39,8 @@ from foveate.recipe.optimise import Optimiser
 from foveate.recipe.tower import draw_windows, normalise, to_patches
 from foveate.recipe.train import Recipe, carry_over, export, export_checkpoint, train
 
+pytestmark = pytest.mark.one_version
+
 LLAVA = EMBEDDED_SHAPES["llava"]
 TINY = Recipe(steps=(3, 3), batch=4, hidden=96, tower_layers=2, layers=5, bfloat16=False, checkpoint_every=0)
 

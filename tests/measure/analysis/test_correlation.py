@@ -8,7 +8,7 @@ from scipy import stats
 
 from foveate.measure.analysis.correlation import correlation, estimate, over_questions, permutation_p, ranks, resamples
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def draw(*shape: int, seed: int = 0) -> np.ndarray:

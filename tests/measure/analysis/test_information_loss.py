@@ -19,7 +19,7 @@ from foveate.measure.analysis.spectrum import MEASURES
 from foveate.methods import methods
 from foveate.view import View
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 LAYERS = [2]
 

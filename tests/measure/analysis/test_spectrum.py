@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.errors import InputError
 from foveate.measure.analysis.spectrum import effective_rank, energy_rank, information, singular_values
 
-pytestmark = pytest.mark.torch_only
+pytestmark = pytest.mark.one_version
 
 
 def with_spectrum(values: list[float], n: int, d: int, dtype: torch.dtype = torch.float64) -> Tensor:

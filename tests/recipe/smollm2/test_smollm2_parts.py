@@ -20,6 +20,8 @@ from foveate.recipe.smollm2 import quantised, texts, travel
 from foveate.recipe.smollm2.language import AFTER, BEFORE, END, Words, build_processor, chat, normalised, prompt, spelled_answer
 from foveate.recipe.smollm2.quantised import Stored, decoder_state, dequantise, digest
 
+pytestmark = pytest.mark.one_version
+
 SIGN = Item("sign", 0, 0, 50, 22, colour="red", text="KITE")
 
 

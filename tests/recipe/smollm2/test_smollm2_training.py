@@ -36,6 +36,8 @@ from foveate.recipe.smollm2.lessons import LAYOUTS, PackedLesson, draw_labelled,
 from foveate.recipe.smollm2.model import PARTS, Kept, Projector, Seer
 from foveate.recipe.smollm2.train import SightPlan, SightRun
 
+pytestmark = pytest.mark.one_version
+
 WORDS = Words(tokenizer())
 
 
