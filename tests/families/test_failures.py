@@ -24,6 +24,8 @@ from foveate.families import family_of
 TESTED = ("llava_next", "llava_onevision", "smolvlm", "qwen2_5_vl", "qwen3_vl", "llava_llama")
 FAMILIES = [case for case in CASES if str(case) in TESTED]
 """The cases that differ in what they must know about the pixels, and in what they add after the tower."""
+OF_QUESTION = frozenset({"question_states", "question_keys", "question_embeddings"})
+"""Signals that have no row for each visual token."""
 HANDS_OVER = "mm_encoder_outputs" in inspect.signature(LlavaModel.forward).parameters
 """Whether `generate` encodes ahead of the forward pass."""
 
@@ -47,7 +49,7 @@ class Everything(Method):
 
 
 def everything(model: Any) -> Everything:
-    return Everything(wants=family_of(model).gives(model) - {"question_states"})
+    return Everything(wants=family_of(model).gives(model) - OF_QUESTION)
 
 
 def batches(case: Case) -> tuple[Prompt, Prompt]:
