@@ -52,7 +52,7 @@ _STYLES = {
     "prumerge": Style("PruMerge", "#aa7744", "H"),
     "tome": Style("ToMe", "#5599cc", "2"),
     "vidcom2": Style("VidCom2", "#bb5566", "_"),
-    "visionzip": Style("VisionZip", "#cc6677", ">"),
+    "visionzip": Style("VisionZip", "#cc6677", "$Z$"),
     "dart": Style("DART", "#aa4499", "x"),
     "entropyprune": Style("EntropyPrune", "#b8860b", "+"),
     "pyramiddrop": Style("PyramidDrop", "#44aa99", "3"),
