@@ -103,7 +103,7 @@ class FeatureMethod(Method):
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Features (b, n, d) scaled to length 1, in float64; features of length 0 stay 0."""
+    """Features (..., d) scaled to length 1, in float64; features of length 0 stay 0."""
     exact = features.double()
     return exact / torch.linalg.vector_norm(exact, dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from foveate.devices import require
 from foveate.errors import InputError
+from foveate.methods._features import unit_rows
 from foveate.view import View
 
 __all__ = ["question_units"]
@@ -26,5 +26,4 @@ def question_units(view: View, method: str) -> Tensor:
         ),
         [view],
     )
-    exact = states.double()
-    return exact / torch.linalg.vector_norm(exact, dim=-1, keepdim=True).clamp_(min=torch.finfo(torch.float64).tiny)
+    return unit_rows(states)

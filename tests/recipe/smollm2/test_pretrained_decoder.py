@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
 
 pytest.importorskip("sklearn")
 
+from built_model import built, loaded
+
 import foveate
-from foveate import TokenCarve, demo
+from foveate import TokenCarve
 from foveate.measure.scenes import balanced, evaluate
 from foveate.recipe.smollm2.artefact import read_adapters
 from foveate.recipe.smollm2.build import SHIPPED
@@ -18,23 +19,6 @@ from foveate.recipe.smollm2.language import chat
 
 LARGEST = 16 * 2**20  # bytes of what foveate ships for this decoder
 LEARNED = ("colour", "shape", "size", "presence", "side", "digit", "word", "number", "count", "hop")
-
-
-def missing() -> str:
-    """Why there is no model; empty if there is one."""
-    try:
-        demo.path("smollm2")
-    except FileNotFoundError as error:
-        return str(error)
-    return ""
-
-
-built = pytest.mark.skipif(bool(missing()), reason=missing() or "the model is built")
-
-
-@cache
-def loaded() -> tuple[Any, Any]:
-    return demo.load(shape="smollm2")
 
 
 def ten() -> list[Any]:

@@ -5,7 +5,6 @@ The model is built by `foveate demo build --decoder smollm2 --tokens 144`; witho
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -13,34 +12,20 @@ import torch
 
 pytest.importorskip("sklearn")
 
+from built_model import built, loaded
 from tiny import reference_logits
 from torch import Tensor
 from transformers import CompileConfig
 
 import foveate
-from foveate import DivPrune, FastV, Method, Pool, TokenCarve, demo
+from foveate import DivPrune, FastV, Method, Pool, TokenCarve
 from foveate.demo.scenes import scene
 from foveate.measure.analysis.one_picture import AskedAbout, OnePicture
 from foveate.measure.scenes import SceneQuestion, evaluate, prompt_of
 from foveate.methods import information_contribution
 
-
-def built() -> str:
-    """Why there is no model; empty if there is one."""
-    try:
-        demo.path("smollm2")
-    except FileNotFoundError as error:
-        return str(error)
-    return ""
-
-
-pytestmark = pytest.mark.skipif(bool(built()), reason=built() or "the model is built")
+pytestmark = built
 METHODS: list[Method] = [TokenCarve(36), TokenCarve(18, 12), FastV(36, 20), Pool(36, 0), DivPrune(18)]
-
-
-@cache
-def loaded(dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    return demo.load(dtype, shape="smollm2")
 
 
 def inputs(processor: Any, *questions: int) -> Any:
