@@ -125,7 +125,7 @@ format: $(READY)
 BENCH := $(BIN)/foveate bench --prompt 36+40
 SHAPE := --model shape:llava-1.5-7b
 RESULTS := benchmarks/results
-bench: $(READY)
+bench: $(READY) pretrained
 	mkdir -p $(OUT)
 	$(BENCH) $(SHAPE) --scale 1024/16 --methods tokencarve,tokencarve:information=fast,fastv --keep 192,128,64 --new-tokens 1,8 \
 		--repeats 21 --out $(OUT)/bench_llava.json
@@ -140,6 +140,10 @@ bench: $(READY)
 		--new-tokens 1,8 --repeats 31 --out $(OUT)/bench_demo.json
 	cp $(OUT)/bench_*.json $(RESULTS)/
 	$(BIN)/python benchmarks/accuracy.py --each 20
+	$(BIN)/python benchmarks/every_method.py --budgets 128,64,32 --minutes 30
+	$(BIN)/python benchmarks/adaptive.py --each 10
+	$(BIN)/python benchmarks/unsupervised.py --minutes 25
+	$(BIN)/python benchmarks/photographs.py
 	$(BIN)/python benchmarks/information.py
 	$(BIN)/python benchmarks/two_questions.py --scenes 60 --budgets 128,64 --methods TokenCarve,FastV,Random
 	$(BIN)/python benchmarks/relevance_memory.py --rounds 1
